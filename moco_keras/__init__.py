@@ -1,0 +1,41 @@
+"""Momentum Contrast (MoCo) for Keras 3 on TensorFlow."""
+
+from moco_keras import (
+    augmentations,
+    callbacks,
+    data,
+    features,
+    knn,
+    optimizers,
+    schedules,
+
+)
+from moco_keras.encoders import backbone, build_encoder
+from moco_keras.export import export_encoder
+from moco_keras.key_queue import KeyQueue
+from moco_keras.losses import contrastive_logits, info_nce
+from moco_keras.moco import MoCo
+from moco_keras.momentum import MomentumUpdate
+from moco_keras.shuffle_bn import SplitBatchNormalization
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "KeyQueue",
+    "MoCo",
+    "MomentumUpdate",
+    "SplitBatchNormalization",
+    "augmentations",
+    "backbone",
+    "build_encoder",
+    "callbacks",
+    "contrastive_logits",
+    "data",
+    "export_encoder",
+    "features",
+    "info_nce",
+    "knn",
+    "optimizers",
+    "schedules",
+
+]

@@ -1,0 +1,507 @@
+"""Random views of images: batched layers, parameters drawn for each image.
+
+Every layer takes pixels in [0, 255], (N, H, W, 3) or one image (H, W, 3), and
+returns float32 pixels in [0, 255]. The same layers run inside the model and in
+a `tf.data` pipeline. Operations mean what torchvision's mean; none normalises,
+for the encoder does (see `build_encoder`).
+
+keras-cv gives the base class. Its own random layers draw from a TensorFlow
+generator that neither `keras.utils.set_random_seed` nor a saved model governs,
+and its jitter and blur differ from torchvision's, so the layers are ours.
+"""
+
+import math
+
+import keras
+import keras_cv
+from keras import ops
+
+
+def moco_v1(image_size=224):
+    """The augmentation of MoCo v1: crop, grayscale, strong jitter, flip.
+
+    Args:
+        image_size: side of the views, in pixels.
+
+    Returns:
+        A `keras.layers.Pipeline` from images (N, H, W, 3), pixels in [0, 255],
+        to float32 views (N, image_size, image_size, 3), pixels in [0, 255].
+
+    Reference:
+        Section 3.3 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
+    """
+    return keras.layers.Pipeline(
+        [
+            RandomResizedCrop(image_size),
+            RandomGrayscale(),
+            RandomColorJitter(hue=0.4, rate=1.0),
+            RandomHorizontalFlip(),
+        ],
+        name="moco_v1",
+    )
+
+
+def moco_v2(image_size=224):
+    """The augmentation of MoCo v2: crop, jitter, grayscale, blur, flip.
+
+    The paper blurs by 0.1 to 2 pixels at 224 pixels. At another size the blur
+    is as wide a part of the picture.
+
+    Args and returns: as `moco_v1`.
+
+    Reference:
+        Section 3 of [Chen et al., 2020](https://arxiv.org/abs/2003.04297).
+    """
+    pixel = image_size / 224
+    return keras.layers.Pipeline(
+        [
+            RandomResizedCrop(image_size),
+            RandomColorJitter(),
+            RandomGrayscale(),
+            RandomGaussianBlur(sigma=(0.1 * pixel, 2.0 * pixel)),
+            RandomHorizontalFlip(),
+        ],
+        name="moco_v2",
+    )
+
+
+def cifar(image_size=32, min_area=0.08):
+    """The augmentation of the CIFAR-10 notebook: crop, flip, jitter, grayscale.
+
+    Args:
+        image_size: side of the views, in pixels.
+        min_area: smallest area of a crop, as a part of the image's.
+
+    Returns: as `moco_v1`.
+    """
+    return keras.layers.Pipeline(
+        [
+            RandomResizedCrop(image_size, scale=(min_area, 1.0)),
+            RandomHorizontalFlip(),
+            RandomColorJitter(),
+            RandomGrayscale(),
+        ],
+        name="cifar",
+    )
+
+
+def evaluation(image_size=224):
+    """The centre of an image, without chance, for features and predictions.
+
+    An image that has the size already passes as it is. Any other is cut to the
+    centred square of 7/8 of its shorter side and resized with antialiasing,
+    which is the usual resize to 256 and crop to 224.
+
+    Args:
+        image_size: side of the result, in pixels.
+
+    Returns:
+        A layer from images (N, H, W, 3), pixels in [0, 255], to float32
+        (N, image_size, image_size, 3).
+    """
+    return CenterCropAndResize(image_size, name="evaluation")
+
+
+class _Augmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
+    """Base: float32 whatever the policy, and random numbers that Keras seeds."""
+
+    def __init__(self, seed=None, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.seed = seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def uniform(self, batch_size, low=0.0, high=1.0, tries=None):
+        """Draws float32 (N,), or (N, tries), between `low` and `high`."""
+        shape = (batch_size,) if tries is None else (batch_size, tries)
+        return keras.random.uniform(shape, low, high, seed=self.generator)
+
+    def chance(self, batch_size, rate):
+        """Draws bool (N, 1, 1, 1), true with probability `rate`."""
+        return self.uniform(batch_size)[:, None, None, None] < rate
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+
+def _register(layer):
+    return keras.saving.register_keras_serializable(package="moco_keras")(layer)
+
+
+@_register
+class RandomResizedCrop(_Augmentation):
+    """Cuts a random rectangle from each image and resizes it to a square.
+
+    The area is uniform in `scale` and the logarithm of width over height in
+    `ratio`. Ten rectangles are tried; where none fits, the largest centred one
+    of an allowed ratio is taken. Bilinear, with antialiasing where it shrinks.
+
+    Args:
+        image_size: side of the result, in pixels.
+        scale: least and greatest area, as parts of the image's.
+        ratio: least and greatest width over height.
+    """
+
+    tries = 10
+
+    def __init__(
+        self, image_size, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.image_size = image_size
+        self.scale = tuple(scale)
+        self.ratio = tuple(ratio)
+
+    def get_random_transformation_batch(self, batch_size, images, **kwargs):
+        height, width = _height_and_width(images)
+        area = self.uniform(batch_size, *self.scale, self.tries)
+        area = area * height * width
+        ratio = self.uniform(
+            batch_size, *(math.log(r) for r in self.ratio), self.tries
+        )
+        ratio = ops.exp(ratio)
+        w = ops.round(ops.sqrt(area * ratio))  # (N, tries)
+        h = ops.round(ops.sqrt(area / ratio))
+        fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
+        first = ops.argmax(ops.cast(fits, "int32"), axis=1)[:, None]
+        w = ops.take_along_axis(w, first, axis=1)[:, 0]  # (N,)
+        h = ops.take_along_axis(h, first, axis=1)[:, 0]
+        top = ops.floor(self.uniform(batch_size) * (height - h + 1))
+        left = ops.floor(self.uniform(batch_size) * (width - w + 1))
+        # Where no try fits.
+        last_ratio = ops.clip(width / height, *self.ratio)
+        last_w = ops.minimum(width, ops.round(height * last_ratio))
+        last_h = ops.minimum(height, ops.round(width / last_ratio))
+        fitted = ops.any(fits, axis=1)
+        return {
+            "top": ops.where(fitted, top, ops.floor((height - last_h) / 2)),
+            "left": ops.where(fitted, left, ops.floor((width - last_w) / 2)),
+            "height": ops.where(fitted, h, last_h),
+            "width": ops.where(fitted, w, last_w),
+        }
+
+    def augment_images(self, images, transformations, **kwargs):
+        return crop_and_resize(images, self.image_size, **transformations)
+
+    def get_config(self):
+        own = {
+            "image_size": self.image_size,
+            "scale": self.scale,
+            "ratio": self.ratio,
+        }
+        return {**super().get_config(), **own}
+
+
+@_register
+class CenterCropAndResize(_Augmentation):
+    """See `evaluation`."""
+
+    def __init__(self, image_size, **kwargs):
+        super().__init__(**kwargs)
+        self.image_size = image_size
+
+    def augment_images(self, images, **kwargs):
+        if images.shape[1:3] == (self.image_size, self.image_size):
+            return images
+        height, width = _height_and_width(images)
+        side = ops.minimum(height, width) * 7 / 8
+        batch = ops.ones((ops.shape(images)[0],))
+        return crop_and_resize(
+            images,
+            self.image_size,
+            top=batch * (height - side) / 2,
+            left=batch * (width - side) / 2,
+            height=batch * side,
+            width=batch * side,
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "image_size": self.image_size}
+
+
+@_register
+class RandomHorizontalFlip(_Augmentation):
+    """Mirrors each image left to right with probability `rate`."""
+
+    def __init__(self, rate=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def get_random_transformation_batch(self, batch_size, **kwargs):
+        return self.chance(batch_size, self.rate)
+
+    def augment_images(self, images, transformations, **kwargs):
+        return ops.where(transformations, ops.flip(images, axis=2), images)
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}
+
+
+@_register
+class RandomGrayscale(_Augmentation):
+    """Takes the colour from each image with probability `rate`."""
+
+    def __init__(self, rate=0.2, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def get_random_transformation_batch(self, batch_size, **kwargs):
+        return self.chance(batch_size, self.rate)
+
+    def augment_images(self, images, transformations, **kwargs):
+        return ops.where(transformations, grayscale(images), images)
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}
+
+
+@_register
+class RandomColorJitter(_Augmentation):
+    """Changes brightness, contrast, saturation and hue, in random order.
+
+    Each image has factors and an order of the four operations of its own, as
+    with torchvision's ColorJitter on one image.
+
+    Args:
+        brightness, contrast, saturation: x; factors are uniform in
+            [1 - x, 1 + x].
+        hue: greatest shift of the hue, in turns.
+        rate: probability that an image is changed at all.
+    """
+
+    def __init__(
+        self,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        rate=0.8,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.brightness = brightness
+        self.contrast = contrast
+        self.saturation = saturation
+        self.hue = hue
+        self.rate = rate
+
+    def get_random_transformation_batch(self, batch_size, **kwargs):
+        def factor(x):
+            return self.uniform(batch_size, 1 - x, 1 + x)
+
+        return {
+            "apply": self.chance(batch_size, self.rate),
+            "brightness": factor(self.brightness),
+            "contrast": factor(self.contrast),
+            "saturation": factor(self.saturation),
+            "hue": self.uniform(batch_size, -self.hue, self.hue),
+            # The rank of random numbers is a random order. Column i is the
+            # place of operation i, in the order of the arguments.
+            "places": ops.argsort(self.uniform(batch_size, tries=4), axis=1),
+        }
+
+    def augment_images(self, images, transformations, **kwargs):
+        apply = transformations["apply"]
+        return ops.where(apply, jitter(images, **transformations), images)
+
+    def get_config(self):
+        own = {
+            "brightness": self.brightness,
+            "contrast": self.contrast,
+            "saturation": self.saturation,
+            "hue": self.hue,
+            "rate": self.rate,
+        }
+        return {**super().get_config(), **own}
+
+
+@_register
+class RandomGaussianBlur(_Augmentation):
+    """Blurs each image with probability `rate`, by a width of its own.
+
+    Args:
+        sigma: least and greatest standard deviation, in pixels.
+        rate: probability that an image is blurred.
+    """
+
+    def __init__(self, sigma=(0.1, 2.0), rate=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.sigma = tuple(sigma)
+        self.rate = rate
+
+    def get_random_transformation_batch(self, batch_size, **kwargs):
+        return {
+            "apply": self.chance(batch_size, self.rate),
+            "sigma": self.uniform(batch_size, *self.sigma),
+        }
+
+    def augment_images(self, images, transformations, **kwargs):
+        blurred = gaussian_blur(
+            images, transformations["sigma"], max_sigma=self.sigma[1]
+        )
+        return ops.where(transformations["apply"], blurred, images)
+
+    def get_config(self):
+        own = {"sigma": self.sigma, "rate": self.rate}
+        return {**super().get_config(), **own}
+
+
+def grayscale(images):
+    """Luma in three equal channels, with torchvision's weights."""
+    luma = (
+        0.2989 * images[..., 0:1]
+        + 0.587 * images[..., 1:2]
+        + 0.114 * images[..., 2:3]
+    )
+    return ops.broadcast_to(luma, ops.shape(images))
+
+
+def crop_and_resize(images, image_size, top, left, height, width):
+    """Cuts a rectangle from each image and resizes it to a square.
+
+    Args:
+        images: float32 (N, H, W, 3).
+        image_size: side of the result, in pixels.
+        top, left, height, width: float32 (N,), the rectangles, in pixels.
+
+    Returns:
+        float32 (N, image_size, image_size, 3): bilinear, with the triangle
+        filter of PIL where it shrinks.
+    """
+    in_height, in_width = _height_and_width(images)
+    rows = _triangle_weights(top, height, in_height, image_size)
+    columns = _triangle_weights(left, width, in_width, image_size)
+    return _separable(images, rows, columns)
+
+
+def gaussian_blur(images, sigma, max_sigma):
+    """Blurs each image, repeating its edge pixels outwards.
+
+    Args:
+        images: float32 (N, H, W, 3).
+        sigma: float32 (N,), standard deviations in pixels.
+        max_sigma: bound of `sigma`; the kernel reaches three times as far.
+
+    Returns:
+        float32 (N, H, W, 3).
+    """
+    radius = math.ceil(3 * max_sigma)
+    height, width = _height_and_width(images)
+    rows = _gaussian_weights(sigma, height, radius)
+    columns = _gaussian_weights(sigma, width, radius)
+    return _separable(images, rows, columns)
+
+
+def jitter(images, brightness, contrast, saturation, hue, places, apply=None):
+    """Applies the four colour operations to each image, in its own order.
+
+    Args:
+        images: float32 (N, H, W, 3), pixels in [0, 255].
+        brightness, contrast, saturation: float32 (N,), factors.
+        hue: float32 (N,), shifts in turns.
+        places: int (N, 4), the place (0 to 3) of each operation, in the order
+            of the arguments.
+        apply: ignored here.
+
+    Returns:
+        float32 (N, H, W, 3), pixels in [0, 255].
+    """
+    blends = (brightness, contrast, saturation)
+
+    def blend_at(images, place, active):
+        """Does the blend whose place it is, where `active`."""
+        chosen = [
+            ops.logical_and(places[:, i] == place, active) for i in range(3)
+        ]
+        factor = ops.ones_like(hue)
+        for mask, value in zip(chosen, blends, strict=True):
+            factor = ops.where(mask, value, factor)
+        gray = grayscale(images)
+        # Brightness blends with black, contrast with the mean of the gray
+        # image, saturation with the gray image.
+        mean = ops.mean(gray, axis=(1, 2, 3), keepdims=True)
+        other = ops.where(_per_image(chosen[1]), mean, gray)
+        other = ops.where(_per_image(chosen[0]), 0.0, other)
+        factor = _per_image(factor)
+        return ops.clip(factor * images + (1.0 - factor) * other, 0.0, 255.0)
+
+    # Hue is dear, so each image is shifted once, between the blends that come
+    # before and those that come after it.
+    for place in range(3):
+        images = blend_at(images, place, active=places[:, 3] > place)
+    images = shift_hue(images, hue)
+    for place in range(1, 4):
+        images = blend_at(images, place, active=places[:, 3] < place)
+    return images
+
+
+def shift_hue(images, turns):
+    """Turns the hue of each image.
+
+    Args:
+        images: float32 (N, H, W, 3), pixels in [0, 255].
+        turns: float32 (N,).
+
+    Returns:
+        float32 (N, H, W, 3).
+    """
+    hsv = ops.image.rgb_to_hsv(images / 255.0, data_format="channels_last")
+    hue = hsv[..., 0:1] + _per_image(turns)
+    hsv = ops.concatenate([hue - ops.floor(hue), hsv[..., 1:]], axis=-1)
+    return 255.0 * ops.image.hsv_to_rgb(hsv, data_format="channels_last")
+
+
+def _per_image(values):
+    return values[:, None, None, None]
+
+
+def _height_and_width(images):
+    shape = ops.shape(images)
+    return (ops.cast(side, "float32") for side in shape[1:3])
+
+
+def _triangle_weights(start, length, in_size, out_size):
+    """Weights (N, out, in) that resize [start, start + length) of an axis."""
+    start, length = start[:, None, None], length[:, None, None]
+    scale = length / out_size
+    place = ops.arange(out_size, dtype="float32") + 0.5  # (out,)
+    pixel = ops.arange(in_size, dtype="float32") + 0.5  # (in,)
+    centre = start + scale * place[:, None]  # (N, out, 1)
+    distance = ops.abs(pixel - centre) / ops.maximum(scale, 1.0)
+    weights = ops.maximum(1.0 - distance, 0.0)  # (N, out, in)
+    inside = (pixel > start) & (pixel < start + length)  # (N, 1, in)
+    weights = ops.where(inside, weights, 0.0)
+    return weights / ops.sum(weights, axis=2, keepdims=True)
+
+
+def _gaussian_weights(sigma, size, radius):
+    """Weights (N, size, size) that blur an axis, edges repeated."""
+    pixel = ops.arange(size, dtype="float32")
+    source = ops.arange(-radius, size + radius, dtype="float32")
+    distance = source - pixel[:, None]  # (size, size + 2 radius)
+    sigma = sigma[:, None, None]
+    weights = ops.exp(-0.5 * (distance / sigma) ** 2)
+    weights = ops.where(ops.abs(distance) <= radius, weights, 0.0)
+    weights = weights / ops.sum(weights, axis=2, keepdims=True)
+    # What falls off an end counts for the pixel at that end.
+    before = ops.sum(weights[:, :, :radius], axis=2, keepdims=True)
+    after = ops.sum(weights[:, :, -radius:], axis=2, keepdims=True)
+    weights = weights[:, :, radius:-radius]
+    first = ops.cast(pixel == 0, "float32")
+    last = ops.cast(pixel == size - 1, "float32")
+    return weights + before * first + after * last
+
+
+def _separable(images, rows, columns):
+    """Multiplies rows (N, h, H) and columns (N, w, W) into (N, H, W, 3)."""
+
+    def along_rows(images, weights):
+        n, _, width, channels = ops.shape(images)
+        flat = ops.reshape(images, (n, -1, width * channels))
+        flat = ops.matmul(weights, flat)
+        return ops.reshape(flat, (n, -1, width, channels))
+
+    def swapped(images):
+        return ops.transpose(images, (0, 2, 1, 3))
+
+    images = along_rows(images, rows)
+    return swapped(along_rows(swapped(images), columns))

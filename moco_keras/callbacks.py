@@ -1,0 +1,98 @@
+"""Callbacks that watch a training."""
+
+import math
+
+import keras
+
+from moco_keras import encoders, features, knn
+
+
+class KNNMonitor(keras.callbacks.Callback):
+    """Classifies test images by their nearest bank images, as training goes.
+
+    Puts `knn`, by the backbone's features, and `knn_projection`, by the head's
+    output, into the logs of the epochs it evaluates: the first, each `every`-th
+    and the last. Callbacks that stand behind it in the list see them.
+
+    Args:
+        bank: (images, labels), uint8 (B, S, S, 3) and int (B,), the training
+            images as a rule, without augmentation.
+        test: (images, labels) to classify.
+        every: epochs between evaluations.
+        k: number of neighbours that vote; at most B.
+        temperature: of the votes, see `knn.predict`.
+
+    Raises:
+        ValueError: if the bank is smaller than `k`.
+    """
+
+    def __init__(self, bank, test, every=1, k=200, temperature=0.1):
+        super().__init__()
+        if k > len(bank[0]):
+            raise ValueError(
+                f"`k` must be at most the bank's {len(bank[0])} images. "
+                f"Received: k={k}."
+            )
+        self.bank = bank[:2]
+        self.test = test[:2]
+        self.every = every
+        self.k = k
+        self.temperature = temperature
+
+    def set_model(self, model):
+        super().set_model(model)
+        encoder = model.query_encoder
+        # Both outputs in one pass.
+        backbone = encoders.backbone(encoder)
+        self._encoder = keras.Model(
+            encoder.inputs, [backbone.output, encoder.output]
+        )
+
+    def evaluate(self):
+        """Returns {"knn": share right, "knn_projection": share right}."""
+        (bank, bank_labels), (test, labels) = self.bank, self.test
+        names = ("knn", "knn_projection")
+        outputs = [
+            self._encoder.predict(images, batch_size=256, verbose=0)
+            for images in (bank, test)
+        ]
+        return {
+            name: knn.accuracy(
+                features.unit_rows(of_bank),
+                bank_labels,
+                features.unit_rows(of_test),
+                labels,
+                self.k,
+                self.temperature,
+            )
+            for name, of_bank, of_test in zip(names, *outputs, strict=True)
+        }
+
+    def on_epoch_end(self, epoch, logs=None):
+        number = epoch + 1
+        last = number == self.params["epochs"]
+        if number == 1 or number % self.every == 0 or last:
+            logs.update(self.evaluate())
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Ends the training with an error at the first loss that is not a number.
+
+    Raises:
+        FloatingPointError: naming the epoch and the step. Keras's own
+            `TerminateOnNaN` ends without an error, and what comes after `fit`
+            would export a broken encoder.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch + 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = logs["loss"]
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss became {loss} at step {batch + 1} of epoch "
+                f"{self._epoch}. Nothing was exported, and earlier exports are "
+                "as they were. Lower the learning rate, or raise the "
+                "temperature."
+            )

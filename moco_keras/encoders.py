@@ -1,0 +1,167 @@
+"""Encoders: a backbone, global pooling and a projection head."""
+
+import keras
+import numpy as np
+from keras import layers
+
+from moco_keras import resnet
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2023, 0.1994, 0.2010)
+
+_HEADS = ("linear", "mlp")
+_FEATURES = "features"  # the layer whose output is the backbone's feature
+
+
+def build_encoder(
+    backbone="resnet50",
+    image_size=224,
+    projection_dim=128,
+    *,
+    head="linear",
+    stem="auto",
+    width=64,
+    bn_splits=1,
+):
+    """Builds an encoder from pixels to projections.
+
+    The encoder normalises its pixels itself (with the mean and deviation of
+    CIFAR-10 at up to 64 pixels, of ImageNet above), so that whoever calls it,
+    in training, in evaluation or behind a server, passes plain pixels. That is
+    why no augmentation of this library ends with a normalisation.
+
+    Args:
+        backbone: "resnet18", "resnet34", "resnet50", or a functional Keras
+            model from normalised images, float (N, S, S, 3), to features,
+            (N, D), or feature maps, (N, h, w, D), which are then averaged.
+        image_size: side of the images in pixels, S.
+        projection_dim: length of a projection, C of the paper.
+        head: "linear" (MoCo v1) or "mlp" (v2: D to D, ReLU, D to C).
+        stem: of a ResNet: "cifar", "imagenet", or "auto", the first up to 64
+            pixels and the second above.
+        width: channels of a ResNet's first stage; 64 in the papers.
+        bn_splits: groups of a ResNet's batch norms on one device, see
+            `SplitBatchNormalization`.
+
+    Returns:
+        A functional `keras.Model` from float (N, S, S, 3), pixels in [0, 255],
+        to float (N, C), not normalised.
+
+    Raises:
+        ValueError: if a name is unknown, a number is not positive, or the
+            backbone does not fit.
+
+    Reference:
+        v1: [He et al., 2020](https://arxiv.org/abs/1911.05722); v2:
+        [Chen et al., 2020](https://arxiv.org/abs/2003.04297).
+
+    Example:
+        >>> encoder = build_encoder("resnet18", image_size=32)
+        >>> encoder(images).shape  # uint8 (8, 32, 32, 3)
+        (8, 128)
+    """
+    _check_choice("head", head, _HEADS)
+    _check_choice("stem", stem, ("auto", *resnet.STEMS))
+    _check_positive(
+        image_size=image_size, projection_dim=projection_dim, width=width
+    )
+    small = image_size <= 64
+    inputs = keras.Input((image_size, image_size, 3), name="images")
+    mean, std = (
+        (CIFAR10_MEAN, CIFAR10_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    x = layers.Rescaling(
+        (1 / 255 / np.array(std)).tolist(),
+        (-np.array(mean) / np.array(std)).tolist(),
+        dtype="float32",
+        name="normalization",
+    )(inputs)
+    if isinstance(backbone, keras.Model):
+        x = _apply(backbone, x)
+    else:
+        _check_choice("backbone", backbone, resnet.NAMES)
+        if stem == "auto":
+            stem = "cifar" if small else "imagenet"
+        x = resnet.resnet(x, backbone, stem, width, bn_splits)
+    if len(x.shape) == 4:
+        x = layers.GlobalAveragePooling2D(name=_FEATURES)(x)
+    else:
+        x = layers.Identity(name=_FEATURES)(x)
+    if head == "mlp":
+        x = layers.ReLU(name="head_relu")(
+            _linear(x, x.shape[-1], name="head_hidden")
+        )
+    x = _linear(x, projection_dim, name="head_projection")
+    return keras.Model(inputs, x, name="encoder")
+
+
+def backbone(encoder):
+    """Cuts the projection head off an encoder that `build_encoder` made.
+
+    Args:
+        encoder: a model from `build_encoder`, or one of a `MoCo`'s encoders.
+
+    Returns:
+        A functional `keras.Model` from images, as the encoder takes them, to
+        features (N, D), sharing the encoder's weights.
+
+    Raises:
+        ValueError: if the encoder has no layer called "features".
+    """
+    if _FEATURES not in [layer.name for layer in encoder.layers]:
+        raise ValueError(
+            f"The encoder must have a layer called {_FEATURES!r}, where its "
+            "head begins. Build it with `build_encoder`, which takes any "
+            f"functional Keras model as `backbone`. Received: {encoder.name!r} "
+            f"with layers {[layer.name for layer in encoder.layers][:5]}..."
+        )
+    features = encoder.get_layer(_FEATURES).output
+    return keras.Model(encoder.inputs, features, name="backbone")
+
+
+def _linear(x, units, name):
+    """A dense layer that starts as PyTorch's `nn.Linear` does."""
+    bound = x.shape[-1] ** -0.5
+    return layers.Dense(
+        units,
+        kernel_initializer=keras.initializers.RandomUniform(-bound, bound),
+        bias_initializer=keras.initializers.RandomUniform(-bound, bound),
+        name=name,
+    )(x)
+
+
+def _apply(model, x):
+    """Calls a user's backbone, with an error that says what was expected."""
+    try:
+        features = model(x)
+    except ValueError as error:
+        raise ValueError(
+            f"`backbone` must take images of shape {x.shape}. Received a model "
+            f"that takes {model.input_shape}. Set `image_size` to its size."
+        ) from error
+    if len(features.shape) not in (2, 4):
+        raise ValueError(
+            "`backbone` must return features (N, D) or feature maps "
+            f"(N, h, w, D). Received a model that returns {features.shape}. "
+            "Cut it at such a layer."
+        )
+    return features
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(choices)}. "
+            f"Received: {name}={value!r}."
+        )
+
+
+def _check_positive(**values):
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"`{name}` must be a positive integer. "
+                f"Received: {name}={value!r}."
+            )

@@ -1,0 +1,167 @@
+"""What `MoCo.fit` accepts: images, or ready pairs of views, checked early."""
+
+import keras
+import tensorflow as tf
+
+
+def images_of(data):
+    """Finds the images in what a data set yields.
+
+    Args:
+        data: a tensor, array or `tf.TensorSpec` of images; a tuple of (image,
+            label); a dict with "image"; or a pair of views, two of rank 4.
+
+    Returns:
+        The images, or a tuple (im_q, im_k) for a pair of views.
+    """
+    if isinstance(data, dict):
+        if "image" not in data:
+            raise ValueError(
+                'A data set of dicts must hold its images under "image". '
+                f"Received the keys: {sorted(data)}."
+            )
+        return data["image"]
+    if isinstance(data, (tuple, list)):
+        first = images_of(data[0])
+        if isinstance(first, tuple):  # ((im_q, im_k),), as Keras wraps it
+            return first
+        if len(data) > 1 and len(getattr(data[1], "shape", ())) == 4:
+            return first, data[1]
+        return first
+    return data
+
+
+def check_images(images):
+    """Refuses what is not a batch of RGB images of eight bits a channel.
+
+    Args:
+        images: an array, tensor or `tf.TensorSpec`.
+
+    Raises:
+        ValueError: saying what is wrong and what to do.
+    """
+    shape = getattr(images, "shape", None)
+    expected = "Images must be a uint8 batch of shape (N, height, width, 3)."
+    if isinstance(images, tf.RaggedTensorSpec | tf.RaggedTensor) or (
+        getattr(images, "dtype", None) == object
+    ):
+        raise ValueError(
+            f"{expected} Received images of unequal sizes. Resize them to one "
+            "size, or cut two views from each before batching, with "
+            "`moco_keras.data.two_views`."
+        )
+    if shape is None or shape.__len__() != 4:
+        remedy = (
+            "Batch them, with `dataset.batch(256, drop_remainder=True)` say."
+            if shape is not None and len(shape) == 3
+            else "Pass an array or a `tf.data.Dataset` of such images."
+        )
+        received = type(images).__name__ if shape is None else f"shape={shape}"
+        raise ValueError(f"{expected} Received: {received}. {remedy}")
+    if shape[-1] != 3:
+        remedy = {
+            1: "Repeat the channel, with `np.repeat(images, 3, axis=-1)`.",
+            4: "Drop the alpha channel, with `images[..., :3]`.",
+        }.get(shape[-1], "Put the three colour channels last.")
+        raise ValueError(
+            f"{expected} Received: {shape[-1]} channels, shape={shape}. "
+            f"{remedy}"
+        )
+    if images.dtype != "uint8":
+        raise ValueError(
+            f"{expected} Received: dtype={getattr(images.dtype, 'name')}. For "
+            "floats in [0, 1], pass `(255 * images).round().astype('uint8')`."
+        )
+
+
+def check_views(im_q, im_k, encoder):
+    """Refuses views that the encoder cannot take.
+
+    Args:
+        im_q, im_k: arrays, tensors or `tf.TensorSpec`s of rank 4.
+        encoder: the query encoder.
+
+    Raises:
+        ValueError: saying both shapes and what to do.
+    """
+    expected = tuple(encoder.input_shape[1:])
+    for views in (im_q, im_k):
+        received = tuple(views.shape[1:])
+        if len(received) != len(expected) or any(
+            None not in (a, b) and a != b
+            for a, b in zip(received, expected, strict=True)
+        ):
+            raise ValueError(
+                f"The encoder takes images of shape {expected}. Received "
+                f"views of shape {received}. Build the encoder and the "
+                "augmenter with the same `image_size`."
+            )
+
+
+def training_batches(data, batch_size, shuffle):
+    """Turns what `fit` was given into batches, where it is arrays.
+
+    Arrays become a data set that is shuffled anew every epoch; the last batch,
+    when it is not full, is dropped, as the paper's code does. Data sets and
+    generators stay what they are.
+
+    Args:
+        data: as `images_of`, of arrays, or a `tf.data.Dataset`, or a generator
+            of any kind that Keras takes.
+        batch_size: images in a batch; None means 32 for arrays, as in Keras.
+        shuffle: whether to shuffle arrays.
+
+    Returns:
+        A `tf.data.Dataset` of batches, or the generator.
+
+    Raises:
+        ValueError: if the images cannot be trained on.
+    """
+    if isinstance(data, tf.data.Dataset):
+        if batch_size is not None:
+            raise ValueError(
+                "`batch_size` must not be given with a data set, which has "
+                f"its own batches. Received: batch_size={batch_size}."
+            )
+        _check(images_of(data.element_spec))
+        return data
+    if not hasattr(data, "shape") and not isinstance(data, (tuple, list, dict)):
+        return data
+    images = images_of(data)
+    _check(images)
+    return _batches_of_arrays(images, batch_size or 32, shuffle)
+
+
+def _check(images):
+    if not isinstance(images, tuple):
+        check_images(images)
+
+
+def _batches_of_arrays(images, batch_size, shuffle):
+    num_images = len(keras.tree.flatten(images)[0])
+    if any(len(views) != num_images for views in keras.tree.flatten(images)):
+        raise ValueError(
+            "Both arrays of a pair of views must have the same length. "
+            f"Received: {[len(views) for views in images]}."
+        )
+    if batch_size > num_images:
+        raise ValueError(
+            "`batch_size` must be at most the number of images. Received: "
+            f"batch_size={batch_size}, {num_images} images."
+        )
+    with tf.device("CPU"):
+        images = keras.tree.map_structure(tf.convert_to_tensor, images)
+    rows = tf.data.Dataset.range(num_images)
+    if shuffle:
+        rows = rows.shuffle(num_images)
+    # Gathering a batch at once is far faster than batching single images.
+    return (
+        rows.batch(batch_size, drop_remainder=True)
+        .map(
+            lambda batch: keras.tree.map_structure(
+                lambda x: tf.gather(x, batch), images
+            ),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        .prefetch(tf.data.AUTOTUNE)
+    )

@@ -1,0 +1,96 @@
+"""The queue of keys: MoCo's dictionary of negatives."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="moco_keras")
+class KeyQueue(keras.layers.Layer):
+    """The newest `size` keys, overwritten in place, first in, first out.
+
+    It starts full of random directions, as the paper's code does, so the first
+    steps find their key almost always: random negatives are easy.
+
+    Args:
+        size: number of keys held, K of the paper. Any positive integer; batches
+            need not divide it, since writes wrap around.
+        dim: length of a key, C of the paper.
+        seed: integer that fixes the first random keys, or None.
+
+    Attributes:
+        keys: float32 (K, C), each row of length 1.
+        pointer: int64 scalar, the row that is written next, which is also the
+            oldest.
+
+    Raises:
+        ValueError: if `size` or `dim` is not a positive integer.
+
+    Reference:
+        Section 3.2 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
+    """
+
+    def __init__(self, size, dim, seed=None, **kwargs):
+        # Keys stay float32 under mixed precision.
+        super().__init__(**{"dtype": "float32", **kwargs}, trainable=False)
+        for name, value in {"size": size, "dim": dim}.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"`{name}` of the queue must be a positive integer. "
+                    f"Received: {name}={value!r}."
+                )
+        self.size, self.dim, self.seed = size, dim, seed
+        self.build()
+
+    def build(self, input_shape=None):
+        self.keys = self.add_weight(
+            shape=(self.size, self.dim),
+            initializer=self._random_keys,
+            trainable=False,
+            name="keys",
+        )
+        self.pointer = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int64",  # a GPU keeps int32 variables on the host
+            trainable=False,
+            name="pointer",
+        )
+        self.built = True
+
+    def _random_keys(self, shape, dtype):
+        keys = keras.random.normal(shape, dtype=dtype, seed=self.seed)
+        return ops.normalize(keys, axis=1)
+
+    def enqueue(self, keys):
+        """Overwrites the oldest keys.
+
+        Args:
+            keys: float32 (N, C) with N at most `size`.
+
+        Raises:
+            ValueError: if N is known to be larger than `size`; an
+                InvalidArgumentError where N is known only when it runs.
+        """
+        too_many = (
+            "`queue_size` must hold the keys of a whole step, or they would "
+            "overwrite each other. Raise `queue_size` or use smaller batches."
+        )
+        num_keys = keys.shape[0]
+        if num_keys is None:
+            num_keys = tf.shape(keys)[0]
+            tf.debugging.assert_less_equal(num_keys, self.size, too_many)
+        elif num_keys > self.size:
+            raise ValueError(
+                f"{too_many} Received: queue_size={self.size}, "
+                f"keys of one step={num_keys}."
+            )
+        num_keys = ops.cast(num_keys, "int64")
+        rows = (self.pointer + ops.arange(num_keys)) % self.size
+        # `keras.ops.scatter_update` would write a new K x C array each step.
+        self.keys.value.scatter_update(tf.IndexedSlices(keys, rows))
+        self.pointer.assign((self.pointer + num_keys) % self.size)
+
+    def get_config(self):
+        own = {"size": self.size, "dim": self.dim, "seed": self.seed}
+        return {**super().get_config(), **own}

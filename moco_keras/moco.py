@@ -1,0 +1,310 @@
+"""MoCo as a Keras model."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from moco_keras import augmentations, distribution, inputs, shuffle_bn
+from moco_keras.key_queue import KeyQueue
+from moco_keras.losses import (
+    contrastive_accuracy,
+    contrastive_logits,
+    info_nce,
+)
+from moco_keras.momentum import MomentumUpdate
+
+
+@keras.saving.register_keras_serializable(package="moco_keras")
+class MoCo(keras.Model):
+    """Momentum Contrast: learns an image encoder without labels.
+
+    A query encoder learns by gradient to find, among the keys held in a queue,
+    the key of the other view of its image. The keys come from a second
+    encoder, which follows the first one slowly (see `MomentumUpdate`).
+
+    Args:
+        encoder: functional `keras.Model` from images, float (N, S, S, 3), to
+            projections, (N, C); `build_encoder` makes one. It becomes the query
+            encoder, and a copy of it the key encoder.
+        augmenter: layer or callable from uint8 images (N, H, W, 3) to random
+            views, float (N, S, S, 3). It is called twice a batch. Not needed
+            where `fit` gets ready pairs of views.
+        queue_size: number of keys in the queue, K of the paper.
+        momentum: m of the paper, in [0, 1]: a number, or a schedule of the
+            number of steps taken, such as a Keras `LearningRateSchedule`.
+        temperature: divides the similarities.
+        symmetric: whether each view serves as query and as key in turn. The two
+            losses are added, as the CIFAR-10 notebook does, and 2N keys enter
+            the queue.
+        shuffle: order of the images in the key encoder, against batch
+            statistics that give the answer away. "split": a random one, so
+            that split batch norms group keys and queries differently; "none":
+            that of the queries; "auto": "split" where the encoder has split
+            batch norms, else "none".
+
+    Raises:
+        ValueError: if a value is out of range, or the encoder does not return
+            one vector an image.
+
+    Reference:
+        Algorithm 1 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
+
+    Example:
+        >>> encoder = build_encoder("resnet18", image_size=32)
+        >>> model = MoCo(encoder, augmentations.moco_v2(32), queue_size=4096)
+        >>> model.compile(optimizer=optimizers.SGD(0.06))
+        >>> model.fit(images, batch_size=256, epochs=200)  # uint8 images
+        >>> embeddings = model.predict(images)
+    """
+
+    def __init__(
+        self,
+        encoder,
+        augmenter=None,
+        *,
+        queue_size=65536,
+        momentum=0.999,
+        temperature=0.07,
+        symmetric=False,
+        shuffle="auto",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        _check_arguments(encoder, momentum, temperature, shuffle)
+        self.query_encoder = encoder
+        # Left trainable on purpose: Keras runs a frozen batch norm in inference
+        # mode, and keys must be normalised by their own batch. Gradients never
+        # reach it, since `trainable_variables` lists the query encoder alone.
+        self.key_encoder = keras.models.clone_model(encoder)
+        self.key_encoder.set_weights(encoder.get_weights())
+        self.augmenter = augmenter
+        self.queue = KeyQueue(queue_size, encoder.output_shape[-1])
+        self.momentum = momentum
+        self.temperature = temperature
+        self.symmetric = symmetric
+        self.shuffle = shuffle
+        self._shuffles = shuffle == "split" or (
+            shuffle == "auto" and _has_split_batch_norm(encoder)
+        )
+        self._shuffle_seed = keras.random.SeedGenerator()
+        self._evaluation = _evaluation_layer(encoder)
+        self._loss = keras.metrics.Mean(name="loss")
+        self._accuracy = keras.metrics.Mean(name="contrastive_accuracy")
+        # XLA made a step on a CPU a third slower.
+        self.supports_jit = bool(tf.config.list_physical_devices("GPU"))
+        self.built = True
+
+    def train_step(self, data):
+        """One step of Algorithm 1; the momentum update is in its callback."""
+        im_1, im_2 = self._two_views(data)
+        pairs = [(im_1, im_2)] + [(im_2, im_1)] * self.symmetric
+        keys = [self._encode_keys(im_k) for _, im_k in pairs]  # (N, C) each
+        loss = 0.0
+        with tf.GradientTape() as tape:
+            for (im_q, _), k in zip(pairs, keys, strict=True):
+                q = _unit_rows(self.query_encoder(im_q, training=True))
+                logits = contrastive_logits(
+                    q, k, self.queue.keys, self.temperature
+                )  # (N,) and (N, K)
+                loss += ops.mean(info_nce(*logits))
+                self._accuracy.update_state(contrastive_accuracy(*logits))
+            scaled_loss = self.optimizer.scale_loss(loss)
+        self._descend(tape, scaled_loss)
+        self.queue.enqueue(ops.concatenate(keys[::-1]))  # the notebook's order
+        self._loss.update_state(loss)
+        return self.get_metrics_result()
+
+    def _two_views(self, data):
+        images = inputs.images_of(data)
+        if isinstance(images, tuple):
+            im_q, im_k = images
+        elif self.augmenter is None:
+            raise ValueError(
+                "`MoCo` needs an `augmenter` to train on images. Give it one, "
+                "or pass `fit` ready pairs of views, `fit((im_q, im_k))`."
+            )
+        else:
+            inputs.check_images(images)
+            im_q, im_k = self.augmenter(images), self.augmenter(images)
+        inputs.check_views(im_q, im_k, self.query_encoder)
+        return im_q, im_k
+
+    def _encode_keys(self, im_k):
+        if not self._shuffles:
+            return _unit_rows(self.key_encoder(im_k, training=True))
+        im_k, order = shuffle_bn.shuffle(im_k, self._shuffle_seed)
+        k = _unit_rows(self.key_encoder(im_k, training=True))
+        return shuffle_bn.unshuffle(k, order)
+
+    def _descend(self, tape, loss):
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        shuffle=True,
+        **kwargs,
+    ):
+        """Trains on images, or on ready pairs of views.
+
+        Args:
+            x: uint8 images (N, H, W, 3), as an array or a batched
+                `tf.data.Dataset` of images, of (image, label) or of {"image",
+                "label"}; labels are ignored. Or pairs of views, float (N, S, S,
+                3) each, as `(im_q, im_k)` or a data set of such tuples; they
+                are used as they are.
+            y: ignored labels.
+            batch_size: images in a batch of an array, 32 unless told. The last
+                batch is dropped when it is not full.
+            epochs, verbose, callbacks, kwargs: as in `keras.Model.fit`. A
+                `MomentumUpdate` is added where `callbacks` holds none.
+            shuffle: whether an array is put in a new order every epoch.
+
+        Returns:
+            A `keras.callbacks.History`.
+
+        Raises:
+            ValueError: if the data, the batch and the queue do not fit
+                together.
+        """
+        for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
+            if value is not None and value < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1. Received: {name}={value}."
+                )
+        batches = inputs.training_batches(x, batch_size, shuffle)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = callbacks.callbacks
+        callbacks = list(keras.tree.flatten(callbacks or []))
+        if not any(isinstance(c, MomentumUpdate) for c in callbacks):
+            # First, so that the others see the key encoder after its step.
+            callbacks = [MomentumUpdate(), *callbacks]
+        return super().fit(
+            batches,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            **kwargs,
+        )
+
+    def call(self, images, training=False):
+        """Embeds uint8 images: float32 (N, C), L2-normalised."""
+        inputs.check_images(images)
+        images = self._evaluation(images)
+        return _unit_rows(self.query_encoder(images, training=training))
+
+    @property
+    def trainable_variables(self):
+        """Those of the query encoder: what the optimiser moves."""
+        return self.query_encoder.trainable_variables
+
+    @property
+    def trainable_weights(self):
+        """The same as `trainable_variables`."""
+        return self.query_encoder.trainable_weights
+
+    # Keras saves weights but no random states, and training could not go on to
+    # the same numbers without them.
+    def save_own_variables(self, store):
+        """Saves the random states; every layer saves its own weights."""
+        for i, state in enumerate(self._random_states()):
+            store[str(i)] = ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store):
+        """Loads the random states."""
+        for i, state in enumerate(self._random_states()):
+            state.assign(store[str(i)])
+
+    def _random_states(self):
+        # Keras lists them among the variables; they are uint32 pairs.
+        return [v for v in self.variables if v.name == "seed_generator_state"]
+
+    def get_config(self):
+        """All arguments by name."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "encoder": serialize(self.query_encoder),
+            "augmenter": serialize(self.augmenter),
+            "queue_size": self.queue.size,
+            "momentum": serialize(self.momentum),
+            "temperature": self.temperature,
+            "symmetric": self.symmetric,
+            "shuffle": self.shuffle,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds the model again, with fresh weights."""
+        nested = ("encoder", "augmenter", "momentum")
+        loaded = {
+            name: keras.saving.deserialize_keras_object(
+                config[name], custom_objects=custom_objects
+            )
+            for name in nested
+        }
+        return cls(**{**config, **loaded})
+
+
+def _unit_rows(x):
+    # In float32 under mixed precision too.
+    return ops.normalize(ops.cast(x, "float32"), axis=1)
+
+
+def _has_split_batch_norm(encoder):
+    return any(
+        isinstance(layer, shuffle_bn.SplitBatchNormalization)
+        and layer.splits > 1
+        for layer in encoder._flatten_layers()
+    )
+
+
+def _evaluation_layer(encoder):
+    return augmentations.evaluation(encoder.input_shape[1])
+
+
+def _check_arguments(encoder, momentum, temperature, shuffle):
+    output_shape = getattr(encoder, "output_shape", None)
+    if (
+        not isinstance(output_shape, tuple)
+        or len(output_shape) != 2
+        or output_shape[-1] is None
+    ):
+        raise ValueError(
+            "`encoder` must be a Keras model that returns one vector an image, "
+            f"of shape (N, C). Received: {encoder!r} with output shape "
+            f"{output_shape}. Pool and project, as `build_encoder` does."
+        )
+    if len(encoder.input_shape) != 4:
+        raise ValueError(
+            "`encoder` must take images, (N, height, width, 3). Received a "
+            f"model that takes {encoder.input_shape}."
+        )
+    if not callable(momentum) and not 0 <= momentum <= 1:
+        raise ValueError(
+            "`momentum` must be in [0, 1], 0.99 for small data sets and 0.999 "
+            f"for ImageNet, say. Received: momentum={momentum}."
+        )
+    if not temperature > 0:
+        raise ValueError(
+            "`temperature` must be positive, 0.07 to 0.2 as a rule. "
+            f"Received: temperature={temperature}."
+        )
+    if shuffle not in ("auto", "split", "none"):
+        raise ValueError(
+            '`shuffle` must be "auto", "split" or "none". '
+            f"Received: shuffle={shuffle!r}."
+        )
+    if distribution.num_replicas() > 1:
+        raise ValueError(
+            "`MoCo` trains on one device for now: the queues of several "
+            "replicas would drift apart. Received a strategy of "
+            f"{distribution.num_replicas()} replicas. Build the model outside "
+            "its scope."
+        )

@@ -1,0 +1,101 @@
+"""ResNet-18, 34 and 50 as torchvision lays them out, with two stems."""
+
+import keras
+from keras import layers
+
+from moco_keras.shuffle_bn import SplitBatchNormalization
+
+_KAIMING = {"scale": 2.0, "mode": "fan_out"}
+
+
+def _conv(x, filters, kernel_size, stride=1, name=None):
+    padding = "same"
+    if stride > 1 and kernel_size > 1:
+        # PyTorch pads both sides alike; "same" at stride 2 does not.
+        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+        padding = "valid"
+    return layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=stride,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer=keras.initializers.VarianceScaling(
+            **_KAIMING, distribution="untruncated_normal"
+        ),
+        name=name,
+    )(x)
+
+
+def _norm(x, splits, name):
+    return SplitBatchNormalization(splits, name=name)(x)
+
+
+def _basic_block(x, filters, stride, splits, name):
+    y = _conv(x, filters, 3, stride, f"{name}_conv1")
+    y = layers.ReLU(name=f"{name}_relu1")(_norm(y, splits, f"{name}_bn1"))
+    y = _conv(y, filters, 3, 1, f"{name}_conv2")
+    return _add_shortcut(x, _norm(y, splits, f"{name}_bn2"), stride, splits, name)
+
+
+def _bottleneck_block(x, filters, stride, splits, name):
+    y = _conv(x, filters, 1, 1, f"{name}_conv1")
+    y = layers.ReLU(name=f"{name}_relu1")(_norm(y, splits, f"{name}_bn1"))
+    y = _conv(y, filters, 3, stride, f"{name}_conv2")
+    y = layers.ReLU(name=f"{name}_relu2")(_norm(y, splits, f"{name}_bn2"))
+    y = _conv(y, 4 * filters, 1, 1, f"{name}_conv3")
+    return _add_shortcut(x, _norm(y, splits, f"{name}_bn3"), stride, splits, name)
+
+
+def _add_shortcut(x, y, stride, splits, name):
+    if stride > 1 or x.shape[-1] != y.shape[-1]:
+        x = _conv(x, y.shape[-1], 1, stride, f"{name}_shortcut_conv")
+        x = _norm(x, splits, f"{name}_shortcut_bn")
+    y = layers.Add(name=f"{name}_add")([y, x])
+    return layers.ReLU(name=f"{name}_relu")(y)
+
+
+_BLOCKS = {
+    "resnet18": (_basic_block, (2, 2, 2, 2)),
+    "resnet34": (_basic_block, (3, 4, 6, 3)),
+    "resnet50": (_bottleneck_block, (3, 4, 6, 3)),
+}
+NAMES = tuple(_BLOCKS)
+STEMS = ("cifar", "imagenet")
+
+
+def resnet(x, name, stem, width=64, bn_splits=1):
+    """Adds a ResNet, without pooling or head, to a Keras graph.
+
+    Args:
+        x: Keras tensor, float (N, H, W, 3).
+        name: "resnet18", "resnet34" or "resnet50".
+        stem: "cifar", a 3x3 convolution at full resolution, or "imagenet", a
+            7x7 one at stride 2 and a max-pooling at stride 2.
+        width: channels of the first stage; each later stage doubles them.
+        bn_splits: groups of every batch norm, see `SplitBatchNormalization`.
+
+    Returns:
+        Keras tensor, float (N, h, w, D) with D = 8 width, or 32 width for
+        ResNet-50.
+
+    Reference:
+        [He et al., 2016](https://arxiv.org/abs/1512.03385), with the stride of
+        a bottleneck in its 3x3 convolution, as in torchvision.
+    """
+    if stem == "cifar":
+        x = _conv(x, width, 3, 1, "stem_conv")
+    else:
+        x = _conv(x, width, 7, 2, "stem_conv")
+    x = layers.ReLU(name="stem_relu")(_norm(x, bn_splits, "stem_bn"))
+    if stem == "imagenet":
+        # ReLU's output is not negative, so zeros pad as well as -infinity.
+        x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+        x = layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+    block, depths = _BLOCKS[name]
+    for stage, depth in enumerate(depths):
+        for i in range(depth):
+            stride = 2 if stage > 0 and i == 0 else 1
+            block_name = f"stage{stage + 1}_block{i + 1}"
+            x = block(x, width * 2**stage, stride, bn_splits, block_name)
+    return x

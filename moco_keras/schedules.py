@@ -1,0 +1,62 @@
+"""Learning-rate schedules of the paper's code, serialisable with the model."""
+
+import math
+
+import keras
+from keras import ops
+
+
+def step_schedule(learning_rate, steps_per_epoch, milestones, factor=0.1):
+    """Multiplies the rate by `factor` at the start of each milestone epoch.
+
+    Args:
+        learning_rate: the rate of the first epochs.
+        steps_per_epoch: optimiser steps in an epoch.
+        milestones: epochs counted from 0, ascending; (120, 160) in MoCo v1.
+        factor: multiplier at each milestone.
+
+    Returns:
+        A `keras.optimizers.schedules.PiecewiseConstantDecay`.
+    """
+    # Keras keeps a value up to and including its boundary step.
+    return keras.optimizers.schedules.PiecewiseConstantDecay(
+        [epoch * steps_per_epoch - 1 for epoch in milestones],
+        [learning_rate * factor**i for i in range(len(milestones) + 1)],
+    )
+
+
+@keras.saving.register_keras_serializable(package="moco_keras")
+class EpochCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Half a cosine from `learning_rate` to 0, constant within each epoch.
+
+    The rate of epoch e, counted from 0, is
+    learning_rate * (1 + cos(pi e / epochs)) / 2. Keras's `CosineDecay` changes
+    every step; the paper's code changes it once an epoch.
+
+    Args:
+        learning_rate: the rate of the first epoch.
+        steps_per_epoch: optimiser steps in an epoch.
+        epochs: length of the training.
+
+    Reference:
+        [Chen et al., 2020](https://arxiv.org/abs/2003.04297), section 3.
+    """
+
+    def __init__(self, learning_rate, steps_per_epoch, epochs):
+        super().__init__()
+        self.learning_rate = learning_rate
+        self.steps_per_epoch = steps_per_epoch
+        self.epochs = epochs
+
+    def __call__(self, step):
+        epoch = ops.floor_divide(ops.cast(step, "int64"), self.steps_per_epoch)
+        progress = ops.cast(epoch, "float32") / self.epochs
+        progress = ops.minimum(progress, 1.0)
+        return self.learning_rate * 0.5 * (1.0 + ops.cos(math.pi * progress))
+
+    def get_config(self):
+        return {
+            "learning_rate": self.learning_rate,
+            "steps_per_epoch": self.steps_per_epoch,
+            "epochs": self.epochs,
+        }

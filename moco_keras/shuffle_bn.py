@@ -1,0 +1,145 @@
+"""Batch norm that cannot tell which key belongs to which query."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+
+def shuffle(images, seed):
+    """Puts a batch in random order.
+
+    Args:
+        images: (N, H, W, 3), any dtype.
+        seed: a `keras.random.SeedGenerator`.
+
+    Returns:
+        The images in their new order, and the int32 (N,) order that
+        `unshuffle` takes.
+    """
+    order = keras.random.shuffle(ops.arange(ops.shape(images)[0]), seed=seed)
+    return ops.take(images, order, axis=0), order
+
+
+def unshuffle(keys, order):
+    """Undoes `shuffle`: row n of the result belongs to image n again."""
+    return ops.take(keys, ops.argsort(order), axis=0)
+
+
+@keras.saving.register_keras_serializable(package="moco_keras")
+class SplitBatchNormalization(keras.layers.Layer):
+    """Batch norm over `splits` groups of the batch, as many devices would do.
+
+    Each group of N / splits neighbours is normalised by its own mean and
+    variance; the moving statistics follow the mean over groups, with unbiased
+    variances, as PyTorch's do. `splits=1` is ordinary batch norm. The paper's
+    notebook puts sample n in group n mod splits; neighbours need no transposed
+    copy, and in a shuffled batch they are as good.
+
+    It computes with TensorFlow's fused kernels, in training and in inference,
+    with float32 statistics under mixed precision.
+
+    Args:
+        splits: number of groups; it must divide the batch in training.
+        momentum: share of the moving statistics that a step keeps.
+        epsilon: added to the variance.
+
+    Call arguments:
+        inputs: float (N, H, W, C).
+        training: normalise by the batch (True) or by the moving statistics.
+
+    Raises:
+        ValueError: if `splits` does not divide a batch of known size; an
+            InvalidArgumentError where the size is known only when it runs.
+
+    Reference:
+        Section 3.3 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
+    """
+
+    def __init__(self, splits=1, momentum=0.9, epsilon=1e-5, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(splits, int) or splits < 1:
+            raise ValueError(
+                "`splits` must be a positive integer. "
+                f"Received: splits={splits!r}."
+            )
+        self.splits = splits
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        def weight(name, initializer, trainable):
+            return self.add_weight(
+                shape=(input_shape[-1],),
+                initializer=initializer,
+                trainable=trainable,
+                dtype="float32",
+                autocast=False,
+                name=name,
+            )
+
+        self.gamma = weight("gamma", "ones", True)
+        self.beta = weight("beta", "zeros", True)
+        self.moving_mean = weight("moving_mean", "zeros", False)
+        self.moving_variance = weight("moving_variance", "ones", False)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        # As everywhere in Keras, a frozen batch norm runs in inference mode.
+        if not (training and self.trainable):
+            return self._normalize(
+                inputs, self.moving_mean, self.moving_variance, training=False
+            )[0]
+        groups = [
+            self._normalize(group, [], [], training=True)
+            for group in self._split(inputs)
+        ]
+        outputs, means, variances = zip(*groups, strict=True)
+        self._follow(self.moving_mean, means)
+        self._follow(self.moving_variance, variances)
+        return outputs[0] if self.splits == 1 else tf.concat(outputs, axis=0)
+
+    def _split(self, inputs):
+        if self.splits == 1:
+            return [inputs]
+        indivisible = (
+            "`splits` of SplitBatchNormalization must divide the batch size."
+        )
+        batch_size = inputs.shape[0]
+        if batch_size is None:
+            remainder = tf.shape(inputs)[0] % self.splits
+            tf.debugging.assert_equal(remainder, 0, indivisible)
+        elif batch_size % self.splits:
+            raise ValueError(
+                f"{indivisible} Received: splits={self.splits}, "
+                f"batch_size={batch_size}."
+            )
+        return tf.split(inputs, self.splits, axis=0)
+
+    def _normalize(self, inputs, mean, variance, training):
+        # The mean and the unbiased variance of the batch come back beside the
+        # output. `tf.nn.batch_normalization` is many kernels where this is one.
+        return tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=tf.convert_to_tensor(mean, "float32"),
+            variance=tf.convert_to_tensor(variance, "float32"),
+            epsilon=self.epsilon,
+            exponential_avg_factor=1.0,
+            is_training=training,
+        )[:3]
+
+    def _follow(self, moving, values):
+        value = tf.add_n(values) / self.splits
+        moving.assign(self.momentum * moving + (1.0 - self.momentum) * value)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        own = {
+            "splits": self.splits,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+        }
+        return {**super().get_config(), **own}
