@@ -17,11 +17,12 @@ import keras_cv
 from keras import ops
 
 
-def moco_v1(image_size=224):
+def moco_v1(image_size=224, min_area=0.2):
     """The augmentation of MoCo v1: crop, grayscale, strong jitter, flip.
 
     Args:
         image_size: side of the views, in pixels.
+        min_area: smallest area of a crop, as a part of the image's.
 
     Returns:
         A `keras.layers.Pipeline` from images (N, H, W, 3), pixels in [0, 255],
@@ -32,7 +33,7 @@ def moco_v1(image_size=224):
     """
     return keras.layers.Pipeline(
         [
-            RandomResizedCrop(image_size),
+            RandomResizedCrop(image_size, scale=(min_area, 1.0)),
             RandomGrayscale(),
             RandomColorJitter(hue=0.4, rate=1.0),
             RandomHorizontalFlip(),
@@ -41,7 +42,7 @@ def moco_v1(image_size=224):
     )
 
 
-def moco_v2(image_size=224):
+def moco_v2(image_size=224, min_area=0.2):
     """The augmentation of MoCo v2: crop, jitter, grayscale, blur, flip.
 
     The paper blurs by 0.1 to 2 pixels at 224 pixels. At another size the blur
@@ -55,7 +56,7 @@ def moco_v2(image_size=224):
     pixel = image_size / 224
     return keras.layers.Pipeline(
         [
-            RandomResizedCrop(image_size),
+            RandomResizedCrop(image_size, scale=(min_area, 1.0)),
             RandomColorJitter(),
             RandomGrayscale(),
             RandomGaussianBlur(sigma=(0.1 * pixel, 2.0 * pixel)),
@@ -69,10 +70,7 @@ def cifar(image_size=32, min_area=0.08):
     """The augmentation of the CIFAR-10 notebook: crop, flip, jitter, grayscale.
 
     Args:
-        image_size: side of the views, in pixels.
-        min_area: smallest area of a crop, as a part of the image's.
-
-    Returns: as `moco_v1`.
+    Args and returns: as `moco_v1`.
     """
     return keras.layers.Pipeline(
         [

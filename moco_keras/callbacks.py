@@ -45,7 +45,7 @@ class KNNMonitor(keras.callbacks.Callback):
         # Both outputs in one pass.
         backbone = encoders.backbone(encoder)
         self._encoder = keras.Model(
-            encoder.inputs, [backbone.output, encoder.output]
+            encoder.input, [backbone.output, encoder.output]
         )
 
     def evaluate(self):

@@ -118,7 +118,7 @@ def backbone(encoder):
             f"with layers {[layer.name for layer in encoder.layers][:5]}..."
         )
     features = encoder.get_layer(_FEATURES).output
-    return keras.Model(encoder.inputs, features, name="backbone")
+    return keras.Model(encoder.input, features, name="backbone")
 
 
 def _linear(x, units, name):

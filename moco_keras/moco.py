@@ -190,6 +190,7 @@ class MoCo(keras.Model):
             epochs=epochs,
             verbose=verbose,
             callbacks=callbacks,
+            shuffle=False,  # the batches are shuffled already
             **kwargs,
         )
 

@@ -81,13 +81,13 @@ def draw(num_images, seed):
 class _Canvas:
     """Coordinates of N pictures, turned, scaled and moved at random.
 
-    `u` and `v`, (N, 32, 32), count periods of the pattern, 5 to 11 pixels each.
+    `u` and `v`, (N, 32, 32), count periods of the pattern, 8 to 13 pixels each.
     """
 
     def __init__(self, rng, num_images):
         self.rng = rng
         self.num_images = num_images
-        self.pixels_per_period = self.uniform(5.0, 11.0)
+        self.pixels_per_period = self.uniform(8.0, 13.0)
         angle = self.uniform(0.0, 2 * np.pi)
         y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype("float32")
         x, y = x - (IMAGE_SIZE - 1) / 2, y - (IMAGE_SIZE - 1) / 2
@@ -211,10 +211,10 @@ def _paint(ink, rng):
     # A light that falls from one side.
     y, x = np.mgrid[-1 : 1 : IMAGE_SIZE * 1j, -1 : 1 : IMAGE_SIZE * 1j]
     angle = uniform(0, 2 * np.pi, 1, 1)
-    slope = uniform(0.0, 0.3, 1, 1)
+    slope = uniform(0.0, 0.2, 1, 1)
     light = slope * (np.cos(angle) * x + np.sin(angle) * y)
-    light = uniform(0.75, 1.1, 1, 1) + light.astype("float32")
+    light = uniform(0.8, 1.1, 1, 1) + light.astype("float32")
     images = images * light[..., None]
-    deviation = uniform(2.0, 14.0, 1, 1, 1)
+    deviation = uniform(2.0, 8.0, 1, 1, 1)
     images += deviation * rng.standard_normal(images.shape, dtype="float32")
     return np.clip(np.round(images), 0, 255).astype("uint8")

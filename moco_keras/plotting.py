@@ -1,0 +1,133 @@
+"""Pictures of a run. matplotlib is imported only when one is drawn."""
+
+import math
+
+import numpy as np
+
+_INK = "#22313f"
+_ACCENT = "#c0504d"
+_OTHER = "#3b75af"
+
+
+def curves(epochs, raw_pixels, untrained, path):
+    """Draws kNN accuracy, loss and contrastive accuracy by epoch.
+
+    Args:
+        epochs: a dict for each epoch: "epoch", counted from 1, "loss",
+            "contrastive_accuracy", and "knn" where it was evaluated.
+        raw_pixels, untrained: kNN accuracies to compare with.
+        path: of the PNG file.
+    """
+    figure, (left, middle, right) = _figure(1, 3, figsize=(12, 3.6))
+    known = [(e["epoch"], e["knn"]) for e in epochs if "knn" in e]
+    left.plot(*zip((0, untrained), *known, strict=True), "o-", color=_ACCENT)
+    for value, name in ((untrained, "untrained"), (raw_pixels, "raw pixels")):
+        left.axhline(value, color=_INK, linestyle=":", linewidth=1)
+        left.annotate(
+            name,
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=_INK,
+        )
+    left.annotate(
+        f"{known[-1][1]:.3f}",
+        known[-1],
+        xytext=(0, 6),
+        textcoords="offset points",
+        ha="center",
+        color=_ACCENT,
+    )
+    left.set_title("kNN accuracy")
+    left.margins(y=0.15)
+    number = [e["epoch"] for e in epochs]
+    middle.plot(number, [e["loss"] for e in epochs], color=_OTHER)
+    middle.set_title("InfoNCE loss, nats")
+    right.plot(
+        number, [e["contrastive_accuracy"] for e in epochs], color=_OTHER
+    )
+    right.set_title("contrastive accuracy")
+    for axes in (left, middle, right):
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def views(images, im_q, im_k, path):
+    """Draws images above their two views.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        im_q, im_k: views (N, S, S, 3), pixels in [0, 255].
+        path: of the PNG file.
+    """
+    rows = {"image": images, "query view": im_q, "key view": im_k}
+    figure, grid = _figure(3, len(images), figsize=(len(images) * 1.3, 4.2))
+    for axes_row, (name, pictures) in zip(grid, rows.items(), strict=True):
+        for axes, picture in zip(axes_row, pictures, strict=True):
+            _show(axes, picture)
+        axes_row[0].set_ylabel(name, color=_INK, fontsize=10)
+    _save(figure, path)
+
+
+def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
+    """Draws images beside their nearest neighbours, right ones framed.
+
+    Args:
+        queries: uint8 (N, H, W, 3).
+        query_labels: int (N,).
+        bank: uint8 (N, k, H, W, 3), the neighbours, nearest first.
+        bank_labels: int (N, k).
+        class_names: a name for each label.
+        path: of the PNG file.
+    """
+    num_queries, k = bank_labels.shape
+    # Two columns of queries make the picture wide rather than tall.
+    num_rows = math.ceil(num_queries / 2)
+    figure, grid = _figure(
+        num_rows,
+        2 * (k + 2),
+        figsize=(2 * (k + 2) * 1.05, num_rows * 1.35),
+        width_ratios=[*[1] * (k + 1), 0.3] * 2,
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for i in range(num_queries):
+        row = grid[i % num_rows, (i // num_rows) * (k + 2) :][: k + 2]
+        _show(row[0], queries[i])
+        row[0].set_title(class_names[query_labels[i]], fontsize=9, color=_INK)
+        for j in range(k):
+            right = bank_labels[i, j] == query_labels[i]
+            _show(row[1 + j], bank[i, j], frame=_OTHER if right else _ACCENT)
+            row[1 + j].set_title(
+                class_names[bank_labels[i, j]],
+                fontsize=8,
+                color=_OTHER if right else _ACCENT,
+            )
+    _save(figure, path)
+
+
+def _figure(nrows, ncols, figsize, **gridspec):
+    # A figure without pyplot: no window, whatever the machine.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize, layout="constrained")
+    return figure, figure.subplots(nrows, ncols, gridspec_kw=gridspec)
+
+
+def _show(axes, picture, frame=None):
+    axes.axis("on")
+    axes.imshow(np.clip(np.asarray(picture), 0, 255).astype("uint8"))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(frame is not None)
+        spine.set_color(frame)
+        spine.set_linewidth(2.5)
+
+
+def _save(figure, path):
+    figure.savefig(path, dpi=150)

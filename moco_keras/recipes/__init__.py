@@ -1,0 +1,1 @@
+"""Programs: `python -m moco_keras.recipes.cifar10 --help`."""

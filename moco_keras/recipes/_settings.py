@@ -1,0 +1,138 @@
+"""Settings of the programs: one frozen dataclass, from which flags are made."""
+
+import dataclasses
+import typing
+
+from absl import flags
+
+
+def _setting(default, help, low=None, choices=None):
+    """A field with its default, its help and its bounds.
+
+    `low` is a bound that the value must exceed, for numbers.
+    """
+    metadata = {"help": help, "low": low, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a pre-training run is told; the defaults are the paper's notebook."""
+
+    data_dir: str | None = _setting(
+        None,
+        "where TensorFlow Datasets keeps its data; by default the environment "
+        "variable MOCO_KERAS_DATA_DIR, or else its own default",
+    )
+    export_dir: str = _setting(
+        "saved_models", "where the folder of the run is written"
+    )
+    train_examples: int | None = _setting(
+        None, "train on the first N of a fixed shuffle; all by default", low=0
+    )
+    test_examples: int | None = _setting(
+        None, "test on the first N of a fixed shuffle; all by default", low=0
+    )
+    encoder: str = _setting(
+        "resnet18", "backbone", choices=("resnet18", "resnet34", "resnet50")
+    )
+    width: int = _setting(64, "channels of the first stage", low=0)
+    head: str = _setting(
+        "linear", "projection head of MoCo v1 or v2", choices=("linear", "mlp")
+    )
+    projection_dim: int = _setting(128, "length of a projection, C", low=0)
+    bn_splits: int = _setting(
+        8, "groups of a batch that batch norm treats apart", low=0
+    )
+    augmentation: str = _setting(
+        "cifar",
+        "kind of random views",
+        choices=("cifar", "moco_v1", "moco_v2"),
+    )
+    min_area: float = _setting(
+        0.08, "smallest part of an image that a view shows", low=0
+    )
+    batch_size: int = _setting(512, "images in a step", low=0)
+    epochs: int = _setting(200, "passes over the training images", low=0)
+    queue_size: int = _setting(4096, "keys in the queue, K", low=0)
+    momentum: float = _setting(0.99, "of the key encoder, m, in [0, 1]")
+    temperature: float = _setting(0.1, "divides the similarities, T", low=0)
+    symmetric: bool = _setting(
+        False, "let both views be query and key in turn"
+    )
+    learning_rate: float = _setting(
+        0.06, "of SGD with momentum 0.9; falls by a cosine, epoch by epoch", low=0
+    )
+    l2: float = _setting(
+        5e-4, "weight decay of PyTorch's kind, added to the gradient"
+    )
+    seed: int = _setting(0, "of everything random")
+    precision: str = _setting(
+        "float32",
+        "of the arithmetic",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    knn_every: int = _setting(
+        5, "epochs between kNN evaluations; the first and last always", low=0
+    )
+
+    def __post_init__(self):
+        """Refuses values that cannot be meant, all before any work."""
+        for field in dataclasses.fields(self):
+            value, low = getattr(self, field.name), field.metadata["low"]
+            if low is not None and value is not None and not value > low:
+                raise ValueError(
+                    f"--{field.name} must be greater than {low}. "
+                    f"Received: --{field.name}={value}."
+                )
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(
+                "--momentum must be in [0, 1]. "
+                f"Received: --momentum={self.momentum}."
+            )
+        keys_of_a_step = self.batch_size * (1 + self.symmetric)
+        if keys_of_a_step > self.queue_size:
+            raise ValueError(
+                "--queue_size must hold the keys of a whole step, or they would "
+                f"overwrite each other. Received: --queue_size="
+                f"{self.queue_size}, {keys_of_a_step} keys a step. Raise it, "
+                "or lower --batch_size."
+            )
+
+
+_DEFINERS = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def define_flags(defaults):
+    """Makes an absl flag of each field, with the values of `defaults`."""
+    types = typing.get_type_hints(Settings)
+    for field in dataclasses.fields(Settings):
+        default = getattr(defaults, field.name)
+        if field.metadata["choices"]:
+            flags.DEFINE_enum(
+                field.name,
+                default,
+                field.metadata["choices"],
+                field.metadata["help"],
+            )
+            continue
+        kinds = typing.get_args(types[field.name]) or (types[field.name],)
+        _DEFINERS[kinds[0]](field.name, default, field.metadata["help"])
+
+
+def from_flags():
+    """The `Settings` that the command line asks for.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+    values = {
+        field.name: flags.FLAGS[field.name].value
+        for field in dataclasses.fields(Settings)
+    }
+    return Settings(**values)

@@ -1,0 +1,60 @@
+"""Fixtures for all tests."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+import moco_keras
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Every test starts from the same random state, and in float32."""
+    keras.utils.set_random_seed(1)
+    keras.config.set_dtype_policy("float32")
+    return 1
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def images(rng):
+    """Sixteen images of noise, uint8 (16, 8, 8, 3)."""
+    return rng.integers(0, 256, (16, 8, 8, 3), "uint8")
+
+
+@pytest.fixture
+def make_encoder():
+    """A maker of tiny encoders for images of 8 pixels."""
+
+    def make(splits=1, projection_dim=4):
+        inputs = keras.Input((8, 8, 3))
+        x = keras.layers.Conv2D(6, 3, strides=2)(inputs)
+        x = moco_keras.SplitBatchNormalization(splits)(x)
+        backbone = keras.Model(inputs, keras.layers.ReLU()(x))
+        return moco_keras.build_encoder(backbone, 8, projection_dim)
+
+    return make
+
+
+@pytest.fixture
+def make_model(make_encoder):
+    """A maker of tiny compiled models for images of 8 pixels."""
+
+    def make(splits=1, optimizer=None, **kwargs):
+        augmenter = moco_keras.augmentations.cifar(8, min_area=0.5)
+        settings = {"queue_size": 32, "temperature": 0.2, **kwargs}
+        model = moco_keras.MoCo(make_encoder(splits), augmenter, **settings)
+        model.compile(
+            optimizer=optimizer or moco_keras.optimizers.SGD(0.1)
+        )
+        return model
+
+    return make

@@ -1,0 +1,30 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import reference
+
+from moco_keras import contrastive_logits, info_nce
+from moco_keras.losses import contrastive_accuracy
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
+@pytest.mark.parametrize("queue_size", [1, 7, 64])
+def test_info_nce_is_equation_1(queue_size, temperature, rng):
+    q, k = reference.unit_rows(rng, 5), reference.unit_rows(rng, 5)
+    queue = reference.unit_rows(rng, queue_size)
+    expected = reference.info_nce(q, k, queue, temperature)
+    losses = info_nce(*contrastive_logits(q, k, queue, temperature))
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ignorance_costs_the_logarithm_of_the_choices():
+    losses = info_nce(keras.ops.zeros(2), keras.ops.zeros((2, 3)))
+    np.testing.assert_allclose(losses, [math.log(4)] * 2, rtol=1e-6)
+
+
+def test_accuracy_counts_queries_nearest_to_their_key():
+    l_pos = np.array([0.9, 0.1], "float32")
+    l_neg = np.array([[0.5, 0.8], [0.0, 0.2]], "float32")
+    np.testing.assert_array_equal(contrastive_accuracy(l_pos, l_neg), [1, 0])
