@@ -246,7 +246,7 @@ class RandomGrayscale(_Augmentation):
         return self.chance(batch_size, self.rate)
 
     def augment_images(self, images, transformations, **kwargs):
-        return ops.where(transformations, grayscale(images), images)
+        return ops.where(transformations, luma(images), images)
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate}
@@ -343,14 +343,9 @@ class RandomGaussianBlur(_Augmentation):
         return {**super().get_config(), **own}
 
 
-def grayscale(images):
-    """Luma in three equal channels, with torchvision's weights."""
-    luma = (
-        0.2989 * images[..., 0:1]
-        + 0.587 * images[..., 1:2]
-        + 0.114 * images[..., 2:3]
-    )
-    return ops.broadcast_to(luma, ops.shape(images))
+def luma(images):
+    """Brightness to the eye, (N, H, W, 1), with torchvision's weights."""
+    return ops.matmul(images, ops.array([[0.2989], [0.587], [0.114]]))
 
 
 def crop_and_resize(images, image_size, top, left, height, width):
@@ -403,24 +398,23 @@ def jitter(images, brightness, contrast, saturation, hue, places, apply=None):
     Returns:
         float32 (N, H, W, 3), pixels in [0, 255].
     """
-    blends = (brightness, contrast, saturation)
-
     def blend_at(images, place, active):
         """Does the blend whose place it is, where `active`."""
-        chosen = [
+        is_brightness, is_contrast, is_saturation = (
             ops.logical_and(places[:, i] == place, active) for i in range(3)
-        ]
-        factor = ops.ones_like(hue)
-        for mask, value in zip(chosen, blends, strict=True):
-            factor = ops.where(mask, value, factor)
-        gray = grayscale(images)
+        )
+        factor = ops.where(is_brightness, brightness, 1.0)
+        factor = ops.where(is_contrast, contrast, factor)
+        factor = ops.where(is_saturation, saturation, factor)
         # Brightness blends with black, contrast with the mean of the gray
-        # image, saturation with the gray image.
+        # image, saturation with the gray image itself.
+        gray = luma(images)
         mean = ops.mean(gray, axis=(1, 2, 3), keepdims=True)
-        other = ops.where(_per_image(chosen[1]), mean, gray)
-        other = ops.where(_per_image(chosen[0]), 0.0, other)
-        factor = _per_image(factor)
-        return ops.clip(factor * images + (1.0 - factor) * other, 0.0, 255.0)
+        other = _per_image((1.0 - factor) * ops.cast(is_saturation, "float32"))
+        other = other * gray + mean * _per_image(
+            (1.0 - factor) * ops.cast(is_contrast, "float32")
+        )
+        return ops.clip(_per_image(factor) * images + other, 0.0, 255.0)
 
     # Hue is dear, so each image is shifted once, between the blends that come
     # before and those that come after it.

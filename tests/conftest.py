@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -58,3 +60,28 @@ def make_model(make_encoder):
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def textures_dir(tmp_path_factory):
+    """A folder in which TFDS has prepared the textures."""
+    folder = tmp_path_factory.mktemp("tfds")
+    moco_keras.data.read("textures", data_dir=folder)
+    return folder
+
+
+def _prepared(name):
+    folder = os.environ.get("MOCO_KERAS_DATA_DIR", "")
+    if not (Path(folder) / name).is_dir():
+        pytest.skip(f"{name} is not prepared in MOCO_KERAS_DATA_DIR={folder}")
+    return folder
+
+
+@pytest.fixture
+def cifar10_dir():
+    return _prepared("cifar10")
+
+
+@pytest.fixture
+def fashion_dir():
+    return _prepared("fashion_mnist")

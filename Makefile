@@ -1,0 +1,29 @@
+# Each target does its own set-up on a machine that has Python 3.10 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# TensorFlow's greetings are not news; its warnings are.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test lint clean
+
+## Trains an encoder on textures that draw themselves: minutes on a CPU.
+demo: $(VENV)/installed
+	$(BIN)/python -m moco_keras.recipes.textures
+
+## Runs the tests.
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+## Checks the style.
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,76 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import reference
+
+import moco_keras
+from moco_keras import MomentumUpdate, callbacks, optimizers
+
+
+@pytest.fixture
+def labels():
+    return np.arange(16) % 3
+
+
+def test_knn_is_logged_at_the_first_the_chosen_and_the_last_epoch(
+    make_model, images, labels, tmp_path
+):
+    monitor = callbacks.KNNMonitor((images, labels), (images, labels), 2, k=1)
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    model = make_model()
+    history = model.fit(
+        images, batch_size=8, epochs=5, verbose=0, callbacks=[monitor, log]
+    ).history
+    # Each image is its own nearest neighbour.
+    assert history["knn"] == [1.0] * 4
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    column = rows[0].split(",").index("knn")
+    values = [row.split(",")[column] for row in rows[1:]]
+    assert values == ["1.0", "1.0", "NA", "1.0", "1.0"]
+
+
+def test_knn_is_that_of_the_features(make_model, images, labels):
+    bank, test = (images[:10], labels[:10]), (images[10:], labels[10:])
+    model = make_model()
+    monitor = callbacks.KNNMonitor(bank, test, k=3)
+    monitor.set_model(model)
+    result = monitor.evaluate()
+    encoders = {
+        "knn": moco_keras.backbone(model.query_encoder),
+        "knn_projection": model.query_encoder,
+    }
+    for name, encoder in encoders.items():
+        of_bank, of_test = (
+            moco_keras.features.extract(encoder, x) for x in (bank[0], test[0])
+        )
+        expected = reference.knn(of_bank, bank[1], of_test, 3, 0.1)
+        assert result[name] == pytest.approx(np.mean(expected == test[1]))
+
+
+def test_knn_needs_a_bank_of_k(images, labels):
+    with pytest.raises(ValueError, match="16 images. Received: k=200"):
+        callbacks.KNNMonitor((images, labels), (images, labels))
+
+
+def test_nan_ends_the_training_and_says_where(make_model, images):
+    model = make_model(optimizer=optimizers.SGD(math.inf))
+    with pytest.raises(FloatingPointError, match="nan at step 1 of epoch 2"):
+        model.fit(
+            images,
+            batch_size=16,
+            epochs=3,
+            verbose=0,
+            callbacks=[callbacks.StopOnNaN()],
+        )
+
+
+def test_a_callback_of_the_callers_is_not_doubled(make_model, images):
+    model = make_model(momentum=0.5)
+    mine = MomentumUpdate()
+    q = model.query_encoder.trainable_variables[0]
+    k = model.key_encoder.trainable_variables[0]
+    start = q.numpy()
+    model.fit(images, batch_size=16, verbose=0, callbacks=[mine])
+    np.testing.assert_allclose(k, (start + q.numpy()) / 2, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,131 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from moco_keras import augmentations, data
+
+
+def write_images(folder, sizes, mode="RGB", suffix="png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, size in enumerate(sizes):
+        Image.new(mode, size, color=40 + i).save(folder / f"{i}.{suffix}")
+
+
+def test_folder_with_classes(tmp_path):
+    write_images(tmp_path / "cats", [(8, 8)] * 3)
+    write_images(tmp_path / "dogs", [(8, 8)] * 2, suffix="jpg")
+    (tmp_path / "cats" / ".hidden").write_text("not looked at")
+    loaded = data.load(tmp_path)
+    assert loaded.images.shape == (5, 8, 8, 3)
+    assert loaded.images.dtype == np.uint8
+    assert loaded.labels.tolist() == [0, 0, 0, 1, 1]
+    assert loaded.class_names == ["cats", "dogs"]
+
+
+def test_folder_without_classes_of_unequal_sizes(tmp_path):
+    write_images(tmp_path, [(8, 8), (10, 20), (30, 9)], mode="L")
+    with pytest.raises(ValueError, match="one size.*image_size"):
+        data.load(tmp_path)
+    loaded = data.load(tmp_path, image_size=6)
+    assert loaded.images.shape == (3, 6, 6, 3)
+    assert loaded.images[:, 0, 0, 0].tolist() == [40, 41, 42]
+    assert loaded.labels.tolist() == [-1, -1, -1]
+
+
+def test_examples_are_the_same_random_ones_each_time(tmp_path):
+    write_images(tmp_path, [(4, 4)] * 30)
+    first = data.load(tmp_path, examples=10).images[:, 0, 0, 0]
+    second = data.load(tmp_path, examples=10).images[:, 0, 0, 0]
+    np.testing.assert_array_equal(first, second)
+    assert len(set(first)) == 10
+    assert sorted(first) != list(range(40, 50))
+
+
+def test_two_views_of_images_of_unequal_sizes(tmp_path, make_model):
+    write_images(tmp_path, [(8 + i, 20 - i) for i in range(9)])
+    stream = data.read(tmp_path)
+    assert stream.num_examples == 9
+    views = data.two_views(
+        stream.dataset, augmentations.cifar(8), batch_size=4
+    )
+    assert [v.shape for v in next(iter(views))] == [(4, 8, 8, 3)] * 2
+    history = make_model().fit(views, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_empty_folder(tmp_path):
+    with pytest.raises(ValueError, match="at least one JPEG.*holds none"):
+        data.load(tmp_path)
+
+
+def test_folder_with_a_file_that_is_no_image(tmp_path):
+    write_images(tmp_path, [(8, 8)])
+    (tmp_path / "notes.jpg").write_text("a list of things to buy")
+    with pytest.raises(ValueError, match="1 other files.*notes.jpg"):
+        data.load(tmp_path)
+
+
+@pytest.mark.parametrize("examples", [0, 4])
+def test_examples_must_be_there(tmp_path, examples):
+    write_images(tmp_path, [(8, 8)] * 3)
+    with pytest.raises(ValueError, match=str(examples)):
+        data.load(tmp_path, examples=examples)
+
+
+def test_unknown_name():
+    with pytest.raises(FileNotFoundError, match="cifar1000.*neither"):
+        data.load("cifar1000")
+
+
+def test_neither_prepared_nor_downloadable(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(data.urllib.request, "urlopen", refuse)
+    with pytest.raises(FileNotFoundError) as caught:
+        data.load("cifar10", data_dir=tmp_path / "nothing")
+    message = str(caught.value)
+    for expected in (
+        str(tmp_path / "nothing" / "cifar10"),
+        "no network",
+        "--data_dir",
+        "make demo",
+    ):
+        assert expected in message
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_textures_through_tfds(textures_dir):
+    loaded = data.load("textures", "test", data_dir=textures_dir, examples=50)
+    assert loaded.images.shape == (50, 32, 32, 3)
+    assert loaded.source == "textures/1.0.0"
+    assert len(loaded.class_names) == 10
+    with pytest.raises(ValueError, match="split='validation'"):
+        data.load("textures", "validation", data_dir=textures_dir)
+    with pytest.raises(ValueError, match="At most 2000 examples"):
+        data.load("textures", "test", data_dir=textures_dir, examples=2001)
+
+
+def test_cifar10(cifar10_dir):
+    loaded = data.load("cifar10", "train", data_dir=cifar10_dir, examples=500)
+    assert loaded.images.shape == (500, 32, 32, 3)
+    assert loaded.class_names[3] == "cat"
+    again = data.load("cifar10", "train", data_dir=cifar10_dir, examples=300)
+    np.testing.assert_array_equal(again.images, loaded.images[:300])
+
+
+def test_grey_images_by_name_are_refused_with_the_remedy(fashion_dir):
+    with pytest.raises(ValueError, match="1 channels.*Repeat"):
+        data.load("fashion_mnist", "test", data_dir=fashion_dir)
+
+
+def test_a_dataset_of_dicts_trains(make_model, textures_dir):
+    stream = data.read("textures", "test", data_dir=textures_dir, examples=64)
+    batches = stream.dataset.batch(16)
+    model = make_model()
+    model.fit(batches, verbose=0)
+    assert int(model.queue.pointer) == 0
+    assert isinstance(batches, tf.data.Dataset)
+    assert keras.ops.shape(model.queue.keys) == (32, 4)

@@ -1,0 +1,46 @@
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import moco_keras
+from moco_keras import export_encoder
+
+WITHOUT_KERAS = """
+import sys
+import numpy as np
+import tensorflow as tf
+loaded = tf.saved_model.load(sys.argv[1])
+images = tf.constant(np.load(sys.argv[2]))
+embedding = loaded.signatures["serving_default"](images=images)["embedding"]
+np.save(sys.argv[3], embedding)
+assert "keras" not in sys.modules and "moco_keras" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_loads_without_keras(images, tmp_path, precision):
+    keras.config.set_dtype_policy(precision)
+    encoder = moco_keras.build_encoder("resnet18", 8, width=4)
+    export_encoder(encoder, tmp_path / "saved")
+    np.save(tmp_path / "images.npy", images)
+    command = [sys.executable, "-c", WITHOUT_KERAS]
+    files = [tmp_path / n for n in ("saved", "images.npy", "embedding.npy")]
+    subprocess.run([*command, *map(str, files)], check=True, cwd=tmp_path)
+    embedding = np.load(files[2])
+    expected = moco_keras.backbone(encoder).predict(images, verbose=0)
+    assert embedding.dtype == np.float32
+    assert embedding.shape == (16, 32)
+    np.testing.assert_allclose(
+        embedding, expected.astype("float32"), rtol=1e-2 if precision != "float32" else 1e-5, atol=1e-5
+    )
+
+
+def test_what_exists_is_not_overwritten(make_model, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "file").write_text("precious")
+    with pytest.raises(FileExistsError, match="Nothing was overwritten"):
+        export_encoder(make_model(), tmp_path / "old")
+    assert (tmp_path / "old" / "file").read_text() == "precious"

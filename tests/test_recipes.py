@@ -1,0 +1,138 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import moco_keras
+from moco_keras import textures
+from moco_keras.recipes import _settings
+
+ROOT = Path(__file__).parent.parent
+PICTURES = ["curves.png", "views.png", "neighbours.png"]
+
+
+def run(recipe, *flags):
+    return subprocess.run(
+        [sys.executable, "-m", f"moco_keras.recipes.{recipe}", *flags],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        timeout=300,
+    )
+
+
+def only_run(folder):
+    (found,) = folder.iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def smoke(textures_dir, tmp_path_factory):
+    """The smoke run: what it printed, and the folder it left."""
+    export_dir = tmp_path_factory.mktemp("smoke")
+    result = run(
+        "textures",
+        "--flagfile=recipes/smoke.flags",
+        f"--data_dir={textures_dir}",
+        f"--export_dir={export_dir}",
+        "--seed=7",
+    )
+    assert result.returncode == 0, result.stderr
+    return result, only_run(export_dir / "textures")
+
+
+def test_a_run_leaves_everything(smoke):
+    result, folder = smoke
+    expected = {
+        "encoder",
+        "logs",
+        "model.keras",
+        "settings.json",
+        "metrics.json",
+        "history.csv",
+        *PICTURES,
+    }
+    assert {path.name for path in folder.iterdir()} == expected
+    assert (folder / "encoder" / "saved_model.pb").is_file()
+    assert list(folder.glob("logs/train/events*"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert [e["epoch"] for e in metrics["history"]] == [1, 2]
+    assert metrics["knn_trained"] == metrics["history"][-1]["knn"]
+    assert metrics["images_per_second"] > 0
+    for name in ("raw_pixels", "untrained", "trained"):
+        value = metrics[f"knn_{name}"]
+        assert 0 < value < 1
+        label = name.replace("_", " ")
+        assert re.search(rf"{label} +{value:.3f}", result.stdout)
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["settings"]["seed"] == 7
+    assert settings["settings"]["width"] == 4
+    assert settings["versions"]["moco_keras"] == moco_keras.__version__
+    assert settings["data"]["source"] == "textures/1.0.0"
+    assert settings["data"]["train_images"] == 512
+
+
+def test_the_model_of_a_run_loads(smoke):
+    import keras
+
+    model = keras.saving.load_model(smoke[1] / "model.keras")
+    images, _ = textures.draw(4, seed=9)
+    assert model.predict(images, verbose=0).shape == (4, 128)
+    assert int(model.queue.pointer) == 0  # 2 epochs of 8 steps of 64, K = 256
+
+
+def test_a_misspelt_flag(tmp_path):
+    result = run("cifar10", "--temprature=0.2", f"--export_dir={tmp_path}")
+    assert result.returncode != 0
+    assert "temprature" in result.stderr
+    assert "--temperature" in result.stderr
+
+
+def test_missing_data_ends_at_once_with_one_message(tmp_path):
+    result = run(
+        "cifar10", f"--data_dir={tmp_path}/none", f"--export_dir={tmp_path}/out"
+    )
+    if result.returncode == 0:
+        pytest.skip("CIFAR-10 can be downloaded here")
+    assert "Traceback" not in result.stderr
+    assert f"Looked for: {tmp_path}/none/cifar10" in result.stderr
+    assert "--data_dir" in result.stderr
+    assert "make demo" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_nan_ends_the_run_and_keeps_what_was_exported(textures_dir, smoke):
+    export_dir = smoke[1].parent.parent
+    before = {p: p.stat().st_mtime_ns for p in smoke[1].rglob("*")}
+    result = run(
+        "textures",
+        "--flagfile=recipes/smoke.flags",
+        f"--data_dir={textures_dir}",
+        f"--export_dir={export_dir}",
+        "--learning_rate=inf",
+    )
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert "The loss became nan at step 2 of epoch 1" in result.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in smoke[1].rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 5000}, "--queue_size=4096, 5000 keys"),
+        ({"batch_size": 4000, "symmetric": True}, "8000 keys"),
+        ({"queue_size": 0}, "--queue_size=0"),
+        ({"temperature": 0.0}, "--temperature=0.0"),
+        ({"epochs": -1}, "--epochs=-1"),
+        ({"momentum": 1.5}, "--momentum=1.5"),
+    ],
+)
+def test_bad_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        _settings.Settings(**changes)
