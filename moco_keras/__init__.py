@@ -8,7 +8,6 @@ from moco_keras import (
     knn,
     optimizers,
     schedules,
-
 )
 from moco_keras.encoders import backbone, build_encoder
 from moco_keras.export import export_encoder
@@ -37,5 +36,4 @@ __all__ = [
     "knn",
     "optimizers",
     "schedules",
-
 ]

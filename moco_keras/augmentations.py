@@ -398,6 +398,7 @@ def jitter(images, brightness, contrast, saturation, hue, places, apply=None):
     Returns:
         float32 (N, H, W, 3), pixels in [0, 255].
     """
+
     def blend_at(images, place, active):
         """Does the blend whose place it is, where `active`."""
         is_brightness, is_contrast, is_saturation = (

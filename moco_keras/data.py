@@ -86,7 +86,9 @@ def load(
             return {**example, "image": tf.cast(image, tf.uint8)}
 
         dataset = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
-    batch = 1024 if dataset.element_spec["image"].shape.is_fully_defined() else 1
+    batch = (
+        1024 if dataset.element_spec["image"].shape.is_fully_defined() else 1
+    )
     images, labels = [], []
     for chunk in dataset.batch(batch).as_numpy_iterator():
         if images and chunk["image"].shape[1:] != images[0].shape[1:]:

@@ -35,7 +35,9 @@ def _basic_block(x, filters, stride, splits, name):
     y = _conv(x, filters, 3, stride, f"{name}_conv1")
     y = layers.ReLU(name=f"{name}_relu1")(_norm(y, splits, f"{name}_bn1"))
     y = _conv(y, filters, 3, 1, f"{name}_conv2")
-    return _add_shortcut(x, _norm(y, splits, f"{name}_bn2"), stride, splits, name)
+    return _add_shortcut(
+        x, _norm(y, splits, f"{name}_bn2"), stride, splits, name
+    )
 
 
 def _bottleneck_block(x, filters, stride, splits, name):
@@ -44,7 +46,9 @@ def _bottleneck_block(x, filters, stride, splits, name):
     y = _conv(y, filters, 3, stride, f"{name}_conv2")
     y = layers.ReLU(name=f"{name}_relu2")(_norm(y, splits, f"{name}_bn2"))
     y = _conv(y, 4 * filters, 1, 1, f"{name}_conv3")
-    return _add_shortcut(x, _norm(y, splits, f"{name}_bn3"), stride, splits, name)
+    return _add_shortcut(
+        x, _norm(y, splits, f"{name}_bn3"), stride, splits, name
+    )
 
 
 def _add_shortcut(x, y, stride, splits, name):

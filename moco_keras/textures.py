@@ -1,9 +1,9 @@
 """Textures: a data set that draws its images, so that nothing is downloaded.
 
-Ten kinds of pattern, 32x32 RGB. Angle, scale, phase, lighting and noise vary
-from image to image, whatever the class. The colours are two of a palette of
-three, since colours of its own would give each image away, and a contrastive
-loss would need to learn nothing else.
+Ten kinds of pattern, 32x32 RGB. Angle (half a radian to either side), scale,
+phase, lighting, noise and colours vary from image to image, whatever the class.
+The colours are two of a palette of three: colours of its own would give each
+image away, and a contrastive loss would need to learn nothing else.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ CLASSES = (
     "streaks",
 )
 IMAGE_SIZE = 32
-_PALETTE = np.array([[216, 76, 64], [70, 130, 190], [238, 202, 96]], "float32")
+_PALETTE = np.array([[44, 72, 128], [216, 76, 64], [238, 202, 96]], "float32")
 
 
 class Textures(tfds.core.GeneratorBasedBuilder):
@@ -81,14 +81,14 @@ def draw(num_images, seed):
 class _Canvas:
     """Coordinates of N pictures, turned, scaled and moved at random.
 
-    `u` and `v`, (N, 32, 32), count periods of the pattern, 8 to 13 pixels each.
+    `u` and `v`, (N, 32, 32), count periods of the pattern, 8 to 12 pixels each.
     """
 
     def __init__(self, rng, num_images):
         self.rng = rng
         self.num_images = num_images
-        self.pixels_per_period = self.uniform(8.0, 13.0)
-        angle = self.uniform(0.0, 2 * np.pi)
+        self.pixels_per_period = self.uniform(8.0, 12.0)
+        angle = self.uniform(-0.5, 0.5)
         y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype("float32")
         x, y = x - (IMAGE_SIZE - 1) / 2, y - (IMAGE_SIZE - 1) / 2
         cos, sin = np.cos(angle), np.sin(angle)
@@ -142,7 +142,7 @@ def _checks(c):
 
 def _dots(c):
     x, y = c.u - np.floor(c.u) - 0.5, c.v - np.floor(c.v) - 0.5
-    return c.sharpen(0.36 - np.hypot(x, y))
+    return c.sharpen(0.27 - np.hypot(x, y))
 
 
 def _rings(c):
@@ -158,14 +158,14 @@ def _spokes(c):
 
 def _bricks(c):
     row = np.floor(c.v * 1.4)
-    across = _from_edge(c.v * 1.4, 0.75) / 1.4
-    along = _from_edge(c.u * 0.7 + 0.5 * (row % 2), 0.86) / 0.7
+    across = _from_edge(c.v * 1.4, 0.84) / 1.4
+    along = _from_edge(c.u * 0.7 + 0.5 * (row % 2), 0.92) / 0.7
     return c.sharpen(np.minimum(across, along))
 
 
 def _zigzag(c):
     bend = np.abs(c.v * 0.8 - np.floor(c.v * 0.8) - 0.5) * 2.0
-    return c.sharpen(_from_edge(c.u + bend))
+    return c.sharpen(_from_edge(c.u + bend, 0.4))
 
 
 def _honeycomb(c):
@@ -181,15 +181,15 @@ def _honeycomb(c):
                 y = y - height * (np.round(y / height) + dv)
                 distances.append(np.hypot(x, y))
     distances = np.partition(np.stack(distances), 1, axis=0)
-    return c.sharpen((distances[1] - distances[0]) / 2 - 0.12)
+    return c.sharpen(0.08 - (distances[1] - distances[0]) / 2)
 
 
 def _blobs(c):
-    return c.sharpen(c.waves(np.pi, 0.3, 0.9), slope=0.25)
+    return c.sharpen(c.waves(np.pi, 0.3, 0.9) + 0.4, slope=0.25)
 
 
 def _streaks(c):
-    return c.sharpen(c.waves(0.2, 0.2, 1.8), slope=0.25)
+    return c.sharpen(c.waves(0.2, 0.2, 1.8) - 0.4, slope=0.25)
 
 
 _PATTERNS = {name: globals()[f"_{name}"] for name in CLASSES}
@@ -204,6 +204,7 @@ def _paint(ink, rng):
         return draws.astype("float32")
 
     pair = np.argsort(rng.random((num_images, len(_PALETTE))), axis=1)[:, :2]
+    pair = np.sort(pair, axis=1)  # the paint is always the lighter one
     paper, paint = _PALETTE[pair[:, 0]], _PALETTE[pair[:, 1]]
     ink = ink[..., None]
     paper, paint = paper[:, None, None], paint[:, None, None]
@@ -211,10 +212,10 @@ def _paint(ink, rng):
     # A light that falls from one side.
     y, x = np.mgrid[-1 : 1 : IMAGE_SIZE * 1j, -1 : 1 : IMAGE_SIZE * 1j]
     angle = uniform(0, 2 * np.pi, 1, 1)
-    slope = uniform(0.0, 0.2, 1, 1)
+    slope = uniform(0.0, 0.15, 1, 1)
     light = slope * (np.cos(angle) * x + np.sin(angle) * y)
-    light = uniform(0.8, 1.1, 1, 1) + light.astype("float32")
+    light = uniform(0.85, 1.05, 1, 1) + light.astype("float32")
     images = images * light[..., None]
-    deviation = uniform(2.0, 8.0, 1, 1, 1)
+    deviation = uniform(4.0, 8.0, 1, 1, 1)
     images += deviation * rng.standard_normal(images.shape, dtype="float32")
     return np.clip(np.round(images), 0, 255).astype("uint8")

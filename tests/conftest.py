@@ -54,9 +54,7 @@ def make_model(make_encoder):
         augmenter = moco_keras.augmentations.cifar(8, min_area=0.5)
         settings = {"queue_size": 32, "temperature": 0.2, **kwargs}
         model = moco_keras.MoCo(make_encoder(splits), augmenter, **settings)
-        model.compile(
-            optimizer=optimizer or moco_keras.optimizers.SGD(0.1)
-        )
+        model.compile(optimizer=optimizer or moco_keras.optimizers.SGD(0.1))
         return model
 
     return make

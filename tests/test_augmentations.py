@@ -155,7 +155,9 @@ def test_jitter_is_torchvisions_in_each_images_order(seed, pictures):
     orders = rng.permuted(np.tile(np.arange(4), (8, 1)), axis=1)
     places = np.argsort(orders, axis=1)
     result = aug.jitter(images, **values, places=places).numpy()
-    for image, order, got, i in zip(images, orders, result, range(8), strict=True):
+    for image, order, got, i in zip(
+        images, orders, result, range(8), strict=True
+    ):
         for operation in order:
             name = names[operation]
             image = one_jitter(image, name, float(values[name][i]))

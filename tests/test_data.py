@@ -47,9 +47,7 @@ def test_two_views_of_images_of_unequal_sizes(tmp_path, make_model):
     write_images(tmp_path, [(8 + i, 20 - i) for i in range(9)])
     stream = data.read(tmp_path)
     assert stream.num_examples == 9
-    views = data.two_views(
-        stream.dataset, augmentations.cifar(8), batch_size=4
-    )
+    views = data.two_views(stream.dataset, augmentations.cifar(8), batch_size=4)
     assert [v.shape for v in next(iter(views))] == [(4, 8, 8, 3)] * 2
     history = make_model().fit(views, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()

@@ -22,14 +22,21 @@ def test_parameters_are_torchvisions(name, parameters, dim):
     trainable = sum(np.prod(v.shape) for v in encoder.trainable_variables)
     assert trainable == parameters + dim * 128 + 128
     assert backbone(encoder).output_shape == (None, dim)
-    maps = [layer.output.shape[1:3] for layer in encoder.layers if "block" in layer.name]
+    maps = [
+        layer.output.shape[1:3]
+        for layer in encoder.layers
+        if "block" in layer.name
+    ]
     assert maps[0] == (56, 56)
     assert maps[-1] == (7, 7)
 
 
 def test_small_images_get_the_cifar_stem():
     encoder = build_encoder("resnet18", image_size=32, width=8)
-    assert encoder.get_layer("stage1_block1_conv1").output.shape[1:3] == (32, 32)
+    assert encoder.get_layer("stage1_block1_conv1").output.shape[1:3] == (
+        32,
+        32,
+    )
     assert encoder.get_layer("stage4_block2_conv2").output.shape == (
         None,
         4,

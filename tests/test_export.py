@@ -34,7 +34,10 @@ def test_loads_without_keras(images, tmp_path, precision):
     assert embedding.dtype == np.float32
     assert embedding.shape == (16, 32)
     np.testing.assert_allclose(
-        embedding, expected.astype("float32"), rtol=1e-2 if precision != "float32" else 1e-5, atol=1e-5
+        embedding,
+        expected.astype("float32"),
+        rtol=1e-2 if precision != "float32" else 1e-5,
+        atol=1e-5,
     )
 
 

@@ -27,7 +27,7 @@ def unit(x):
 def test_loss_is_that_of_the_paper(make_model, symmetric):
     model = make_model(symmetric=symmetric, shuffle="none")
     queue = model.queue.keys.numpy()
-    (im_1, im_2), = pairs(1)
+    ((im_1, im_2),) = pairs(1)
     encode = [
         lambda x: unit(model.query_encoder(x, training=True).numpy()),
         lambda x: unit(model.key_encoder(x, training=True).numpy()),
@@ -92,7 +92,9 @@ def test_moving_statistics_are_not_averaged(make_model):
 
 
 def test_momentum_follows_a_schedule(make_model):
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [1.0, 0.0])
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [1], [1.0, 0.0]
+    )
     model = make_model(momentum=schedule)
     first = model.key_encoder.get_weights()[0]
     model.fit(pairs(1), verbose=0)
@@ -145,7 +147,9 @@ def test_save_load_train_equals_train(
         assert loaded.get_config()[name] == model.get_config()[name]
     for a, b in zip(weights(model), weights(loaded), strict=True):
         np.testing.assert_array_equal(a, b)
-    histories = [m.fit(data, epochs=2, verbose=0).history for m in (model, loaded)]
+    histories = [
+        m.fit(data, epochs=2, verbose=0).history for m in (model, loaded)
+    ]
     assert histories[0] == histories[1]
     for a, b in zip(weights(model), weights(loaded), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -164,9 +168,11 @@ def labelled(images):
         lambda x: x,
         lambda x: tf.data.Dataset.from_tensor_slices(x).batch(8),
         lambda x: labelled(x).batch(8),
-        lambda x: labelled(x)
-        .map(lambda image, label: {"image": image, "label": label})
-        .batch(8),
+        lambda x: (
+            labelled(x)
+            .map(lambda image, label: {"image": image, "label": label})
+            .batch(8)
+        ),
         lambda x: (x.astype("float32"), x.astype("float32")),
         lambda x: tf.data.Dataset.from_tensor_slices(
             (x.astype("float32"), x.astype("float32"))
@@ -177,7 +183,9 @@ def labelled(images):
 def test_fit_takes(make_model, images, form):
     model, data = make_model(), form(images)
     batch_size = None if isinstance(data, tf.data.Dataset) else 8
-    history = model.fit(data, batch_size=batch_size, epochs=2, verbose=0).history
+    history = model.fit(
+        data, batch_size=batch_size, epochs=2, verbose=0
+    ).history
     assert np.isfinite(history["loss"]).all()
     assert int(model.queue.pointer) == 0  # 4 steps of 8 went around a K of 32
 
@@ -238,7 +246,9 @@ def test_bad_settings(make_model, kwargs, message):
 def test_encoder_must_return_vectors():
     inputs = keras.Input((8, 8, 3))
     encoder = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
-    with pytest.raises(ValueError, match=r"one vector an image.*\(None, 6, 6, 4"):
+    with pytest.raises(
+        ValueError, match=r"one vector an image.*\(None, 6, 6, 4"
+    ):
         MoCo(encoder)
 
 
@@ -265,7 +275,9 @@ def test_encoder_must_fit_the_images(make_encoder, images):
         (lambda x: x[0], r"shape=\(8, 8, 3\).*batch"),
         (lambda x: tf.data.Dataset.from_tensor_slices(x), "Batch them"),
         (
-            lambda x: tf.data.Dataset.from_tensor_slices({"picture": x}).batch(8),
+            lambda x: tf.data.Dataset.from_tensor_slices({"picture": x}).batch(
+                8
+            ),
             "\"image\".*'picture'",
         ),
         (

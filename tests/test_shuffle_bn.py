@@ -17,9 +17,7 @@ def test_each_group_has_its_own_statistics(splits, rng):
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
     moving_mean, moving_variance = layer.moving_mean, layer.moving_variance
     np.testing.assert_allclose(moving_mean, 0.1 * mean, rtol=1e-4)
-    np.testing.assert_allclose(
-        moving_variance, 0.9 + 0.1 * variance, rtol=1e-4
-    )
+    np.testing.assert_allclose(moving_variance, 0.9 + 0.1 * variance, rtol=1e-4)
 
 
 def test_inference_uses_moving_statistics(rng):

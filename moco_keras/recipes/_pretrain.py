@@ -30,6 +30,7 @@ def run(recipe, source, doc, defaults=None):
         doc: its help text.
         defaults: `Settings`, where they differ from the notebook's.
     """
+    logging.set_verbosity(logging.WARNING)  # --verbosity=0 for more
     _settings.define_flags(defaults or _settings.Settings())
     sys.modules["__main__"].__doc__ = doc
 
@@ -71,7 +72,9 @@ def pretrain(settings, recipe, source):
         data_dir=settings.data_dir,
         examples=settings.test_examples,
     )
-    print(f"{bank.source}: {len(bank.images)} training, {len(test.images)} test")
+    print(
+        f"{bank.source}: {len(bank.images)} training, {len(test.images)} test"
+    )
     model = build_model(settings, bank.images)
     k = min(200, len(bank.images))
     monitor = moco_keras.callbacks.KNNMonitor(
@@ -89,7 +92,9 @@ def pretrain(settings, recipe, source):
         "knn_untrained": monitor.evaluate()["knn"],
     }
     print(f"kNN (k={k}) of raw pixels: {metrics['knn_raw_pixels']:.3f}")
-    print(f"kNN (k={k}) of the untrained encoder: {metrics['knn_untrained']:.3f}")
+    print(
+        f"kNN (k={k}) of the untrained encoder: {metrics['knn_untrained']:.3f}"
+    )
 
     folder = _new_folder(Path(settings.export_dir) / recipe)
     _write_json(folder / "settings.json", _record(settings, bank, test))
@@ -142,6 +147,7 @@ def build_model(settings, images):
         image_size,
         settings.projection_dim,
         head=settings.head,
+        stem=settings.stem,
         width=settings.width,
         bn_splits=settings.bn_splits,
     )
@@ -214,7 +220,10 @@ def _draw(folder, model, bank, test, metrics):
     )
     shown = test.images[:8]
     plotting.views(
-        shown, model.augmenter(shown), model.augmenter(shown), folder / "views.png"
+        shown,
+        model.augmenter(shown),
+        model.augmenter(shown),
+        folder / "views.png",
     )
     backbone = moco_keras.backbone(model.query_encoder)
     _, rows = knn.nearest(

@@ -36,6 +36,11 @@ class Settings:
     encoder: str = _setting(
         "resnet18", "backbone", choices=("resnet18", "resnet34", "resnet50")
     )
+    stem: str = _setting(
+        "auto",
+        "first layers: for CIFAR's size, ImageNet's, or what fits the images",
+        choices=("auto", "cifar", "imagenet"),
+    )
     width: int = _setting(64, "channels of the first stage", low=0)
     head: str = _setting(
         "linear", "projection head of MoCo v1 or v2", choices=("linear", "mlp")
@@ -57,11 +62,11 @@ class Settings:
     queue_size: int = _setting(4096, "keys in the queue, K", low=0)
     momentum: float = _setting(0.99, "of the key encoder, m, in [0, 1]")
     temperature: float = _setting(0.1, "divides the similarities, T", low=0)
-    symmetric: bool = _setting(
-        False, "let both views be query and key in turn"
-    )
+    symmetric: bool = _setting(False, "let both views be query and key in turn")
     learning_rate: float = _setting(
-        0.06, "of SGD with momentum 0.9; falls by a cosine, epoch by epoch", low=0
+        0.06,
+        "of SGD with momentum 0.9; falls by a cosine, epoch by epoch",
+        low=0,
     )
     l2: float = _setting(
         5e-4, "weight decay of PyTorch's kind, added to the gradient"

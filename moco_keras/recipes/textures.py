@@ -9,10 +9,15 @@ train on and 2,000 to test. Minutes on a CPU.
 from moco_keras.recipes import _pretrain, _settings
 
 _DEFAULTS = _settings.Settings(
-    width=16,
-    batch_size=256,
-    epochs=6,
+    stem="imagenet",
+    width=32,
     min_area=0.3,
+    batch_size=256,
+    epochs=8,
+    queue_size=1024,
+    momentum=0.95,
+    temperature=0.2,
+    knn_every=2,
 )
 
 if __name__ == "__main__":
