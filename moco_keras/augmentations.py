@@ -101,7 +101,7 @@ def evaluation(image_size=224):
 
 
 class _Augmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
-    """Base: float32 whatever the policy, and random numbers that Keras seeds."""
+    """Base: float32 whatever the policy, random numbers that Keras seeds."""
 
     def __init__(self, seed=None, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})

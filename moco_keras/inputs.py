@@ -1,6 +1,7 @@
 """What `MoCo.fit` accepts: images, or ready pairs of views, checked early."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -42,15 +43,15 @@ def check_images(images):
     """
     shape = getattr(images, "shape", None)
     expected = "Images must be a uint8 batch of shape (N, height, width, 3)."
-    if isinstance(images, tf.RaggedTensorSpec | tf.RaggedTensor) or (
-        getattr(images, "dtype", None) == object
+    if isinstance(images, (tf.RaggedTensorSpec, tf.RaggedTensor)) or (
+        isinstance(images, np.ndarray) and images.dtype.hasobject
     ):
         raise ValueError(
             f"{expected} Received images of unequal sizes. Resize them to one "
             "size, or cut two views from each before batching, with "
             "`moco_keras.data.two_views`."
         )
-    if shape is None or shape.__len__() != 4:
+    if shape is None or len(shape) != 4:
         remedy = (
             "Batch them, with `dataset.batch(256, drop_remainder=True)` say."
             if shape is not None and len(shape) == 3
@@ -69,7 +70,7 @@ def check_images(images):
         )
     if images.dtype != "uint8":
         raise ValueError(
-            f"{expected} Received: dtype={getattr(images.dtype, 'name')}. For "
+            f"{expected} Received: dtype={images.dtype.name}. For "
             "floats in [0, 1], pass `(255 * images).round().astype('uint8')`."
         )
 

@@ -8,7 +8,7 @@ def parameter_pairs(key_encoder, query_encoder):
     """Pairs (key variable, query variable) that the momentum update averages.
 
     Parameters only, gamma and beta of batch norm among them. Moving means and
-    variances are left out: the key encoder updates its own from its own batches.
+    variances are left out: the key encoder's follow its own batches.
     """
     pairs = zip(key_encoder.weights, query_encoder.weights, strict=True)
     return [(k, q) for k, q in pairs if q.trainable]

@@ -1,4 +1,4 @@
-"""Naive NumPy versions of what the library computes, written from the papers."""
+"""Naive versions of what the library computes, written from the papers."""
 
 import math
 

@@ -17,7 +17,7 @@ def _setting(default, help, low=None, choices=None):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a pre-training run is told; the defaults are the paper's notebook."""
+    """What a run is told; the defaults are those of the paper's notebook."""
 
     data_dir: str | None = _setting(
         None,
@@ -98,8 +98,8 @@ class Settings:
         keys_of_a_step = self.batch_size * (1 + self.symmetric)
         if keys_of_a_step > self.queue_size:
             raise ValueError(
-                "--queue_size must hold the keys of a whole step, or they would "
-                f"overwrite each other. Received: --queue_size="
+                "--queue_size must hold the keys of a whole step, or they "
+                "would overwrite each other. Received: --queue_size="
                 f"{self.queue_size}, {keys_of_a_step} keys a step. Raise it, "
                 "or lower --batch_size."
             )
