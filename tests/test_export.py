@@ -8,15 +8,16 @@ import pytest
 import moco_keras
 from moco_keras import export_encoder
 
+# TensorFlow's loader looks for Keras, so it is hidden rather than not imported.
 WITHOUT_KERAS = """
 import sys
+sys.modules["keras"] = sys.modules["moco_keras"] = None
 import numpy as np
 import tensorflow as tf
 loaded = tf.saved_model.load(sys.argv[1])
 images = tf.constant(np.load(sys.argv[2]))
 embedding = loaded.signatures["serving_default"](images=images)["embedding"]
 np.save(sys.argv[3], embedding)
-assert "keras" not in sys.modules and "moco_keras" not in sys.modules
 """
 
 

@@ -89,8 +89,8 @@ def test_the_model_of_a_run_loads(smoke):
 def test_a_misspelt_flag(tmp_path):
     result = run("cifar10", "--temprature=0.2", f"--export_dir={tmp_path}")
     assert result.returncode != 0
-    assert "temprature" in result.stderr
-    assert "--temperature" in result.stderr
+    assert "Unknown command line flag 'temprature'" in result.stderr
+    assert "Did you mean: temperature" in result.stderr
 
 
 def test_missing_data_ends_at_once_with_one_message(tmp_path):
