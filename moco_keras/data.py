@@ -119,9 +119,17 @@ def read(source, split="train", *, data_dir=None, examples=None):
         raise ValueError(
             f"`examples` must be at least 1. Received: examples={examples}."
         )
-    if Path(source).expanduser().is_dir():
-        return _read_folder(Path(source).expanduser(), examples)
-    return _read_tfds(source, split, data_dir, examples)
+    if isinstance(source, str) and os.sep not in source:
+        builder = _builder(source, data_dir)
+        if builder is not None:
+            return _read_tfds(builder, split, examples)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            "A data set must be a name of TensorFlow Datasets or a folder of "
+            f"images that exists. Received: {str(source)!r}, which is neither."
+        )
+    return _read_folder(folder, examples)
 
 
 def two_views(dataset, augmenter, batch_size):
@@ -150,19 +158,21 @@ def two_views(dataset, augmenter, batch_size):
     )
 
 
-def _read_tfds(name, split, data_dir, examples):
+def _builder(name, data_dir):
+    """The TFDS builder of a data set, or None for a name it does not know."""
     import tensorflow_datasets as tfds
 
     if name == "textures":
         from moco_keras import textures  # noqa: F401 (registers the builder)
     data_dir = data_dir or os.environ.get("MOCO_KERAS_DATA_DIR") or None
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        raise FileNotFoundError(
-            "A data set must be a name of TensorFlow Datasets or a folder of "
-            f"images that exists. Received: {name!r}, which is neither."
-        ) from None
+        return None
+
+
+def _read_tfds(builder, split, examples):
+    name = builder.name
     if not builder.is_prepared():
         _refuse_if_offline(builder)
         builder.download_and_prepare()

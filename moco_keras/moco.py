@@ -39,8 +39,7 @@ class MoCo(keras.Model):
         shuffle: order of the images in the key encoder, against batch
             statistics that give the answer away. "split": a random one, so
             that split batch norms group keys and queries differently; "none":
-            that of the queries; "auto": "split" where the encoder has split
-            batch norms, else "none".
+            that of the queries; "auto": "split", as fits one device.
 
     Raises:
         ValueError: if a value is out of range, or the encoder does not return
@@ -83,11 +82,13 @@ class MoCo(keras.Model):
         self.temperature = temperature
         self.symmetric = symmetric
         self.shuffle = shuffle
-        self._shuffles = shuffle == "split" or (
-            shuffle == "auto" and _has_split_batch_norm(encoder)
-        )
         self._shuffle_seed = keras.random.SeedGenerator()
-        self._evaluation = _evaluation_layer(encoder)
+        height, width = encoder.input_shape[1:3]
+        self._evaluation = (
+            augmentations.evaluation(height)
+            if height == width and height is not None
+            else keras.layers.Identity(dtype="float32")
+        )
         self._loss = keras.metrics.Mean(name="loss")
         self._accuracy = keras.metrics.Mean(name="contrastive_accuracy")
         # XLA made a step on a CPU a third slower.
@@ -130,7 +131,7 @@ class MoCo(keras.Model):
         return im_q, im_k
 
     def _encode_keys(self, im_k):
-        if not self._shuffles:
+        if self.shuffle == "none":
             return _unit_rows(self.key_encoder(im_k, training=True))
         im_k, order = shuffle_bn.shuffle(im_k, self._shuffle_seed)
         k = _unit_rows(self.key_encoder(im_k, training=True))
@@ -256,18 +257,6 @@ class MoCo(keras.Model):
 def _unit_rows(x):
     # In float32 under mixed precision too.
     return ops.normalize(ops.cast(x, "float32"), axis=1)
-
-
-def _has_split_batch_norm(encoder):
-    return any(
-        isinstance(layer, shuffle_bn.SplitBatchNormalization)
-        and layer.splits > 1
-        for layer in encoder._flatten_layers()
-    )
-
-
-def _evaluation_layer(encoder):
-    return augmentations.evaluation(encoder.input_shape[1])
 
 
 def _check_arguments(encoder, momentum, temperature, shuffle):

@@ -72,6 +72,16 @@ def test_examples_must_be_there(tmp_path, examples):
         data.load(tmp_path, examples=examples)
 
 
+def test_a_name_is_not_taken_for_a_folder(textures_dir, tmp_path, monkeypatch):
+    write_images(tmp_path / "textures", [(8, 8)])
+    write_images(tmp_path / "mine", [(8, 8)])
+    monkeypatch.chdir(tmp_path)
+    named = data.load("textures", "test", data_dir=textures_dir, examples=5)
+    assert named.source == "textures/1.0.0"
+    assert data.load("mine").images.shape == (1, 8, 8, 3)
+    assert data.load("./textures").images.shape == (1, 8, 8, 3)
+
+
 def test_unknown_name():
     with pytest.raises(FileNotFoundError, match="cifar1000.*neither"):
         data.load("cifar1000")

@@ -215,6 +215,17 @@ def test_predict_gives_unit_embeddings_of_any_size(make_model, images):
     assert larger.shape == (16, 4)
 
 
+def test_an_encoder_of_any_image_size(rng):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3)(inputs)
+    encoder = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    model = MoCo(encoder, augmentations.cifar(8), queue_size=32)
+    model.compile(optimizer=optimizers.SGD(0.01))
+    images = rng.integers(0, 256, (8, 10, 14, 3), "uint8")
+    model.fit(images, batch_size=4, verbose=0)
+    assert model.predict(images, verbose=0).shape == (8, 4)
+
+
 def test_mixed_precision_keeps_queue_and_loss_in_float32(images):
     keras.config.set_dtype_policy("mixed_bfloat16")
     encoder = moco_keras.build_encoder("resnet18", 8, 4, width=4)

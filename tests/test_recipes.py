@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 import moco_keras
 from moco_keras import textures
@@ -120,6 +121,19 @@ def test_nan_ends_the_run_and_keeps_what_was_exported(textures_dir, smoke):
     assert "Traceback" not in result.stderr
     assert "The loss became nan at step 2 of epoch 1" in result.stderr
     assert before == {p: p.stat().st_mtime_ns for p in smoke[1].rglob("*")}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.flags")))
+def test_presets_are_settings(file):
+    values = flags.FlagValues()
+    _settings.define_flags(_settings.Settings(), values)
+    flags.DEFINE_string("flagfile", None, "presets", values)
+    values(["program", f"--flagfile={file}"])
+    settings = _settings.from_flags(values)
+    if file.stem == "cifar10_v1":
+        assert settings == _settings.Settings()
+    else:
+        assert settings != _settings.Settings()
 
 
 @pytest.mark.parametrize(

@@ -21,18 +21,16 @@ from moco_keras.recipes import _settings
 _PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 
 
-def run(recipe, source, doc, defaults=None):
+def run(recipe, source, defaults=None):
     """Runs a program: reads its flags, trains, and ends with an exit code.
 
     Args:
         recipe: its name, the folder of its runs.
         source: the data set, see `data.load`.
-        doc: its help text.
         defaults: `Settings`, where they differ from the notebook's.
     """
     logging.set_verbosity(logging.WARNING)  # --verbosity=0 for more
     _settings.define_flags(defaults or _settings.Settings())
-    sys.modules["__main__"].__doc__ = doc
 
     def main(argv):
         if len(argv) > 1:

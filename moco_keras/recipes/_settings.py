@@ -113,7 +113,7 @@ _DEFINERS = {
 }
 
 
-def define_flags(defaults):
+def define_flags(defaults, flag_values=flags.FLAGS):
     """Makes an absl flag of each field, with the values of `defaults`."""
     types = typing.get_type_hints(Settings)
     for field in dataclasses.fields(Settings):
@@ -124,20 +124,26 @@ def define_flags(defaults):
                 default,
                 field.metadata["choices"],
                 field.metadata["help"],
+                flag_values,
             )
             continue
         kinds = typing.get_args(types[field.name]) or (types[field.name],)
-        _DEFINERS[kinds[0]](field.name, default, field.metadata["help"])
+        _DEFINERS[kinds[0]](
+            field.name,
+            default,
+            field.metadata["help"],
+            flag_values=flag_values,
+        )
 
 
-def from_flags():
+def from_flags(flag_values=flags.FLAGS):
     """The `Settings` that the command line asks for.
 
     Raises:
         ValueError: if a value is out of range.
     """
     values = {
-        field.name: flags.FLAGS[field.name].value
+        field.name: flag_values[field.name].value
         for field in dataclasses.fields(Settings)
     }
     return Settings(**values)
