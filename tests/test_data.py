@@ -1,7 +1,5 @@
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from moco_keras import augmentations, data
@@ -131,9 +129,7 @@ def test_grey_images_by_name_are_refused_with_the_remedy(fashion_dir):
 
 def test_a_dataset_of_dicts_trains(make_model, textures_dir):
     stream = data.read("textures", "test", data_dir=textures_dir, examples=64)
-    batches = stream.dataset.batch(16)
     model = make_model()
-    model.fit(batches, verbose=0)
-    assert int(model.queue.pointer) == 0
-    assert isinstance(batches, tf.data.Dataset)
-    assert keras.ops.shape(model.queue.keys) == (32, 4)
+    history = model.fit(stream.dataset.batch(12), verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert int(model.queue.pointer) == 64 % 32

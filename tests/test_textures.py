@@ -1,6 +1,4 @@
-import keras
 import numpy as np
-import pytest
 
 import moco_keras
 from moco_keras import augmentations, callbacks, optimizers, textures
@@ -37,5 +35,3 @@ def test_moco_learns_textures():
     untrained = monitor.evaluate()["knn"]
     model.fit(bank[0], batch_size=128, epochs=6, verbose=0)
     assert monitor.evaluate()["knn"] > untrained + 0.05
-    assert keras.ops.shape(model.queue.keys) == (1024, 32)
-    assert untrained == pytest.approx(untrained)
