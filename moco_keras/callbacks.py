@@ -22,6 +22,10 @@ class KNNMonitor(keras.callbacks.Callback):
         k: number of neighbours that vote; at most B.
         temperature: of the votes, see `knn.predict`.
 
+    Attributes:
+        features: those of the last evaluation, bank's and test's: float32
+            (B, D) and (T, D) from the backbone, rows of length 1.
+
     Raises:
         ValueError: if the bank is smaller than `k`.
     """
@@ -50,22 +54,27 @@ class KNNMonitor(keras.callbacks.Callback):
 
     def evaluate(self):
         """Returns {"knn": share right, "knn_projection": share right}."""
-        (bank, bank_labels), (test, labels) = self.bank, self.test
+        bank, test = (
+            [
+                features.unit_rows(output)
+                for output in self._encoder.predict(
+                    images, batch_size=256, verbose=0
+                )
+            ]
+            for images, _ in (self.bank, self.test)
+        )
+        self.features = bank[0], test[0]
         names = ("knn", "knn_projection")
-        outputs = [
-            self._encoder.predict(images, batch_size=256, verbose=0)
-            for images in (bank, test)
-        ]
         return {
             name: knn.accuracy(
-                features.unit_rows(of_bank),
-                bank_labels,
-                features.unit_rows(of_test),
-                labels,
+                of_bank,
+                self.bank[1],
+                of_test,
+                self.test[1],
                 self.k,
                 self.temperature,
             )
-            for name, of_bank, of_test in zip(names, *outputs, strict=True)
+            for name, of_bank, of_test in zip(names, bank, test, strict=True)
         }
 
     def on_epoch_end(self, epoch, logs=None):

@@ -47,6 +47,9 @@ def test_knn_is_that_of_the_features(make_model, images, labels):
         )
         expected = reference.knn(of_bank, bank[1], of_test, 3, 0.1)
         assert result[name] == pytest.approx(np.mean(expected == test[1]))
+        if name == "knn":
+            np.testing.assert_allclose(monitor.features[0], of_bank, rtol=1e-5)
+            np.testing.assert_allclose(monitor.features[1], of_test, rtol=1e-5)
 
 
 def test_knn_needs_a_bank_of_k(images, labels):

@@ -126,7 +126,7 @@ def pretrain(settings, recipe, source):
     moco_keras.export_encoder(model, folder / "encoder")
     model.save(folder / "model.keras")
     _write_json(folder / "metrics.json", metrics)
-    _draw(folder, model, bank, test, metrics)
+    _draw(folder, model, monitor, bank, test, metrics)
     _print_summary(metrics, k, folder)
     return folder
 
@@ -209,7 +209,7 @@ def _write_json(path, value):
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def _draw(folder, model, bank, test, metrics):
+def _draw(folder, model, monitor, bank, test, metrics):
     plotting.curves(
         metrics["history"],
         metrics["knn_raw_pixels"],
@@ -223,12 +223,8 @@ def _draw(folder, model, bank, test, metrics):
         model.augmenter(shown),
         folder / "views.png",
     )
-    backbone = moco_keras.backbone(model.query_encoder)
-    _, rows = knn.nearest(
-        features.extract(backbone, bank.images),
-        features.extract(backbone, shown),
-        k=5,
-    )
+    bank_features, test_features = monitor.features
+    _, rows = knn.nearest(bank_features, test_features[:8], k=5)
     plotting.neighbours(
         shown,
         test.labels[:8],
