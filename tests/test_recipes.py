@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -92,6 +93,13 @@ def test_a_misspelt_flag(tmp_path):
     assert result.returncode != 0
     assert "Unknown command line flag 'temprature'" in result.stderr
     assert "Did you mean: temperature" in result.stderr
+
+
+def test_help_lists_the_flags():
+    result = run("cifar10", "--help")
+    assert "notebook" in result.stdout
+    for field in dataclasses.fields(_settings.Settings):
+        assert re.search(rf"--(\[no\])?{field.name}:", result.stdout)
 
 
 def test_missing_data_ends_at_once_with_one_message(tmp_path):

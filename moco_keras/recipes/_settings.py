@@ -1,6 +1,7 @@
 """Settings of the programs: one frozen dataclass, from which flags are made."""
 
 import dataclasses
+import sys
 import typing
 
 from absl import flags
@@ -118,22 +119,16 @@ def define_flags(defaults, flag_values=flags.FLAGS):
     types = typing.get_type_hints(Settings)
     for field in dataclasses.fields(Settings):
         default = getattr(defaults, field.name)
-        if field.metadata["choices"]:
-            flags.DEFINE_enum(
-                field.name,
-                default,
-                field.metadata["choices"],
-                field.metadata["help"],
-                flag_values,
-            )
-            continue
-        kinds = typing.get_args(types[field.name]) or (types[field.name],)
-        _DEFINERS[kinds[0]](
-            field.name,
-            default,
-            field.metadata["help"],
-            flag_values=flag_values,
-        )
+        choices, help = field.metadata["choices"], field.metadata["help"]
+        if choices:
+            flags.DEFINE_enum(field.name, default, choices, help, flag_values)
+        else:
+            kinds = typing.get_args(types[field.name]) or (types[field.name],)
+            define = _DEFINERS[kinds[0]]
+            define(field.name, default, help, flag_values=flag_values)
+        # `--help` lists the flags of the main module, which this one is not.
+        flag = flag_values[field.name]
+        flag_values.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def from_flags(flag_values=flags.FLAGS):
