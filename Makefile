@@ -22,6 +22,8 @@ lint: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
+	# An old pip searches for minutes where a new one takes seconds.
+	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
