@@ -69,7 +69,6 @@ def moco_v2(image_size=224, min_area=0.2):
 def cifar(image_size=32, min_area=0.08):
     """The augmentation of the CIFAR-10 notebook: crop, flip, jitter, grayscale.
 
-    Args:
     Args and returns: as `moco_v1`.
     """
     return keras.layers.Pipeline(
