@@ -38,30 +38,6 @@ def knn(bank, bank_labels, queries, k, temperature):
     return np.array(predictions)
 
 
-def sgd(w, gradients, rates, momentum, l2):
-    """SGD as PyTorch documents it, weight decay through the buffer."""
-    buffer = np.zeros_like(w)
-    for g, rate in zip(gradients, rates, strict=True):
-        buffer = momentum * buffer + g + l2 * w
-        w = w - rate * buffer
-    return w
-
-
-def batch_norm(x, splits, epsilon):
-    """Batch norm of neighbouring groups, with each group's statistics."""
-    outputs, means, variances = [], [], []
-    size = len(x) // splits
-    for s in range(splits):
-        group = x[s * size : (s + 1) * size].astype("float64")
-        count = group[..., 0].size
-        mean = group.mean(axis=(0, 1, 2))
-        variance = ((group - mean) ** 2).mean(axis=(0, 1, 2))
-        outputs.append((group - mean) / np.sqrt(variance + epsilon))
-        means.append(mean)
-        variances.append(variance * count / (count - 1))
-    return np.concatenate(outputs), np.mean(means, 0), np.mean(variances, 0)
-
-
 def triangle_resize(row, start, length, out_size):
     """Crops and resizes a row of numbers with PIL's triangle filter."""
     scale = length / out_size
@@ -76,3 +52,23 @@ def triangle_resize(row, start, length, out_size):
             weight_sum += weight
         result.append(total / weight_sum)
     return np.array(result)
+
+
+def kolmogorov_smirnov(a, b):
+    """Largest distance of two samples' distributions, over its critical value.
+
+    Above 1 the samples differ, at a chance of 0.001 that they do not.
+    """
+    a, b = np.sort(a), np.sort(b)
+    both = np.concatenate([a, b])
+    distance = np.abs(
+        np.searchsorted(a, both, "right") / len(a)
+        - np.searchsorted(b, both, "right") / len(b)
+    ).max()
+    return distance / (1.949 * np.sqrt((len(a) + len(b)) / (len(a) * len(b))))
+
+
+def chi_square(a, b):
+    """Statistic of two rows of counts, which have one sum, being alike."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    return ((a - b) ** 2 / (a + b)).sum()

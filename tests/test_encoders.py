@@ -1,6 +1,8 @@
 import keras
 import numpy as np
 import pytest
+import pytorch
+import reference
 
 import moco_keras
 from moco_keras import backbone, build_encoder
@@ -57,16 +59,66 @@ def test_encoder_normalises_pixels_itself(images):
     )
 
 
-def test_initial_weights_are_pytorchs():
-    encoder = build_encoder("resnet18", image_size=32, head="mlp")
-    kernel = encoder.get_layer("stage4_block2_conv2").kernel.numpy()
-    assert kernel.std() == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.01)
-    for name, fan_in in (("head_hidden", 512), ("head_projection", 512)):
-        layer = encoder.get_layer(name)
-        for values in (layer.kernel.numpy(), layer.bias.numpy()):
-            bound = fan_in**-0.5
-            assert np.abs(values).max() <= bound
-            assert values.std() == pytest.approx(bound / 3**0.5, rel=0.15)
+def carry_over(encoder, names, shapes):
+    """Gives the encoder the numbers that the fixtures' modules were given."""
+    rng = np.random.RandomState(5)
+    assert len(names) == len(encoder.weights)
+    for name, shape in zip(names, shapes, strict=True):
+        shape = tuple(int(n) for n in shape.split())
+        if name.endswith("running_var"):
+            drawn = rng.uniform(0.5, 1.5, shape)
+        elif len(shape) == 1:
+            drawn = rng.normal(0, 0.1, shape)
+            if name.endswith("weight"):
+                drawn = 1 + drawn
+        else:
+            drawn = rng.normal(0, np.prod(shape[1:]) ** -0.5, shape)
+        variable = pytorch.keras_variable(encoder, name)
+        variable.assign(pytorch.to_keras(drawn))
+
+
+@pytest.mark.parametrize(
+    ("case", "backbone", "size", "settings"),
+    [
+        ("cifar_resnet18", "resnet18", 32, {}),
+        ("resnet18", "resnet18", 96, {}),
+        ("resnet50", "resnet50", 96, {"head": "mlp"}),
+    ],
+)
+def test_encoders_are_torchvisions(case, backbone, size, settings):
+    expected = pytorch.part(pytorch.load("encoders"), case)
+    encoder = build_encoder(backbone, size, **settings)
+    trainable = sum(np.prod(v.shape) for v in encoder.trainable_variables)
+    assert trainable == expected["parameters"]
+    names = expected["names"]
+    carry_over(encoder, names, expected["shapes"])
+    images = np.random.RandomState(6).randint(0, 256, (4, size, size, 3))
+    inference = encoder(images, training=False)
+    np.testing.assert_allclose(inference, expected["inference"], atol=1e-4)
+    training = encoder(images, training=True)
+    np.testing.assert_allclose(training, expected["training"], atol=1e-4)
+    last = [name for name in names if name.endswith("running_var")][-1]
+    np.testing.assert_allclose(
+        pytorch.keras_variable(encoder, last),
+        expected["last_moving_variance"],
+        rtol=1e-4,
+    )
+
+
+def test_initial_weights_are_drawn_like_pytorchs():
+    encoder = build_encoder("resnet18", image_size=224, head="mlp")
+    for name, drawn in pytorch.load("initial_weights").items():
+        ours = pytorch.keras_variable(encoder, name).numpy().ravel()
+        assert reference.kolmogorov_smirnov(ours, drawn) < 1, name
+    for layer in encoder.layers:
+        if isinstance(layer, moco_keras.SplitBatchNormalization):
+            np.testing.assert_array_equal(layer.gamma, 1)
+            np.testing.assert_array_equal(layer.beta, 0)
+        elif isinstance(layer, keras.layers.Conv2D):
+            *receptive_field, _, filters = layer.kernel.shape
+            deviation = (2 / (np.prod(receptive_field) * filters)) ** 0.5
+            spread = np.std(layer.kernel.numpy())
+            assert spread == pytest.approx(deviation, rel=0.05), layer.name
 
 
 def test_mlp_head_has_a_hidden_layer_of_the_features_size():

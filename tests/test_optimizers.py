@@ -3,23 +3,23 @@ import math
 import keras
 import numpy as np
 import pytest
-import reference
+import pytorch
 
 from moco_keras import optimizers, schedules
 
 
-def test_sgd_is_pytorchs(rng):
-    w = rng.normal(size=5).astype("float32")
-    gradients = rng.normal(size=(30, 5)).astype("float32")
-    rates = [0.1] * 10 + [0.01] * 20
-    variable = keras.Variable(w)
+def test_sgd_is_pytorchs_while_the_rate_changes():
+    fixture = pytorch.load("optimizer")
+    variable = keras.Variable(fixture["initial"])
     optimizer = optimizers.SGD(0.1, momentum=0.9, l2=0.01)
     optimizer.build([variable])
-    for g, rate in zip(gradients, rates, strict=True):
+    steps = zip(
+        fixture["gradients"], fixture["rates"], fixture["weights"], strict=True
+    )
+    for gradient, rate, expected in steps:
         optimizer.learning_rate = rate
-        optimizer.apply([keras.ops.convert_to_tensor(g)])
-    expected = reference.sgd(w, gradients, rates, momentum=0.9, l2=0.01)
-    np.testing.assert_allclose(variable, expected, rtol=1e-5, atol=1e-6)
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)])
+        np.testing.assert_allclose(variable, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -31,20 +31,20 @@ def test_bad_settings(kwargs, message):
         optimizers.SGD(0.1, **kwargs)
 
 
-def test_step_schedule_falls_at_its_milestones():
-    schedule = schedules.step_schedule(1.0, 10, milestones=(3, 5))
-    rates = [float(schedule(step)) for step in range(70)]
-    expected = [1.0] * 30 + [0.1] * 20 + [0.01] * 20
-    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+def test_schedules_at_every_epoch():
+    by_step = schedules.step_schedule(0.03, 97, milestones=(120, 160))
+    by_cosine = schedules.EpochCosine(0.06, steps_per_epoch=97, epochs=200)
+    for epoch in range(200):
+        fallen = 0.03 * 0.1 ** sum(epoch >= m for m in (120, 160))
+        cosine = 0.06 * (1 + math.cos(math.pi * epoch / 200)) / 2
+        for step in (97 * epoch, 97 * epoch + 96):  # the first and the last
+            assert float(by_step(step)) == pytest.approx(fallen, rel=1e-6)
+            assert float(by_cosine(step)) == pytest.approx(cosine, rel=1e-6)
 
 
-def test_cosine_is_constant_within_an_epoch():
+def test_cosine_stays_at_0_after_the_last_epoch():
     schedule = schedules.EpochCosine(0.06, steps_per_epoch=7, epochs=20)
-    for epoch in range(20):
-        expected = 0.06 * (1 + math.cos(math.pi * epoch / 20)) / 2
-        for step in (7 * epoch, 7 * epoch + 6):
-            assert float(schedule(step)) == pytest.approx(expected, rel=1e-5)
-    assert float(schedule(1000)) == pytest.approx(0, abs=1e-8)
+    assert float(schedule(7 * 20)) == float(schedule(1000)) == 0
 
 
 def test_saved_and_loaded():

@@ -1,0 +1,48 @@
+"""What PyTorch computed, see fixtures/make_fixtures.py."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+
+def load(name):
+    with np.load(Path(__file__).parent / "fixtures" / f"{name}.npz") as file:
+        return dict(file)
+
+
+def part(values, prefix):
+    """Those whose name begins with `prefix/`, by the rest of their name."""
+    prefix = f"{prefix}/"
+    return {
+        name.removeprefix(prefix): value
+        for name, value in values.items()
+        if name.startswith(prefix)
+    }
+
+
+def to_keras(weight):
+    """A convolution's (O, I, H, W) or a linear layer's (O, I), or a vector."""
+    return weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T
+
+
+def keras_variable(encoder, name):
+    """The variable of our ResNet that is `name` in torchvision's."""
+    layer, kind = name.rsplit(".", 1)
+    for pattern, ours in (
+        (r"^(conv|bn)1$", r"stem_\1"),
+        (r"^layer(\d)\.", r"stage\1_block"),
+        (r"(?<=block)\d+\.", lambda m: f"{int(m[0][:-1]) + 1}_"),
+        (r"downsample\.0", "shortcut_conv"),
+        (r"downsample\.1", "shortcut_bn"),
+        (r"^fc\.0$", "head_hidden"),
+        (r"^fc(\.2)?$", "head_projection"),
+    ):
+        layer = re.sub(pattern, ours, layer)
+    kinds = {
+        "weight": "gamma" if "bn" in layer else "kernel",
+        "bias": "beta" if "bn" in layer else "bias",
+        "running_mean": "moving_mean",
+        "running_var": "moving_variance",
+    }
+    return getattr(encoder.get_layer(layer), kinds[kind])

@@ -1,0 +1,108 @@
+"""Twelve steps of MoCo, number by number those of PyTorch."""
+
+import keras
+import numpy as np
+import pytest
+import pytorch
+import tensorflow as tf
+
+from moco_keras import (
+    MoCo,
+    SplitBatchNormalization,
+    build_encoder,
+    optimizers,
+    schedules,
+)
+
+FIXTURE = pytorch.load("training")
+
+
+def make_model(head, queue_size, temperature, symmetric=False, splits=1):
+    inputs = x = keras.Input((8, 8, 3))
+    for filters, strides in ((8, 1), (16, 2)):
+        x = keras.layers.Conv2D(filters, 3, strides, use_bias=False)(x)
+        x = keras.layers.ReLU()(SplitBatchNormalization(splits)(x))
+    encoder = build_encoder(keras.Model(inputs, x), 8, 5, head=head)
+    model = MoCo(
+        encoder,
+        queue_size=queue_size,
+        momentum=0.9,
+        temperature=temperature,
+        symmetric=symmetric,
+    )
+    rate = schedules.EpochCosine(0.05, steps_per_epoch=4, epochs=3)
+    model.compile(optimizers.SGD(rate, momentum=0.9, l2=0.01))
+    return model
+
+
+def start_from(model, initial):
+    for encoder in (model.query_encoder, model.key_encoder):
+        encoder.set_weights([pytorch.to_keras(w) for w in initial.values()])
+    model.queue.keys.assign(FIXTURE["queue"][: model.queue.size])
+
+
+def train(model):
+    """Trains on the twelve batches; returns their losses."""
+    views = FIXTURE["views"].astype("float32").swapaxes(0, 1)
+    batches = tf.data.Dataset.from_tensor_slices(tuple(views))
+    # An epoch a step, for Keras reports the mean loss of an epoch.
+    history = model.fit(batches, epochs=12, steps_per_epoch=1, verbose=0)
+    return history.history["loss"]
+
+
+def assert_ends_like(model, expected):
+    for name in ("query", "key"):
+        encoder = getattr(model, f"{name}_encoder")
+        weights = pytorch.part(expected, name)
+        for w, (of, value) in zip(
+            encoder.weights, weights.items(), strict=True
+        ):
+            np.testing.assert_allclose(
+                w, pytorch.to_keras(value), rtol=1e-5, atol=1e-5, err_msg=of
+            )
+    np.testing.assert_allclose(
+        model.queue.keys, expected["queue"], rtol=1e-5, atol=1e-5
+    )
+    assert int(model.queue.pointer) == expected["pointer"]
+
+
+@pytest.mark.parametrize(
+    ("case", "settings"),
+    [
+        ("v1", {"head": "linear", "queue_size": 48, "temperature": 0.07}),
+        ("v2", {"head": "mlp", "queue_size": 48, "temperature": 0.2}),
+        (
+            "symmetric",
+            {
+                "head": "linear",
+                "queue_size": 96,
+                "temperature": 0.1,
+                "symmetric": True,
+            },
+        ),
+        ("indivisible", {"head": "mlp", "queue_size": 21, "temperature": 0.2}),
+    ],
+)
+def test_twelve_steps(case, settings):
+    expected = pytorch.part(FIXTURE, case)
+    model = make_model(**settings)
+    start_from(model, pytorch.part(expected, "initial"))
+    losses = train(model)
+    np.testing.assert_allclose(losses, expected["losses"], rtol=1e-5)
+    assert_ends_like(model, expected)
+
+
+def test_twelve_steps_of_shuffled_split_batch_norm(monkeypatch):
+    expected = pytorch.part(FIXTURE, "split")
+    model = make_model("linear", 48, 0.1, splits=2)
+    start_from(model, pytorch.part(expected, "initial"))
+    # Eagerly, so that each step gets the order it had in PyTorch.
+    model.run_eagerly = True
+    monkeypatch.setattr(
+        keras.random,
+        "shuffle",
+        lambda x, seed: FIXTURE["orders"][int(model.optimizer.iterations)],
+    )
+    losses = train(model)
+    np.testing.assert_allclose(losses, expected["losses"], rtol=1e-5)
+    assert_ends_like(model, expected)
