@@ -346,3 +346,29 @@ class RandomGaussianBlur(_Augmentation):
     def get_config(self):
         own = {"sigma": self.sigma, "rate": self.rate}
         return {**super().get_config(), **own}
+
+
+@_register
+class RandomSolarize(_Augmentation):
+    """Inverts the bright values of each image with probability `rate`.
+
+    Args:
+        rate: probability that an image is changed.
+        threshold: least value that is inverted, of pixels in [0, 255].
+    """
+
+    def __init__(self, rate=0.2, threshold=128.0, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.threshold = threshold
+
+    def get_random_transformation_batch(self, batch_size, **kwargs):
+        return self.chance(batch_size, self.rate)
+
+    def augment_images(self, images, transformations, **kwargs):
+        solarized = image_ops.solarize(images, self.threshold)
+        return ops.where(transformations, solarized, images)
+
+    def get_config(self):
+        own = {"rate": self.rate, "threshold": self.threshold}
+        return {**super().get_config(), **own}

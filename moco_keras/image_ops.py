@@ -108,6 +108,11 @@ def shift_hue(images, turns):
     return 255.0 * ops.image.hsv_to_rgb(hsv, data_format="channels_last")
 
 
+def solarize(images, threshold=128.0):
+    """Inverts the values of `threshold` and above, of pixels in [0, 255]."""
+    return ops.where(images >= threshold, 255.0 - images, images)
+
+
 def _per_image(values):
     return values[:, None, None, None]
 

@@ -13,25 +13,47 @@ def nearest(bank, queries, k):
 
     Returns:
         Similarities, float32 (Q, k), in falling order, and the int64 (Q, k)
-        rows of the bank they belong to.
+        rows of the bank they belong to. Of equal similarities the earlier row
+        comes first.
 
     Raises:
-        ValueError: if the bank has fewer than `k` rows.
+        ValueError: if the bank has fewer than `k` rows, or a value is not
+            finite.
     """
     if not 1 <= k <= len(bank):
         raise ValueError(
             f"`k` must be between 1 and the bank's {len(bank)} images. "
             f"Received: k={k}. Use a larger bank or a smaller k."
         )
-    similarities, rows = [], []
-    for start in range(0, len(queries), 1024):  # bounds the memory
-        block = queries[start : start + 1024] @ bank.T
-        near = np.argpartition(-block, k - 1, axis=1)[:, :k]
-        near_block = np.take_along_axis(block, near, axis=1)
-        order = np.argsort(-near_block, axis=1, kind="stable")
-        rows.append(np.take_along_axis(near, order, axis=1))
-        similarities.append(np.take_along_axis(near_block, order, axis=1))
+    for name, rows in {"bank": bank, "queries": queries}.items():
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"Features must be finite. Received: {np.sum(~finite)} rows of "
+                f"`{name}` that are not. The encoder has diverged; lower its "
+                "learning rate."
+            )
+    found = [
+        _nearest_of(queries[start : start + 1024] @ bank.T, k)
+        for start in range(0, len(queries), 1024)  # bounds the memory
+    ]
+    similarities, rows = zip(*found, strict=True)
     return np.concatenate(similarities), np.concatenate(rows)
+
+
+def _nearest_of(similarities, k):
+    least = np.partition(similarities, -k, axis=1)[:, -k, None]  # (Q, 1)
+    near = similarities >= least
+    surplus = near.sum(axis=1) - k
+    for query in np.flatnonzero(surplus):  # the last of those that tie
+        ties = np.flatnonzero(similarities[query] == least[query])
+        near[query, ties[-surplus[query] :]] = False
+    rows = np.nonzero(near)[1].reshape(-1, k)  # rising in each line
+    similarities = np.take_along_axis(similarities, rows, axis=1)
+    order = np.argsort(-similarities, axis=1, kind="stable")
+    return tuple(
+        np.take_along_axis(x, order, axis=1) for x in (similarities, rows)
+    )
 
 
 def predict(bank, bank_labels, queries, k=200, temperature=0.1):
@@ -51,20 +73,28 @@ def predict(bank, bank_labels, queries, k=200, temperature=0.1):
         int64 (Q,), the labels; of labels with equal votes the smallest.
 
     Raises:
-        ValueError: if the bank has fewer than `k` images.
+        ValueError: if the bank has fewer than `k` images, a value is not
+            finite, or labels are missing or negative.
 
     Reference:
         Section 3.4 of [Wu et al., 2018](https://arxiv.org/abs/1805.01978).
     """
+    bank_labels = np.asarray(bank_labels)
+    if bank_labels.shape != (len(bank),) or bank_labels.min() < 0:
+        raise ValueError(
+            "`bank_labels` must be a label from 0 on for each of the bank's "
+            f"{len(bank)} images. Received: shape={bank_labels.shape}, least "
+            f"label {bank_labels.min()}. Leave unlabelled images out."
+        )
     similarities, rows = nearest(bank, queries, k)
-    labels = np.asarray(bank_labels)[rows]  # (Q, k)
-    weights = np.exp(similarities / temperature)
-    num_classes = int(np.max(bank_labels)) + 1
-    votes = np.stack(
-        [np.sum(weights * (labels == c), axis=1) for c in range(num_classes)],
-        axis=1,
+    # The common factor of a query's votes would overflow at a low temperature.
+    weights = np.exp((similarities - similarities[:, :1]) / temperature)
+    num_classes = int(bank_labels.max()) + 1
+    places = np.arange(len(queries))[:, None] * num_classes + bank_labels[rows]
+    votes = np.bincount(
+        places.ravel(), weights.ravel(), len(queries) * num_classes
     )
-    return np.argmax(votes, axis=1)
+    return np.argmax(votes.reshape(-1, num_classes), axis=1)
 
 
 def accuracy(bank, bank_labels, queries, labels, k=200, temperature=0.1):

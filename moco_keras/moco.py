@@ -186,6 +186,10 @@ class MoCo(keras.Model):
         if not any(isinstance(c, MomentumUpdate) for c in callbacks):
             # First, so that the others see the key encoder after its step.
             callbacks = [MomentumUpdate(), *callbacks]
+        if self.compiled:
+            # Keras would build it while it traces `train_step`, and have to
+            # trace it again, which doubles the wait for the first step.
+            self.optimizer.build(self.trainable_variables)
         return super().fit(
             batches,
             epochs=epochs,

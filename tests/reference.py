@@ -38,22 +38,6 @@ def knn(bank, bank_labels, queries, k, temperature):
     return np.array(predictions)
 
 
-def triangle_resize(row, start, length, out_size):
-    """Crops and resizes a row of numbers with PIL's triangle filter."""
-    scale = length / out_size
-    support = max(scale, 1.0)
-    result = []
-    for i in range(out_size):
-        centre = start + (i + 0.5) * scale
-        total = weight_sum = 0.0
-        for j in range(int(start), int(start + length)):
-            weight = max(0.0, 1.0 - abs(j + 0.5 - centre) / support)
-            total += weight * row[j]
-            weight_sum += weight
-        result.append(total / weight_sum)
-    return np.array(result)
-
-
 def kolmogorov_smirnov(a, b):
     """Largest distance of two samples' distributions, over its critical value.
 
@@ -69,6 +53,7 @@ def kolmogorov_smirnov(a, b):
 
 
 def chi_square(a, b):
-    """Statistic of two rows of counts, which have one sum, being alike."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    return ((a - b) ** 2 / (a + b)).sum()
+    """How far two rows of counts of one total are from being alike."""
+    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+    counted = a + b > 0
+    return ((a - b)[counted] ** 2 / (a + b)[counted]).sum()

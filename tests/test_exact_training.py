@@ -10,6 +10,8 @@ from moco_keras import (
     MoCo,
     SplitBatchNormalization,
     build_encoder,
+    contrastive_logits,
+    moco,
     optimizers,
     schedules,
 )
@@ -41,12 +43,14 @@ def start_from(model, initial):
     model.queue.keys.assign(FIXTURE["queue"][: model.queue.size])
 
 
-def train(model):
+def train(model, *callbacks):
     """Trains on the twelve batches; returns their losses."""
     views = FIXTURE["views"].astype("float32").swapaxes(0, 1)
     batches = tf.data.Dataset.from_tensor_slices(tuple(views))
     # An epoch a step, for Keras reports the mean loss of an epoch.
-    history = model.fit(batches, epochs=12, steps_per_epoch=1, verbose=0)
+    history = model.fit(
+        batches, epochs=12, steps_per_epoch=1, verbose=0, callbacks=callbacks
+    )
     return history.history["loss"]
 
 
@@ -66,26 +70,23 @@ def assert_ends_like(model, expected):
     assert int(model.queue.pointer) == expected["pointer"]
 
 
-@pytest.mark.parametrize(
-    ("case", "settings"),
-    [
-        ("v1", {"head": "linear", "queue_size": 48, "temperature": 0.07}),
-        ("v2", {"head": "mlp", "queue_size": 48, "temperature": 0.2}),
-        (
-            "symmetric",
-            {
-                "head": "linear",
-                "queue_size": 96,
-                "temperature": 0.1,
-                "symmetric": True,
-            },
-        ),
-        ("indivisible", {"head": "mlp", "queue_size": 21, "temperature": 0.2}),
-    ],
-)
-def test_twelve_steps(case, settings):
+CASES = {
+    "v1": {"head": "linear", "queue_size": 48, "temperature": 0.07},
+    "v2": {"head": "mlp", "queue_size": 48, "temperature": 0.2},
+    "symmetric": {
+        "head": "linear",
+        "queue_size": 96,
+        "temperature": 0.1,
+        "symmetric": True,
+    },
+    "indivisible": {"head": "mlp", "queue_size": 21, "temperature": 0.2},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_twelve_steps(case):
     expected = pytorch.part(FIXTURE, case)
-    model = make_model(**settings)
+    model = make_model(**CASES[case])
     start_from(model, pytorch.part(expected, "initial"))
     losses = train(model)
     np.testing.assert_allclose(losses, expected["losses"], rtol=1e-5)
@@ -106,3 +107,65 @@ def test_twelve_steps_of_shuffled_split_batch_norm(monkeypatch):
     losses = train(model)
     np.testing.assert_allclose(losses, expected["losses"], rtol=1e-5)
     assert_ends_like(model, expected)
+
+
+def with_loss_scale(optimizer, initial_scale):
+    return keras.optimizers.LossScaleOptimizer(
+        optimizer, initial_scale=initial_scale
+    )
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("case", CASES)
+def test_twelve_steps_in_mixed_precision(case, policy, monkeypatch):
+    keras.config.set_dtype_policy(policy)
+    expected = pytorch.part(FIXTURE, case)
+    model = make_model(**CASES[case])
+    if policy == "mixed_float16":
+        assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        # Keras's own first scale, 2^15, is too large for the gradients of a
+        # batch of 8, and the skipped step would not be one of float32's.
+        model.compile(with_loss_scale(model.optimizer.inner_optimizer, 2**12))
+    start_from(model, pytorch.part(expected, "initial"))
+    dtypes = set()
+
+    def logits_seen(q, k, queue, temperature):
+        logits = contrastive_logits(q, k, queue, temperature)
+        dtypes.update(
+            keras.backend.standardize_dtype(x.dtype)
+            for x in (q, k, queue, *logits)
+        )
+        return logits
+
+    monkeypatch.setattr(moco, "contrastive_logits", logits_seen)
+    queries = [[v.numpy() for v in model.trainable_variables]]
+    remember = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: queries.append(
+            [v.numpy() for v in model.trainable_variables]
+        )
+    )
+    losses = train(model, remember)
+    np.testing.assert_allclose(losses, expected["losses"], rtol=0.02)
+    assert dtypes == {"float32"}
+    assert {v.dtype for v in model.key_encoder.weights} == {"float32"}
+    # The momentum update loses nothing to the lower precision.
+    average = queries[0]
+    for weights in queries[1:]:
+        average = [
+            0.9 * k + 0.1 * q for k, q in zip(average, weights, strict=True)
+        ]
+    keys = model.key_encoder.trainable_variables
+    for k, value in zip(keys, average, strict=True):
+        np.testing.assert_allclose(k, value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_that_overflows_is_skipped_and_training_goes_on():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = make_model(**CASES["v1"])
+    model.compile(with_loss_scale(model.optimizer.inner_optimizer, 2.0**30))
+    losses = train(model)
+    assert np.isfinite(losses).all()
+    assert model.optimizer.dynamic_scale < 2.0**30
+    assert int(model.queue.pointer) == 0  # every step's keys were enqueued
+    for v in model.weights:
+        assert np.isfinite(v.numpy()).all(), v.path

@@ -32,6 +32,55 @@ def test_k_must_fit_the_bank(k, rng):
         knn.predict(bank, np.zeros(40, int), bank, k)
 
 
+def test_of_equal_neighbours_the_earlier_rows_count():
+    bank = np.tile(np.eye(3, dtype="float32"), (4, 1))
+    similarities, rows = knn.nearest(bank, bank[:2], k=3)
+    np.testing.assert_array_equal(rows, [[0, 3, 6], [1, 4, 7]])
+    np.testing.assert_array_equal(similarities, 1)
+
+
+def test_of_labels_with_equal_votes_the_smallest_wins():
+    bank = np.eye(4, dtype="float32")
+    labels = np.array([3, 2, 5, 1])
+    query = np.full((1, 4), 0.5, "float32")
+    assert knn.predict(bank, labels, query, k=4) == [1]
+    assert knn.predict(bank, labels, query, k=3) == [2]
+
+
+def test_classes_without_images_are_never_predicted(rng):
+    bank, queries = reference.unit_rows(rng, 40), reference.unit_rows(rng, 25)
+    labels = rng.choice([2, 7], 40)
+    predicted = knn.predict(bank, labels, queries, k=9)
+    expected = reference.knn(bank, labels, queries, 9, temperature=0.1)
+    np.testing.assert_array_equal(predicted, expected)
+    # Nor do labels that the bank does not have count as right.
+    assert knn.accuracy(bank, labels, queries, np.full(25, 9), k=9) == 0
+
+
+def test_at_a_low_temperature_the_nearest_decides(rng):
+    bank, queries = reference.unit_rows(rng, 40), reference.unit_rows(rng, 25)
+    labels = rng.integers(0, 4, 40)
+    with np.errstate(over="raise"):
+        predicted = knn.predict(bank, labels, queries, 9, temperature=1e-4)
+    nearest = np.argmax(queries @ bank.T, axis=1)
+    np.testing.assert_array_equal(predicted, labels[nearest])
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0, 1, -1], [[0], [1], [2]]])
+def test_labels_must_fit_the_bank(labels, rng):
+    bank = reference.unit_rows(rng, 3)
+    with pytest.raises(ValueError, match="bank's 3 images. Received: shape="):
+        knn.predict(bank, labels, bank, k=1)
+
+
+def test_features_must_be_finite(rng):
+    bank = reference.unit_rows(rng, 3)
+    broken = bank.copy()
+    broken[1, 0] = np.nan
+    with pytest.raises(ValueError, match="1 rows of `queries`.*diverged"):
+        knn.nearest(bank, broken, k=1)
+
+
 def test_unit_rows_flattens_and_survives_black_images():
     images = np.zeros((2, 3, 3, 3), "uint8")
     images[1] = 5

@@ -1,3 +1,4 @@
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -6,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 
@@ -34,18 +36,27 @@ def only_run(folder):
 
 
 @pytest.fixture(scope="module")
-def smoke(textures_dir, tmp_path_factory):
-    """The smoke run: what it printed, and the folder it left."""
-    export_dir = tmp_path_factory.mktemp("smoke")
-    result = run(
-        "textures",
-        "--flagfile=recipes/smoke.flags",
-        f"--data_dir={textures_dir}",
-        f"--export_dir={export_dir}",
-        "--seed=7",
-    )
-    assert result.returncode == 0, result.stderr
-    return result, only_run(export_dir / "textures")
+def run_smoke(textures_dir, tmp_path_factory):
+    """Runs the smoke test: gives what it printed and the folder it left."""
+
+    def run_with(seed):
+        export_dir = tmp_path_factory.mktemp("smoke")
+        result = run(
+            "textures",
+            "--flagfile=recipes/smoke.flags",
+            f"--data_dir={textures_dir}",
+            f"--export_dir={export_dir}",
+            f"--seed={seed}",
+        )
+        assert result.returncode == 0, result.stderr
+        return result, only_run(export_dir / "textures")
+
+    return run_with
+
+
+@pytest.fixture(scope="module")
+def smoke(run_smoke):
+    return run_smoke(seed=7)
 
 
 def test_a_run_leaves_everything(smoke):
@@ -86,6 +97,37 @@ def test_the_model_of_a_run_loads(smoke):
     images, _ = textures.draw(4, seed=9)
     assert model.predict(images, verbose=0).shape == (4, 128)
     assert int(model.queue.pointer) == 0  # 2 epochs of 8 steps of 64, K = 256
+
+
+def numbers(folder):
+    """Every weight, and the metrics but for the time they took."""
+    import keras
+
+    model = keras.saving.load_model(folder / "model.keras")
+    variables = [*model.variables, *model.optimizer.variables]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["images_per_second"]
+    return {v.path: v.numpy() for v in variables}, metrics
+
+
+def test_a_seed_gives_the_same_numbers_and_another_gives_others(
+    smoke, run_smoke
+):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        (_, same), (_, other) = pool.map(run_smoke, [7, 8])
+    weights, metrics = numbers(smoke[1])
+    same_weights, same_metrics = numbers(same)
+    assert metrics == same_metrics
+    assert len(weights) == len(same_weights) > 100
+    for a, b in zip(weights.values(), same_weights.values(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    other_weights, other_metrics = numbers(other)
+    assert metrics["history"] != other_metrics["history"]
+    kernels = [path for path in weights if path.endswith("kernel")]
+    assert kernels
+    for a, b in zip(weights.items(), other_weights.items(), strict=True):
+        if a[0] in kernels:
+            assert not np.array_equal(a[1], b[1])
 
 
 def test_a_misspelt_flag(tmp_path):
