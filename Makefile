@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 
 ## Runs the tests.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 ## Checks the style.
 lint: $(VENV)/installed
