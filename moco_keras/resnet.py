@@ -10,7 +10,7 @@ _KAIMING = {"scale": 2.0, "mode": "fan_out"}
 
 def _conv(x, filters, kernel_size, stride=1, name=None):
     padding = "same"
-    if stride > 1 and kernel_size > 1:
+    if stride > 1:
         # PyTorch pads both sides alike; "same" at stride 2 does not.
         x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
         padding = "valid"
@@ -53,7 +53,10 @@ def _bottleneck_block(x, filters, stride, splits, name):
 
 def _add_shortcut(x, y, stride, splits, name):
     if stride > 1 or x.shape[-1] != y.shape[-1]:
-        x = _conv(x, y.shape[-1], 1, stride, f"{name}_shortcut_conv")
+        # The same as a stride in the convolution, whose gradient in oneDNN
+        # overruns its memory where a pixel has four channels.
+        x = x[:, ::stride, ::stride] if stride > 1 else x
+        x = _conv(x, y.shape[-1], 1, 1, f"{name}_shortcut_conv")
         x = _norm(x, splits, f"{name}_shortcut_bn")
     y = layers.Add(name=f"{name}_add")([y, x])
     return layers.ReLU(name=f"{name}_relu")(y)

@@ -107,7 +107,9 @@ class SplitBatchNormalization(keras.layers.Layer):
         batch_size = inputs.shape[0]
         if batch_size is None:
             remainder = tf.shape(inputs)[0] % self.splits
-            tf.debugging.assert_equal(remainder, 0, indivisible)
+            check = tf.debugging.assert_equal(remainder, 0, indivisible)
+            with tf.control_dependencies([check]):  # or the split fails first
+                inputs = tf.identity(inputs)
         elif batch_size % self.splits:
             raise ValueError(
                 f"{indivisible} Received: splits={self.splits}, "

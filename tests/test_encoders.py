@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import pytorch
 import reference
+from fixtures.drawing import draw_weights
 
 import moco_keras
 from moco_keras import backbone, build_encoder
@@ -60,21 +61,13 @@ def test_encoder_normalises_pixels_itself(images):
 
 
 def carry_over(encoder, names, shapes):
-    """Gives the encoder the numbers that the fixtures' modules were given."""
-    rng = np.random.RandomState(5)
+    """Gives the encoder the weights that the fixture's module was given."""
     assert len(names) == len(encoder.weights)
-    for name, shape in zip(names, shapes, strict=True):
-        shape = tuple(int(n) for n in shape.split())
-        if name.endswith("running_var"):
-            drawn = rng.uniform(0.5, 1.5, shape)
-        elif len(shape) == 1:
-            drawn = rng.normal(0, 0.1, shape)
-            if name.endswith("weight"):
-                drawn = 1 + drawn
-        else:
-            drawn = rng.normal(0, np.prod(shape[1:]) ** -0.5, shape)
+    shapes = [tuple(int(n) for n in shape.split()) for shape in shapes]
+    drawn = draw_weights(dict(zip(names, shapes, strict=True)))
+    for name, weight in drawn:
         variable = pytorch.keras_variable(encoder, name)
-        variable.assign(pytorch.to_keras(drawn))
+        variable.assign(pytorch.to_keras(weight))
 
 
 @pytest.mark.parametrize(
