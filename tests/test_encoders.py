@@ -90,11 +90,13 @@ def test_encoders_are_torchvisions(case, backbone, size, settings):
     np.testing.assert_allclose(inference, expected["inference"], atol=1e-4)
     training = encoder(images, training=True)
     np.testing.assert_allclose(training, expected["training"], atol=1e-4)
-    last = [name for name in names if name.endswith("running_var")][-1]
+    statistics = [
+        pytorch.keras_variable(encoder, name)[:8]
+        for name in names
+        if name.endswith(("running_mean", "running_var"))
+    ]
     np.testing.assert_allclose(
-        pytorch.keras_variable(encoder, last),
-        expected["last_moving_variance"],
-        rtol=1e-4,
+        statistics, expected["statistics"], rtol=1e-4, atol=1e-4
     )
 
 

@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 import pytorch
+import reference
 import tensorflow as tf
 
 from moco_keras import (
     MoCo,
     SplitBatchNormalization,
     build_encoder,
-    contrastive_logits,
     moco,
     optimizers,
     schedules,
@@ -62,20 +62,20 @@ def assert_ends_like(model, expected):
             encoder.weights, weights.items(), strict=True
         ):
             np.testing.assert_allclose(
-                w, pytorch.to_keras(value), rtol=1e-5, atol=1e-5, err_msg=of
+                w, pytorch.to_keras(value), rtol=0, atol=1e-5, err_msg=of
             )
     np.testing.assert_allclose(
-        model.queue.keys, expected["queue"], rtol=1e-5, atol=1e-5
+        model.queue.keys, expected["queue"], rtol=0, atol=1e-5
     )
     assert int(model.queue.pointer) == expected["pointer"]
 
 
 CASES = {
-    "v1": {"head": "linear", "queue_size": 48, "temperature": 0.07},
-    "v2": {"head": "mlp", "queue_size": 48, "temperature": 0.2},
+    "v1": {"head": "linear", "queue_size": 40, "temperature": 0.07},
+    "v2": {"head": "mlp", "queue_size": 40, "temperature": 0.2},
     "symmetric": {
         "head": "linear",
-        "queue_size": 96,
+        "queue_size": 80,
         "temperature": 0.1,
         "symmetric": True,
     },
@@ -95,7 +95,7 @@ def test_twelve_steps(case):
 
 def test_twelve_steps_of_shuffled_split_batch_norm(monkeypatch):
     expected = pytorch.part(FIXTURE, "split")
-    model = make_model("linear", 48, 0.1, splits=2)
+    model = make_model("linear", 40, 0.1, splits=2)
     start_from(model, pytorch.part(expected, "initial"))
     # Eagerly, so that each step gets the order it had in PyTorch.
     model.run_eagerly = True
@@ -115,6 +115,17 @@ def with_loss_scale(optimizer, initial_scale):
     )
 
 
+def recorded(function, calls):
+    """The function, which appends its arguments and its result to `calls`."""
+
+    def call(*args):
+        result = function(*args)
+        calls.append(keras.tree.map_structure(np.array, (args, result)))
+        return result
+
+    return call
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("case", CASES)
 def test_twelve_steps_in_mixed_precision(case, policy, monkeypatch):
@@ -127,17 +138,10 @@ def test_twelve_steps_in_mixed_precision(case, policy, monkeypatch):
         # batch of 8, and the skipped step would not be one of float32's.
         model.compile(with_loss_scale(model.optimizer.inner_optimizer, 2**12))
     start_from(model, pytorch.part(expected, "initial"))
-    dtypes = set()
-
-    def logits_seen(q, k, queue, temperature):
-        logits = contrastive_logits(q, k, queue, temperature)
-        dtypes.update(
-            keras.backend.standardize_dtype(x.dtype)
-            for x in (q, k, queue, *logits)
-        )
-        return logits
-
-    monkeypatch.setattr(moco, "contrastive_logits", logits_seen)
+    model.run_eagerly = True  # so that the spies see values
+    seen = {"contrastive_logits": [], "info_nce": []}
+    for name, calls in seen.items():
+        monkeypatch.setattr(moco, name, recorded(getattr(moco, name), calls))
     queries = [[v.numpy() for v in model.trainable_variables]]
     remember = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: queries.append(
@@ -146,7 +150,15 @@ def test_twelve_steps_in_mixed_precision(case, policy, monkeypatch):
     )
     losses = train(model, remember)
     np.testing.assert_allclose(losses, expected["losses"], rtol=0.02)
-    assert dtypes == {"float32"}
+    for (inputs, _), (_, losses) in zip(*seen.values(), strict=True):
+        q, k, queue, temperature = inputs
+        for rows in (q, k):
+            lengths = np.linalg.norm(rows, axis=1)
+            np.testing.assert_allclose(lengths, 1, rtol=0, atol=1e-6)
+        assert {x.dtype for x in (q, k, queue, losses)} == {np.dtype("float32")}
+        np.testing.assert_allclose(
+            losses, reference.info_nce(q, k, queue, temperature), rtol=1e-5
+        )
     assert {v.dtype for v in model.key_encoder.weights} == {"float32"}
     # The momentum update loses nothing to the lower precision.
     average = queries[0]
@@ -166,6 +178,7 @@ def test_a_step_that_overflows_is_skipped_and_training_goes_on():
     losses = train(model)
     assert np.isfinite(losses).all()
     assert model.optimizer.dynamic_scale < 2.0**30
-    assert int(model.queue.pointer) == 0  # every step's keys were enqueued
+    # Every step's keys were enqueued.
+    assert int(model.queue.pointer) == 12 * 8 % 40
     for v in model.weights:
         assert np.isfinite(v.numpy()).all(), v.path

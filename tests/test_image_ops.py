@@ -100,7 +100,7 @@ def test_blur_is_a_gaussian_with_repeated_edges(sigma, rng):
         for i in range(13)
         for j in range(13)
     )
-    np.testing.assert_allclose(blurred[0], expected, rtol=1e-4, atol=1e-2)
+    assert_close(blurred[0], expected)
 
 
 def one_jitter(image, operation, value):

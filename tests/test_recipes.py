@@ -96,7 +96,8 @@ def test_the_model_of_a_run_loads(smoke):
     model = keras.saving.load_model(smoke[1] / "model.keras")
     images, _ = textures.draw(4, seed=9)
     assert model.predict(images, verbose=0).shape == (4, 128)
-    assert int(model.queue.pointer) == 0  # 2 epochs of 8 steps of 64, K = 256
+    # 2 epochs of 8 steps of 64, K = 192
+    assert int(model.queue.pointer) == 2 * 8 * 64 % 192
 
 
 def numbers(folder):
@@ -107,7 +108,7 @@ def numbers(folder):
     variables = [*model.variables, *model.optimizer.variables]
     metrics = json.loads((folder / "metrics.json").read_text())
     del metrics["images_per_second"]
-    return {v.path: v.numpy() for v in variables}, metrics
+    return [(v.path, v.numpy()) for v in variables], metrics
 
 
 def test_a_seed_gives_the_same_numbers_and_another_gives_others(
@@ -118,16 +119,18 @@ def test_a_seed_gives_the_same_numbers_and_another_gives_others(
     weights, metrics = numbers(smoke[1])
     same_weights, same_metrics = numbers(same)
     assert metrics == same_metrics
-    assert len(weights) == len(same_weights) > 100
-    for a, b in zip(weights.values(), same_weights.values(), strict=True):
-        np.testing.assert_array_equal(a, b)
+    # Of each encoder and the velocities: 21 kernels, 20 gammas, 21 betas.
+    assert len(weights) > 3 * 62
+    for (path, a), (_, b) in zip(weights, same_weights, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=path)
     other_weights, other_metrics = numbers(other)
     assert metrics["history"] != other_metrics["history"]
-    kernels = [path for path in weights if path.endswith("kernel")]
-    assert kernels
-    for a, b in zip(weights.items(), other_weights.items(), strict=True):
-        if a[0] in kernels:
-            assert not np.array_equal(a[1], b[1])
+    kernels = 0
+    for (path, a), (_, b) in zip(weights, other_weights, strict=True):
+        if path.endswith("kernel"):
+            assert not np.array_equal(a, b), path
+            kernels += 1
+    assert kernels == 2 * 21  # of both encoders
 
 
 def test_a_misspelt_flag(tmp_path):
