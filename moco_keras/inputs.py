@@ -125,12 +125,33 @@ def training_batches(data, batch_size, shuffle):
                 f"its own batches. Received: batch_size={batch_size}."
             )
         _check(images_of(data.element_spec))
-        return data
+        return without_autotuning(data)
     if not hasattr(data, "shape") and not isinstance(data, (tuple, list, dict)):
         return data
     images = images_of(data)
     _check(images)
     return _batches_of_arrays(images, batch_size or 32, shuffle)
+
+
+def without_autotuning(dataset):
+    """Turns tf.data's tuner off where the user has not decided about it.
+
+    When Keras drops an iterator, as it does after every epoch, TensorFlow often
+    waits for the tuner's thread to wake by itself: up to as long again as the
+    epoch took, and up to a minute. Without it `tf.data.AUTOTUNE` means as many
+    parallel calls as there are cores, which leaves little to tune.
+
+    Args:
+        dataset: a `tf.data.Dataset`.
+
+    Returns:
+        The same elements.
+    """
+    if dataset.options().autotune.enabled is not None:
+        return dataset
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def _check(images):
@@ -156,7 +177,7 @@ def _batches_of_arrays(images, batch_size, shuffle):
     if shuffle:
         rows = rows.shuffle(num_images)
     # Gathering a batch at once is far faster than batching single images.
-    return (
+    return without_autotuning(
         rows.batch(batch_size, drop_remainder=True)
         .map(
             lambda batch: keras.tree.map_structure(

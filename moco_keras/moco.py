@@ -83,6 +83,7 @@ class MoCo(keras.Model):
         self.symmetric = symmetric
         self.shuffle = shuffle
         self._shuffle_seed = keras.random.SeedGenerator()
+        self._momentum_update = MomentumUpdate()
         height, width = encoder.input_shape[1:3]
         self._evaluation = (
             augmentations.evaluation(height)
@@ -185,7 +186,7 @@ class MoCo(keras.Model):
         callbacks = list(keras.tree.flatten(callbacks or []))
         if not any(isinstance(c, MomentumUpdate) for c in callbacks):
             # First, so that the others see the key encoder after its step.
-            callbacks = [MomentumUpdate(), *callbacks]
+            callbacks = [self._momentum_update, *callbacks]
         if self.compiled:
             # Keras would build it while it traces `train_step`, and have to
             # trace it again, which doubles the wait for the first step.

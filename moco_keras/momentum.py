@@ -30,6 +30,8 @@ class MomentumUpdate(keras.callbacks.Callback):
         Equation 2 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
     """
 
+    _compiled_for = None
+
     def on_train_begin(self, logs=None):
         if self.model.steps_per_execution > 1:
             raise ValueError(
@@ -39,18 +41,18 @@ class MomentumUpdate(keras.callbacks.Callback):
                 f"{self.model.steps_per_execution}. Compile the model without "
                 "it."
             )
+        # Compiled anew only where it would be another function.
+        if self._compiled_for != (self.model, self.model.momentum):
+            self._compiled_for = self.model, self.model.momentum
+            self._update = tf.function(self._move)
+
+    def _move(self):
         model = self.model
-        pairs = parameter_pairs(model.key_encoder, model.query_encoder)
-
-        @tf.function
-        def update():
-            m = model.momentum
-            if callable(m):
-                m = tf.cast(m(model.optimizer.iterations), "float32")
-            for k, q in pairs:
-                k.assign(m * k + (1.0 - m) * q)
-
-        self._update = update
+        m = model.momentum
+        if callable(m):
+            m = tf.cast(m(model.optimizer.iterations), "float32")
+        for k, q in parameter_pairs(model.key_encoder, model.query_encoder):
+            k.assign(m * k + (1.0 - m) * q)
 
     def on_train_batch_end(self, batch, logs=None):
         self._update()

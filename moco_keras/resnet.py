@@ -27,39 +27,38 @@ def _conv(x, filters, kernel_size, stride=1, name=None):
     )(x)
 
 
-def _norm(x, splits, name):
-    return SplitBatchNormalization(splits, name=name)(x)
+def _norm_relu(x, splits, name, shortcut=None):
+    norm = SplitBatchNormalization(splits, activation="relu", name=name)
+    return norm(x, shortcut)
 
 
 def _basic_block(x, filters, stride, splits, name):
     y = _conv(x, filters, 3, stride, f"{name}_conv1")
-    y = layers.ReLU(name=f"{name}_relu1")(_norm(y, splits, f"{name}_bn1"))
+    y = _norm_relu(y, splits, f"{name}_bn1")
     y = _conv(y, filters, 3, 1, f"{name}_conv2")
-    return _add_shortcut(
-        x, _norm(y, splits, f"{name}_bn2"), stride, splits, name
-    )
+    x = _shortcut(x, filters, stride, splits, f"{name}_shortcut")
+    return _norm_relu(y, splits, f"{name}_bn2", x)
 
 
 def _bottleneck_block(x, filters, stride, splits, name):
     y = _conv(x, filters, 1, 1, f"{name}_conv1")
-    y = layers.ReLU(name=f"{name}_relu1")(_norm(y, splits, f"{name}_bn1"))
+    y = _norm_relu(y, splits, f"{name}_bn1")
     y = _conv(y, filters, 3, stride, f"{name}_conv2")
-    y = layers.ReLU(name=f"{name}_relu2")(_norm(y, splits, f"{name}_bn2"))
+    y = _norm_relu(y, splits, f"{name}_bn2")
     y = _conv(y, 4 * filters, 1, 1, f"{name}_conv3")
-    return _add_shortcut(
-        x, _norm(y, splits, f"{name}_bn3"), stride, splits, name
-    )
+    x = _shortcut(x, 4 * filters, stride, splits, f"{name}_shortcut")
+    return _norm_relu(y, splits, f"{name}_bn3", x)
 
 
-def _add_shortcut(x, y, stride, splits, name):
-    if stride > 1 or x.shape[-1] != y.shape[-1]:
+def _shortcut(x, filters, stride, splits, name):
+    if stride > 1:
         # The same as a stride in the convolution, whose gradient in oneDNN
-        # overruns its memory where a pixel has four channels.
-        x = x[:, ::stride, ::stride] if stride > 1 else x
-        x = _conv(x, y.shape[-1], 1, 1, f"{name}_shortcut_conv")
-        x = _norm(x, splits, f"{name}_shortcut_bn")
-    y = layers.Add(name=f"{name}_add")([y, x])
-    return layers.ReLU(name=f"{name}_relu")(y)
+        # overruns its memory where a pixel has four channels, and faster.
+        x = layers.AveragePooling2D(1, strides=stride, name=f"{name}_pool")(x)
+    if x.shape[-1] != filters:
+        x = _conv(x, filters, 1, 1, f"{name}_conv")
+        x = SplitBatchNormalization(splits, name=f"{name}_bn")(x)
+    return x
 
 
 _BLOCKS = {
@@ -94,7 +93,7 @@ def resnet(x, name, stem, width=64, bn_splits=1):
         x = _conv(x, width, 3, 1, "stem_conv")
     else:
         x = _conv(x, width, 7, 2, "stem_conv")
-    x = layers.ReLU(name="stem_relu")(_norm(x, bn_splits, "stem_bn"))
+    x = _norm_relu(x, bn_splits, "stem_bn")
     if stem == "imagenet":
         # ReLU's output is not negative, so zeros pad as well as -infinity.
         x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
