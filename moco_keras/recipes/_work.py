@@ -1,0 +1,202 @@
+"""The benchmark's work in moco_keras."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from moco_keras import (
+    MoCo,
+    augmentations,
+    build_encoder,
+    contrastive_logits,
+    data,
+    info_nce,
+    inputs,
+    optimizers,
+)
+from moco_keras import knn as classifier
+from moco_keras.key_queue import KeyQueue
+from moco_keras.momentum import MomentumUpdate
+from moco_keras.recipes import _worker
+
+
+def _encoder(s):
+    keras.config.set_dtype_policy(s["precision"])
+    return build_encoder(
+        "resnet18", 32, width=s["width"], bn_splits=s["bn_splits"]
+    )
+
+
+def _moco(s, min_area=0.08):
+    model = MoCo(
+        _encoder(s),
+        augmentations.cifar(32, min_area=min_area),
+        queue_size=s["queue_size"],
+        momentum=0.99,
+        temperature=0.1,
+    )
+    model.compile(optimizer=optimizers.SGD(0.03, momentum=0.9, l2=5e-4))
+    return model
+
+
+def _random_pixels(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, "uint8")
+
+
+def _fit(model, batches, s):
+    """Repeats `fit` on the same batches, kept in memory."""
+    batches = tf.data.Dataset.from_tensors(batches).repeat(s["steps"])
+
+    def run():
+        model.fit(batches, verbose=0)
+
+    return run, s["steps"] * s["batch_size"]
+
+
+def step(s):
+    """Steps of MoCo on ready views, the momentum update included."""
+    shape = (s["batch_size"], 32, 32, 3)
+    views = tuple(
+        tf.constant(_random_pixels(*shape), "float32") for _ in range(2)
+    )
+    return _fit(_moco(s), views, s)
+
+
+def supervised(s):
+    """Steps of the same encoder with labels: what MoCo cannot beat."""
+    model = _encoder(s)
+    model.compile(
+        optimizer=optimizers.SGD(0.03, momentum=0.9, l2=5e-4),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    images = tf.constant(_random_pixels(s["batch_size"], 32, 32, 3), "float32")
+    labels = tf.constant(np.arange(s["batch_size"]) % 10)
+    return _fit(model, (images, labels), s)
+
+
+def _epoch(batches, num_images):
+    def run():
+        for _ in batches:
+            pass
+
+    return run, num_images
+
+
+def augment_32(s):
+    """Two views of small images in memory."""
+    images = tf.constant(_random_pixels(s["batch_size"], 32, 32, 3))
+    augmenter = augmentations.cifar(32)
+
+    @tf.function
+    def two_views():
+        return augmenter(images), augmenter(images)
+
+    return two_views, s["batch_size"]
+
+
+def augment_224(s):
+    """Two views of photographs, decoded from JPEG in memory."""
+    files = [path.read_bytes() for path in sorted(Path(s["jpegs"]).iterdir())]
+    images = tf.data.Dataset.from_tensor_slices(files).map(
+        lambda file: tf.io.decode_jpeg(file, channels=3)
+    )
+    views = data.two_views(images, augmentations.moco_v2(224), s["batch_size"])
+    return _epoch(views, len(files))
+
+
+def input_pipeline(s):
+    """Epochs of two views, without a model."""
+    images = np.load(s["images"])
+    augmenter = augmentations.cifar(32, min_area=0.2)
+    batches = inputs.training_batches(images, s["batch_size"], shuffle=True)
+    views = batches.map(lambda x: (augmenter(x), augmenter(x)))
+    return _epoch(views, len(batches) * s["batch_size"])
+
+
+def end_to_end(s):
+    """Epochs of training, from images in memory."""
+    model = _moco(s, min_area=0.2)
+    images = np.load(s["images"])
+
+    def run():
+        model.fit(images, batch_size=s["batch_size"], verbose=0)
+
+    return run, len(images) // s["batch_size"] * s["batch_size"]
+
+
+def momentum_update(s):
+    """Moves of the key encoder."""
+    update = MomentumUpdate()
+    model = _moco(s)
+    model.optimizer.build(model.trainable_variables)
+    update.set_model(model)
+    update.on_train_begin()
+
+    def run():
+        for i in range(s["steps"]):
+            update.on_train_batch_end(i)
+
+    return run, 0
+
+
+def queue(s):
+    """The loss against the queue, its gradient, and the queue's advance."""
+    keys = KeyQueue(s["queue_size"], 128)
+    q = tf.math.l2_normalize(tf.random.normal((s["batch_size"], 128)), axis=1)
+
+    @tf.function
+    def advance():
+        with tf.GradientTape() as tape:
+            tape.watch(q)
+            loss = tf.reduce_mean(
+                info_nce(*contrastive_logits(q, q, keys.keys, 0.1))
+            )
+        gradient = tape.gradient(loss, q)
+        keys.enqueue(q)
+        return gradient
+
+    def run():
+        for _ in range(s["steps"]):
+            advance()
+
+    return run, s["steps"] * s["batch_size"]
+
+
+def knn(s):
+    """Classification of features by their neighbours."""
+    rng = np.random.default_rng(0)
+    bank, queries = (
+        rng.normal(size=(n, 512)).astype("float32")
+        for n in (s["bank"], s["queries"])
+    )
+    bank, queries = (
+        x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank, queries)
+    )
+    labels = rng.integers(0, 10, s["bank"])
+
+    def run():
+        classifier.predict(bank, labels, queries)
+
+    return run, s["queries"]
+
+
+if __name__ == "__main__":
+    works = (
+        step,
+        supervised,
+        augment_32,
+        augment_224,
+        input_pipeline,
+        end_to_end,
+        momentum_update,
+        queue,
+        knn,
+    )
+    _worker.serve(
+        {work.__name__: work for work in works},
+        ("keras", "tensorflow"),
+        tf.profiler.experimental.Profile,
+    )

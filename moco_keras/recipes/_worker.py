@@ -1,0 +1,43 @@
+"""One side of a benchmark: a process that repeats a piece of work when asked.
+
+Nothing of the library is imported here, for other libraries run it too.
+"""
+
+import json
+import platform
+import resource
+import sys
+import time
+from importlib import metadata
+
+
+def serve(works, packages, profile=None):
+    """Prepares the work of the command line and times it for each line read.
+
+    Args:
+        works: by name, functions from settings to (run, images): a function
+            without arguments, and the number of images it treats.
+        packages: whose versions are told.
+        profile: function from a folder to a context that traces into it, for
+            the setting of that name.
+    """
+    settings = json.loads(sys.argv[1])
+    run, images = works[settings["work"]](settings)
+    for _ in range(2):  # tracing, allocating, first use
+        run()
+    if "profile" in settings:
+        with profile(settings["profile"]):
+            run()
+    versions = {name: metadata.version(name) for name in packages}
+    versions["python"] = platform.python_version()
+    _tell({"images": images, "versions": versions})
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - start
+        kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        _tell({"seconds": seconds, "peak_memory_mib": round(kib / 1024)})
+
+
+def _tell(message):
+    print(json.dumps(message), flush=True)

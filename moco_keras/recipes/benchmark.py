@@ -1,0 +1,266 @@
+"""Measures how fast everything is, each piece of work against its rivals.
+
+    python -m moco_keras.recipes.benchmark
+    python -m moco_keras.recipes.benchmark --only=step,augment_32 \
+        --peer=lightly --peer_python=/elsewhere/bin/python
+
+Each side of a comparison is a process of its own. They take turns; a line of
+JSON gives a side's median, and a last line the ratios.
+"""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from moco_keras import data
+
+_FULL = {"width": 64, "batch_size": 64, "queue_size": 4096, "bn_splits": 1}
+_NARROW = {"width": 16, "batch_size": 256, "queue_size": 4096, "bn_splits": 8}
+
+# By name, the sides: the work and its settings. The first is compared with the
+# others, and with the peer's where it does the same work.
+_BENCHMARKS = {
+    "step": [{"work": "step", "steps": 4, **_FULL}],
+    "step_split": [{"work": "step", "steps": 8, **_NARROW}],
+    "limit": [
+        {"work": "step", "steps": 4, **_FULL},
+        {"work": "supervised", "steps": 4, **_FULL},
+    ],
+    "limit_split": [
+        {"work": "step", "steps": 8, **_NARROW},
+        {"work": "supervised", "steps": 8, **_NARROW},
+    ],
+    "long_queue": [
+        {"work": "step", "steps": 4, **_FULL, "queue_size": 65536},
+        {"work": "step", "steps": 4, **_FULL},
+    ],
+    "augment_32": [{"work": "augment_32", "batch_size": 1024, "cores": 1}],
+    "augment_224": [{"work": "augment_224", "batch_size": 32, "cores": 1}],
+    "input_pipeline": [{"work": "input_pipeline", **_NARROW}],
+    "end_to_end": [{"work": "end_to_end", **_NARROW}],
+    "momentum_update": [{"work": "momentum_update", "steps": 100, **_FULL}],
+    "queue": [
+        {"work": "queue", "steps": 20, "batch_size": 256, "queue_size": 65536}
+    ],
+    "knn": [{"work": "knn", "bank": 50_000, "queries": 2_000}],
+    "import": [
+        {"work": "import moco_keras"},
+        {"work": "import keras"},
+        {"work": "cifar10 --help"},
+    ],
+}
+# Whole processes, by what the interpreter is given and their exit code.
+_COMMANDS = {
+    "import moco_keras": (["-c", "import moco_keras"], 0),
+    "import keras": (["-c", "import keras"], 0),
+    "cifar10 --help": (["-m", "moco_keras.recipes.cifar10", "--help"], 1),
+}
+_NOT_OF_PEER = {"supervised", *_COMMANDS}
+_OURS = [sys.executable, "-m", "moco_keras.recipes._work"]
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("only", list(_BENCHMARKS), "benchmarks to run")
+flags.DEFINE_integer("repeats", 5, "turns of each side", lower_bound=1)
+flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "mixed_bfloat16", "mixed_float16"],
+    "of the arithmetic of our side; the peer's is float32",
+)
+flags.DEFINE_enum("peer", None, ["lightly"], "library to compare with")
+flags.DEFINE_string(
+    "peer_python", sys.executable, "interpreter that has the peer installed"
+)
+flags.DEFINE_string("data", "textures", "data set of the training images")
+flags.DEFINE_string("data_dir", None, "see the programs that train")
+flags.DEFINE_string("profile", None, "folder for a TensorBoard trace of a step")
+
+
+class _Side:
+    """A process that does one side's work when asked."""
+
+    def __init__(self, library, command, settings):
+        self.library, self.settings, self.seconds = library, settings, []
+        cores = sorted(os.sched_getaffinity(0))[: settings["cores"]]
+        self._process = subprocess.Popen(
+            [*command, json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Before anything asks how many cores there are.
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+        self.about = self._hear()
+
+    def take_turn(self):
+        time.sleep(1)  # the other side's threads may still be spinning
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        heard = self._hear()
+        self.seconds.append(heard["seconds"])
+        self.peak_memory_mib = heard["peak_memory_mib"]
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _hear(self):
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise ChildProcessError(
+            f"The process of {self.library} ended with exit code "
+            f"{self._process.wait()}; what it said stands above."
+        )
+
+
+class _Command:
+    """A process that is started anew for every turn."""
+
+    def __init__(self, settings):
+        self.library, self.settings, self.seconds = "python", settings, []
+        versions = {"python": platform.python_version()}
+        self.about = {"images": 0, "versions": versions}
+        self.take_turn()  # fills the disk's cache
+        self.seconds.clear()
+
+    def take_turn(self):
+        arguments, exit_code = _COMMANDS[self.settings["work"]]
+        start = time.perf_counter()
+        ended = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True
+        )
+        self.seconds.append(time.perf_counter() - start)
+        if ended.returncode != exit_code:
+            raise ChildProcessError(ended.stderr)
+        kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        self.peak_memory_mib = round(kib / 1024)
+
+    def close(self):
+        pass
+
+
+def _common():
+    cores = len(os.sched_getaffinity(0))
+    return {"cores": cores, "precision": FLAGS.precision}
+
+
+def _sides(settings, with_peer):
+    """The processes that do a work: ours, and the peer's where it does it."""
+    if settings["work"] in _COMMANDS:
+        return [_Command(settings)]
+    sides = [_Side("moco_keras", _OURS, settings)]
+    if with_peer and settings["work"] not in _NOT_OF_PEER:
+        script = Path(__file__).with_name(f"_{FLAGS.peer}.py")
+        theirs = [FLAGS.peer_python, str(script)]
+        float32 = {**settings, "precision": "float32"}
+        sides.append(_Side(FLAGS.peer, theirs, float32))
+    return sides
+
+
+def _measure(name, files):
+    """Lets the sides of a benchmark take turns; prints a line for each."""
+    sides = []
+    try:
+        for number, settings in enumerate(_BENCHMARKS[name]):
+            settings = {**_common(), **files, **settings}
+            # The peer stands beside the first of our works only.
+            sides += _sides(settings, with_peer=FLAGS.peer and number == 0)
+        for _ in range(FLAGS.repeats):
+            for side in sides:
+                side.take_turn()
+    finally:
+        for side in sides:
+            side.close()
+    medians = [_report(name, side) for side in sides]
+    for side, median in zip(sides[1:], medians[1:], strict=True):
+        ratio = {
+            "benchmark": name,
+            "ratio_of_times": round(medians[0] / median, 3),
+            "of": f"moco_keras, {sides[0].settings['work']}",
+            "to": f"{side.library}, {side.settings['work']}",
+        }
+        print(json.dumps(ratio), flush=True)
+
+
+def _report(name, side):
+    """Prints a side's figures; returns its median time, of an image if any."""
+    median = statistics.median(side.seconds)
+    images = side.about["images"]
+    line = {
+        "benchmark": name,
+        "library": side.library,
+        "work": side.settings["work"],
+        "milliseconds": round(1000 * median, 2),
+        "of_each_turn": [round(1000 * s, 2) for s in side.seconds],
+        "images_per_second": round(images / median, 1) if images else None,
+        "peak_memory_mib": side.peak_memory_mib,
+        "device": _device(),
+        "versions": side.about["versions"],
+        "settings": side.settings,
+    }
+    print(json.dumps(line), flush=True)
+    return median / (images or 1)
+
+
+def _device():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = {x.split(":")[1].strip() for x in lines if x.startswith("model n")}
+    return f"{', '.join(sorted(names))}, {os.cpu_count()} cores"
+
+
+def _make_files(folder):
+    """What the works read: photographs to decode and images to train on."""
+    photographs = folder / "photographs"
+    photographs.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(64):
+        # Detail of every size, the finer the fainter, as in photographs.
+        picture = sum(
+            tf.image.resize(
+                rng.normal(size=(side, side, 3)) / side, (375, 500), "bicubic"
+            )
+            for side in (4, 8, 16, 32, 64, 128, 256)
+        )
+        picture = 127.5 * (1 + picture / tf.reduce_max(tf.abs(picture)))
+        jpeg = tf.io.encode_jpeg(tf.cast(picture, "uint8"), quality=90)
+        (photographs / f"{number:02}.jpg").write_bytes(jpeg.numpy())
+    images = data.load(FLAGS.data, data_dir=FLAGS.data_dir).images[:10_000]
+    np.save(folder / "images.npy", images)
+    return {
+        "jpegs": str(photographs),
+        "images": str(folder / "images.npy"),
+        "loader_processes": 2,
+    }
+
+
+def main(argv):
+    """Measures what `--only` lists."""
+    unknown = set(FLAGS.only) - set(_BENCHMARKS)
+    if len(argv) > 1 or unknown:
+        raise app.UsageError(
+            f"--only must list some of {', '.join(_BENCHMARKS)}. Received: "
+            f"{', '.join([*argv[1:], *sorted(unknown)])}."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        files = _make_files(Path(folder))
+        for name in FLAGS.only:
+            _measure(name, files)
+        if FLAGS.profile:
+            step = {**_BENCHMARKS["step"][0], "profile": FLAGS.profile}
+            _Side("moco_keras", _OURS, {**_common(), **step}).close()
+
+
+if __name__ == "__main__":
+    app.run(main)
