@@ -115,8 +115,8 @@ class _Augmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
         return keras.random.uniform(shape, low, high, seed=self.generator)
 
     def chance(self, batch_size, rate):
-        """Draws bool (N, 1, 1, 1), true with probability `rate`."""
-        return self.uniform(batch_size)[:, None, None, None] < rate
+        """Draws bool (N,), true with probability `rate`."""
+        return self.uniform(batch_size) < rate
 
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}
@@ -231,7 +231,7 @@ class RandomHorizontalFlip(_Augmentation):
         return self.chance(batch_size, self.rate)
 
     def augment_images(self, images, transformations, **kwargs):
-        return ops.where(transformations, ops.flip(images, axis=2), images)
+        return image_ops.mirror(images, transformations)
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate}
@@ -249,7 +249,7 @@ class RandomGrayscale(_Augmentation):
         return self.chance(batch_size, self.rate)
 
     def augment_images(self, images, transformations, **kwargs):
-        return ops.where(transformations, image_ops.luma(images), images)
+        return image_ops.grayscale(images, transformations)
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate}
@@ -301,10 +301,11 @@ class RandomColorJitter(_Augmentation):
         }
 
     def augment_images(self, images, transformations, **kwargs):
-        apply = transformations["apply"]
-        return ops.where(
-            apply, image_ops.jitter(images, **transformations), images
-        )
+        draws = dict(transformations)
+        # An image that is left as it is has its operations nowhere.
+        apply = draws.pop("apply")
+        draws["places"] = ops.where(apply[:, None], draws["places"], -1)
+        return image_ops.jitter(images, **draws)
 
     def get_config(self):
         own = {
@@ -338,10 +339,9 @@ class RandomGaussianBlur(_Augmentation):
         }
 
     def augment_images(self, images, transformations, **kwargs):
-        blurred = image_ops.gaussian_blur(
-            images, transformations["sigma"], max_sigma=self.sigma[1]
+        return image_ops.gaussian_blur(
+            images, max_sigma=self.sigma[1], **transformations
         )
-        return ops.where(transformations["apply"], blurred, images)
 
     def get_config(self):
         own = {"sigma": self.sigma, "rate": self.rate}
@@ -366,8 +366,7 @@ class RandomSolarize(_Augmentation):
         return self.chance(batch_size, self.rate)
 
     def augment_images(self, images, transformations, **kwargs):
-        solarized = image_ops.solarize(images, self.threshold)
-        return ops.where(transformations, solarized, images)
+        return image_ops.solarize(images, transformations, self.threshold)
 
     def get_config(self):
         own = {"rate": self.rate, "threshold": self.threshold}

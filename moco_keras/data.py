@@ -151,7 +151,7 @@ def two_views(dataset, augmenter, batch_size):
         image = inputs.images_of(example)
         return augmenter(image), augmenter(image)
 
-    return (
+    return inputs.without_autotuning(
         dataset.map(views, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)

@@ -3,14 +3,53 @@
 Tensors in, tensors out, pixels in [0, 255]. They mean what torchvision's mean.
 """
 
+import functools
 import math
 
+import tensorflow as tf
 from keras import ops
 
 
-def luma(images):
-    """Brightness to the eye, (N, H, W, 1), with torchvision's weights."""
-    return ops.matmul(images, ops.array([[0.2989], [0.587], [0.114]]))
+def fused(function):
+    """Lets XLA make one kernel of many: several times faster on a CPU too.
+
+    The function takes images first, and returns images of the same shape.
+    """
+    compiled = tf.function(function, jit_compile=True)
+
+    @functools.wraps(function)
+    def call(images, *args, **kwargs):
+        # TensorFlow may have compiled it for a batch of any size before.
+        result = compiled(images, *args, **kwargs)
+        return tf.ensure_shape(result, images.shape)
+
+    return call
+
+
+@fused
+def mirror(images, chosen):
+    """Mirrors those of the images (N, H, W, 3) that bool (N,) chooses."""
+    return ops.where(_per_image(chosen), ops.flip(images, axis=2), images)
+
+
+@fused
+def grayscale(images, chosen):
+    """Takes the colour from the images (N, H, W, 3) that bool (N,) chooses."""
+    gray = _luma(*(images[..., i : i + 1] for i in range(3)))
+    return ops.where(_per_image(chosen), gray, images)
+
+
+@fused
+def solarize(images, chosen, threshold):
+    """Inverts values from `threshold` on, in [0, 255], of those chosen."""
+    bright = images >= threshold
+    inverted = ops.where(bright, 255.0 - images, images)
+    return ops.where(_per_image(chosen), inverted, images)
+
+
+def _luma(red, green, blue):
+    """Brightness to the eye, with torchvision's weights."""
+    return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
 def crop_and_resize(images, image_size, top, left, height, width):
@@ -25,17 +64,42 @@ def crop_and_resize(images, image_size, top, left, height, width):
         float32 (N, image_size, image_size, 3): bilinear, with the triangle
         filter of PIL where it shrinks.
     """
+    if images.shape[0] == 1 and None in images.shape[1:3]:
+        return _crop_and_resize_one(
+            images, image_size, top[0], left[0], height[0], width[0]
+        )
     in_height, in_width = height_and_width(images)
     rows = _triangle_weights(top, height, in_height, image_size)
     columns = _triangle_weights(left, width, in_width, image_size)
-    return _separable(images, rows, columns)
+    result = _separable(images, rows, columns)
+    return ops.reshape(result, (-1, image_size, image_size, 3))
 
 
-def gaussian_blur(images, sigma, max_sigma):
-    """Blurs each image, repeating its edge pixels outwards.
+def _crop_and_resize_one(images, image_size, *box):
+    # TensorFlow's kernel for one image touches only the pixels that matter,
+    # which is most of a photograph's cost. It has none for a batch of boxes.
+    top, left, height, width = box
+    first = ops.cast(ops.floor([top, left]), "int32")
+    end = ops.cast(ops.ceil([top + height, left + width]), "int32")
+    images = images[:, first[0] : end[0], first[1] : end[1]]
+    scale = image_size / ops.stack([height, width])
+    start = ops.stack([top, left]) - ops.cast(first, "float32")
+    return tf.raw_ops.ScaleAndTranslate(
+        images=images,
+        size=[image_size, image_size],
+        scale=scale,
+        translation=-start * scale,
+        kernel_type="triangle",
+        antialias=True,
+    )
+
+
+def gaussian_blur(images, apply, sigma, max_sigma):
+    """Blurs images, repeating their edge pixels outwards.
 
     Args:
         images: float32 (N, H, W, 3).
+        apply: bool (N,), which images are blurred.
         sigma: float32 (N,), standard deviations in pixels.
         max_sigma: bound of `sigma`; the kernel reaches three times as far.
 
@@ -43,13 +107,34 @@ def gaussian_blur(images, sigma, max_sigma):
         float32 (N, H, W, 3).
     """
     radius = math.ceil(3 * max_sigma)
-    height, width = height_and_width(images)
-    rows = _gaussian_weights(sigma, height, radius)
-    columns = _gaussian_weights(sigma, width, radius)
-    return _separable(images, rows, columns)
+    offset = ops.arange(-radius, radius + 1, dtype="float32")
+    weights = ops.exp(-0.5 * (offset / sigma[:, None]) ** 2)
+    weights = weights / ops.sum(weights, axis=1, keepdims=True)
+    alone = ops.cast(offset == 0, "float32")
+    weights = ops.where(apply[:, None], weights, alone)  # (N, taps)
+
+    def blur():
+        # Two kernels, for of one XLA would make another that does more.
+        half = _weighted_sum_of_neighbours(images, weights, axis=1)
+        return _weighted_sum_of_neighbours(half, weights, axis=2)
+
+    return ops.cond(ops.any(apply), blur, lambda: images)
 
 
-def jitter(images, brightness, contrast, saturation, hue, places, apply=None):
+@fused
+def _weighted_sum_of_neighbours(images, weights, axis):
+    size, radius = ops.shape(images)[axis], weights.shape[1] // 2
+    index = ops.clip(ops.arange(-radius, size + radius), 0, size - 1)
+    padded = ops.take(images, index, axis=axis)
+    neighbours = (
+        padded[:, i : i + size] if axis == 1 else padded[:, :, i : i + size]
+        for i in range(2 * radius + 1)
+    )
+    return sum(_per_image(weights[:, i]) * x for i, x in enumerate(neighbours))
+
+
+@fused
+def jitter(images, brightness, contrast, saturation, hue, places):
     """Applies the four colour operations to each image, in its own order.
 
     Args:
@@ -57,60 +142,63 @@ def jitter(images, brightness, contrast, saturation, hue, places, apply=None):
         brightness, contrast, saturation: float32 (N,), factors.
         hue: float32 (N,), shifts in turns.
         places: int (N, 4), the place (0 to 3) of each operation, in the order
-            of the arguments.
-        apply: ignored here.
+            of the arguments; an operation at any other place is not applied.
 
     Returns:
         float32 (N, H, W, 3), pixels in [0, 255].
     """
 
-    def blend_at(images, place, active):
-        """Does the blend whose place it is, where `active`."""
-        is_brightness, is_contrast, is_saturation = (
-            ops.logical_and(places[:, i] == place, active) for i in range(3)
+    def operate(place, channels):
+        """Does to each image the operation it has at a place."""
+        # (N, 1, 1), to go with the channels (N, H, W).
+        is_brightness, is_contrast, is_saturation, is_hue = (
+            places[:, i, None, None] == place for i in range(4)
         )
-        factor = ops.where(is_brightness, brightness, 1.0)
-        factor = ops.where(is_contrast, contrast, factor)
-        factor = ops.where(is_saturation, saturation, factor)
+        factor = ops.where(is_brightness, brightness[:, None, None], 1.0)
+        factor = ops.where(is_contrast, contrast[:, None, None], factor)
+        factor = ops.where(is_saturation, saturation[:, None, None], factor)
         # Brightness blends with black, contrast with the mean of the gray
         # image, saturation with the gray image itself.
-        gray = luma(images)
-        mean = ops.mean(gray, axis=(1, 2, 3), keepdims=True)
-        other = _per_image((1.0 - factor) * ops.cast(is_saturation, "float32"))
-        other = other * gray + mean * _per_image(
-            (1.0 - factor) * ops.cast(is_contrast, "float32")
+        gray = _luma(*channels)
+        mean = ops.mean(gray, axis=(1, 2), keepdims=True)
+        other = ops.where(is_saturation, 1.0 - factor, 0.0) * gray
+        other += ops.where(is_contrast, 1.0 - factor, 0.0) * mean
+        return tuple(
+            ops.where(is_hue, shifted, ops.clip(factor * c + other, 0.0, 255.0))
+            for c, shifted in zip(
+                channels,
+                _shift_hue(*channels, hue[:, None, None]),
+                strict=True,
+            )
         )
-        return ops.clip(_per_image(factor) * images + other, 0.0, 255.0)
 
-    # Hue is dear, so each image is shifted once, between the blends that come
-    # before and those that come after it.
-    for place in range(3):
-        images = blend_at(images, place, active=places[:, 3] > place)
-    images = shift_hue(images, hue)
-    for place in range(1, 4):
-        images = blend_at(images, place, active=places[:, 3] < place)
-    return images
+    places = ops.cast(places, "int32")
+    # A loop: of four copies XLA would make one kernel, and take hours.
+    channels = tuple(images[..., i] for i in range(3))
+    return ops.stack(ops.fori_loop(0, 4, operate, channels), axis=-1)
 
 
-def shift_hue(images, turns):
-    """Turns the hue of each image.
+def _shift_hue(red, green, blue, turns):
+    """Turns the hue of channels (N, H, W): to HSV and back at once."""
+    value = ops.maximum(ops.maximum(red, green), blue)
+    chroma = value - ops.minimum(ops.minimum(red, green), blue)
+    scale = 1.0 / ops.where(chroma > 0, chroma, 1.0)
+    sixth = ops.where(
+        value == red,
+        (green - blue) * scale,
+        ops.where(
+            value == green,
+            (blue - red) * scale + 2.0,
+            (red - green) * scale + 4.0,
+        ),
+    )
 
-    Args:
-        images: float32 (N, H, W, 3), pixels in [0, 255].
-        turns: float32 (N,).
+    def channel(start):
+        k = sixth + 6.0 * turns + start
+        k = k - 6.0 * ops.floor(k / 6.0)
+        return value - chroma * ops.clip(ops.minimum(k, 4.0 - k), 0.0, 1.0)
 
-    Returns:
-        float32 (N, H, W, 3).
-    """
-    hsv = ops.image.rgb_to_hsv(images / 255.0, data_format="channels_last")
-    hue = hsv[..., 0:1] + _per_image(turns)
-    hsv = ops.concatenate([hue - ops.floor(hue), hsv[..., 1:]], axis=-1)
-    return 255.0 * ops.image.hsv_to_rgb(hsv, data_format="channels_last")
-
-
-def solarize(images, threshold=128.0):
-    """Inverts the values of `threshold` and above, of pixels in [0, 255]."""
-    return ops.where(images >= threshold, 255.0 - images, images)
+    return channel(5.0), channel(3.0), channel(1.0)
 
 
 def _per_image(values):
@@ -132,27 +220,10 @@ def _triangle_weights(start, length, in_size, out_size):
     centre = start + scale * place[:, None]  # (N, out, 1)
     distance = ops.abs(pixel - centre) / ops.maximum(scale, 1.0)
     weights = ops.maximum(1.0 - distance, 0.0)  # (N, out, in)
-    inside = (pixel > start) & (pixel < start + length)  # (N, 1, in)
+    # Whatever of a pixel is in the rectangle: (N, 1, in).
+    inside = (pixel + 0.5 > start) & (pixel - 0.5 < start + length)
     weights = ops.where(inside, weights, 0.0)
     return weights / ops.sum(weights, axis=2, keepdims=True)
-
-
-def _gaussian_weights(sigma, size, radius):
-    """Weights (N, size, size) that blur an axis, edges repeated."""
-    pixel = ops.arange(size, dtype="float32")
-    source = ops.arange(-radius, size + radius, dtype="float32")
-    distance = source - pixel[:, None]  # (size, size + 2 radius)
-    sigma = sigma[:, None, None]
-    weights = ops.exp(-0.5 * (distance / sigma) ** 2)
-    weights = ops.where(ops.abs(distance) <= radius, weights, 0.0)
-    weights = weights / ops.sum(weights, axis=2, keepdims=True)
-    # What falls off an end counts for the pixel at that end.
-    before = ops.sum(weights[:, :, :radius], axis=2, keepdims=True)
-    after = ops.sum(weights[:, :, -radius:], axis=2, keepdims=True)
-    weights = weights[:, :, radius:-radius]
-    first = ops.cast(pixel == 0, "float32")
-    last = ops.cast(pixel == size - 1, "float32")
-    return weights + before * first + after * last
 
 
 def _separable(images, rows, columns):

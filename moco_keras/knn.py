@@ -1,6 +1,7 @@
 """Weighted k-nearest-neighbour classification of frozen features."""
 
 import numpy as np
+from keras import ops
 
 
 def nearest(bank, queries, k):
@@ -33,27 +34,14 @@ def nearest(bank, queries, k):
                 f"`{name}` that are not. The encoder has diverged; lower its "
                 "learning rate."
             )
+    bank = ops.transpose(ops.convert_to_tensor(bank))
     found = [
-        _nearest_of(queries[start : start + 1024] @ bank.T, k)
+        # Of equal values the first is first.
+        ops.top_k(ops.matmul(queries[start : start + 1024], bank), k)
         for start in range(0, len(queries), 1024)  # bounds the memory
     ]
     similarities, rows = zip(*found, strict=True)
-    return np.concatenate(similarities), np.concatenate(rows)
-
-
-def _nearest_of(similarities, k):
-    least = np.partition(similarities, -k, axis=1)[:, -k, None]  # (Q, 1)
-    near = similarities >= least
-    surplus = near.sum(axis=1) - k
-    for query in np.flatnonzero(surplus):  # the last of those that tie
-        ties = np.flatnonzero(similarities[query] == least[query])
-        near[query, ties[-surplus[query] :]] = False
-    rows = np.nonzero(near)[1].reshape(-1, k)  # rising in each line
-    similarities = np.take_along_axis(similarities, rows, axis=1)
-    order = np.argsort(-similarities, axis=1, kind="stable")
-    return tuple(
-        np.take_along_axis(x, order, axis=1) for x in (similarities, rows)
-    )
+    return np.concatenate(similarities), np.concatenate(rows).astype("int64")
 
 
 def predict(bank, bank_labels, queries, k=200, temperature=0.1):

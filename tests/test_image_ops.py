@@ -1,6 +1,7 @@
 """Operations on images, against torchvision's, PIL's and definitions."""
 
 import colorsys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -37,15 +38,17 @@ def jitter(images, **values):
 @pytest.mark.parametrize(
     ("name", "operation"),
     [
-        ("flip", lambda x: x[:, :, ::-1]),
-        ("grayscale", image_ops.luma),
-        ("solarize", image_ops.solarize),
+        ("flip", image_ops.mirror),
+        ("grayscale", image_ops.grayscale),
+        ("solarize", partial(image_ops.solarize, threshold=128.0)),
     ],
 )
 def test_operations_without_parameters(name, operation):
     expected = np.broadcast_to(255 * FIXTURE[name], PICTURES.shape)
-    result = np.broadcast_to(operation(PICTURES), PICTURES.shape)
-    assert_close(result, expected)
+    assert_close(operation(PICTURES, np.ones(4, bool)), expected)
+    np.testing.assert_array_equal(
+        operation(PICTURES, np.zeros(4, bool)), PICTURES
+    )
 
 
 @pytest.mark.parametrize(("factor", "expected"), cases("brightness"))
@@ -77,11 +80,47 @@ def test_crop_and_resize(top, left, height, width, size, expected):
     assert_close(result, expected)
 
 
+@pytest.mark.parametrize(
+    ("top", "left", "height", "width", "size", "expected"), cases("crop")
+)
+def test_crop_and_resize_of_an_image_of_unknown_size(
+    top, left, height, width, size, expected
+):
+    box = [np.full(1, v, "float32") for v in (top, left, height, width)]
+
+    @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3))])
+    def crop(image):
+        return image_ops.crop_and_resize(image, int(size), *box)
+
+    for image, result in zip(PICTURES, expected, strict=True):
+        assert_close(crop(image[None])[0], result)
+
+
+def test_boxes_between_pixels_are_the_same_for_one_image(rng):
+    image = rng.uniform(0, 255, (1, 40, 50, 3)).astype("float32")
+    box = [np.array([v], "float32") for v in (2.5, 7.25, 35, 30.5)]
+
+    @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3))])
+    def crop(image):
+        return image_ops.crop_and_resize(image, 16, *box)
+
+    assert_close(crop(image), image_ops.crop_and_resize(image, 16, *box))
+
+
+def blur(images, sigma):
+    return image_ops.gaussian_blur(
+        images,
+        apply=tf.constant([True]),
+        sigma=tf.constant([sigma]),
+        max_sigma=2.0,
+    ).numpy()
+
+
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.0])
 def test_blur_is_pils(sigma):
     fixture = pytorch.load("blur")
     picture = fixture["picture"][None].astype("float32")
-    blurred = image_ops.gaussian_blur(picture, tf.constant([sigma]), 2.0)
+    blurred = blur(picture, sigma)
     # PIL approximates the Gaussian by boxes, and rounds.
     errors = np.abs(blurred[0] - fixture[str(sigma)])
     assert errors.mean() < 1
@@ -90,7 +129,7 @@ def test_blur_is_pils(sigma):
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
 def test_blur_is_a_gaussian_with_repeated_edges(sigma, rng):
     images = rng.uniform(0, 255, (1, 16, 12, 3)).astype("float32")
-    blurred = image_ops.gaussian_blur(images, tf.constant([sigma]), 2.0).numpy()
+    blurred = blur(images, sigma)
     offsets = np.arange(-6, 7)
     kernel = np.exp(-(offsets**2) / (2 * sigma**2))
     kernel /= kernel.sum()
