@@ -109,17 +109,36 @@ class _Augmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 
-    def uniform(self, batch_size, low=0.0, high=1.0, tries=None):
-        """Draws float32 (N,), or (N, tries), between `low` and `high`."""
-        shape = (batch_size,) if tries is None else (batch_size, tries)
-        return keras.random.uniform(shape, low, high, seed=self.generator)
+    def draw(self, batch_size, count=1):
+        """Draws `count` float32 (N,), uniform in [0, 1).
 
-    def chance(self, batch_size, rate):
+        All at once, for drawing costs a single image more than its use.
+        """
+        draws = keras.random.uniform((count, batch_size), seed=self.generator)
+        return ops.unstack(draws, count)
+
+    def chance(self, batch_size):
         """Draws bool (N,), true with probability `rate`."""
-        return self.uniform(batch_size) < rate
+        (draw,) = self.draw(batch_size)
+        return draw < self.rate
 
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}
+
+
+def _between(low, high, draw):
+    return low + (high - low) * draw
+
+
+def _around(centre, reach, draw):
+    return _between(centre - reach, centre + reach, draw)
+
+
+class _Crop(_Augmentation):
+    """Base of those that need only a part of each image as float32."""
+
+    def _ensure_inputs_are_compute_dtype(self, inputs):
+        return keras.tree.map_structure(ops.convert_to_tensor, inputs)
 
 
 def _register(layer):
@@ -127,7 +146,7 @@ def _register(layer):
 
 
 @_register
-class RandomResizedCrop(_Augmentation):
+class RandomResizedCrop(_Crop):
     """Cuts a random rectangle from each image and resizes it to a square.
 
     The area is uniform in `scale` and the logarithm of width over height in
@@ -152,20 +171,18 @@ class RandomResizedCrop(_Augmentation):
 
     def get_random_transformation_batch(self, batch_size, images, **kwargs):
         height, width = image_ops.height_and_width(images)
-        area = self.uniform(batch_size, *self.scale, self.tries)
-        area = area * height * width
-        ratio = self.uniform(
-            batch_size, *(math.log(r) for r in self.ratio), self.tries
-        )
-        ratio = ops.exp(ratio)
+        *draws, top, left = self.draw(batch_size, 2 * self.tries + 2)
+        area, ratio = ops.split(ops.stack(draws, axis=1), 2, axis=1)
+        area = _between(*self.scale, area) * height * width
+        ratio = ops.exp(_between(*(math.log(r) for r in self.ratio), ratio))
         w = ops.round(ops.sqrt(area * ratio))  # (N, tries)
         h = ops.round(ops.sqrt(area / ratio))
         fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
         first = ops.argmax(ops.cast(fits, "int32"), axis=1)[:, None]
         w = ops.take_along_axis(w, first, axis=1)[:, 0]  # (N,)
         h = ops.take_along_axis(h, first, axis=1)[:, 0]
-        top = ops.floor(self.uniform(batch_size) * (height - h + 1))
-        left = ops.floor(self.uniform(batch_size) * (width - w + 1))
+        top = ops.floor(top * (height - h + 1))
+        left = ops.floor(left * (width - w + 1))
         # Where no try fits.
         last_ratio = ops.clip(width / height, *self.ratio)
         last_w = ops.minimum(width, ops.round(height * last_ratio))
@@ -193,7 +210,7 @@ class RandomResizedCrop(_Augmentation):
 
 
 @_register
-class CenterCropAndResize(_Augmentation):
+class CenterCropAndResize(_Crop):
     """See `evaluation`."""
 
     def __init__(self, image_size, **kwargs):
@@ -202,7 +219,7 @@ class CenterCropAndResize(_Augmentation):
 
     def augment_images(self, images, **kwargs):
         if images.shape[1:3] == (self.image_size, self.image_size):
-            return images
+            return ops.cast(images, "float32")
         height, width = image_ops.height_and_width(images)
         side = ops.minimum(height, width) * 7 / 8
         batch = ops.ones((ops.shape(images)[0],))
@@ -228,7 +245,7 @@ class RandomHorizontalFlip(_Augmentation):
         self.rate = rate
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
-        return self.chance(batch_size, self.rate)
+        return self.chance(batch_size)
 
     def augment_images(self, images, transformations, **kwargs):
         return image_ops.mirror(images, transformations)
@@ -246,7 +263,7 @@ class RandomGrayscale(_Augmentation):
         self.rate = rate
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
-        return self.chance(batch_size, self.rate)
+        return self.chance(batch_size)
 
     def augment_images(self, images, transformations, **kwargs):
         return image_ops.grayscale(images, transformations)
@@ -286,18 +303,18 @@ class RandomColorJitter(_Augmentation):
         self.rate = rate
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
-        def factor(x):
-            return self.uniform(batch_size, 1 - x, 1 + x)
-
+        apply, brightness, contrast, saturation, hue, *ranks = self.draw(
+            batch_size, 9
+        )
         return {
-            "apply": self.chance(batch_size, self.rate),
-            "brightness": factor(self.brightness),
-            "contrast": factor(self.contrast),
-            "saturation": factor(self.saturation),
-            "hue": self.uniform(batch_size, -self.hue, self.hue),
+            "apply": apply < self.rate,
+            "brightness": _around(1.0, self.brightness, brightness),
+            "contrast": _around(1.0, self.contrast, contrast),
+            "saturation": _around(1.0, self.saturation, saturation),
+            "hue": _around(0.0, self.hue, hue),
             # The rank of random numbers is a random order. Column i is the
             # place of operation i, in the order of the arguments.
-            "places": ops.argsort(self.uniform(batch_size, tries=4), axis=1),
+            "places": ops.argsort(ops.stack(ranks, axis=1), axis=1),
         }
 
     def augment_images(self, images, transformations, **kwargs):
@@ -333,9 +350,10 @@ class RandomGaussianBlur(_Augmentation):
         self.rate = rate
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
+        apply, sigma = self.draw(batch_size, 2)
         return {
-            "apply": self.chance(batch_size, self.rate),
-            "sigma": self.uniform(batch_size, *self.sigma),
+            "apply": apply < self.rate,
+            "sigma": _between(*self.sigma, sigma),
         }
 
     def augment_images(self, images, transformations, **kwargs):
@@ -363,7 +381,7 @@ class RandomSolarize(_Augmentation):
         self.threshold = threshold
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
-        return self.chance(batch_size, self.rate)
+        return self.chance(batch_size)
 
     def augment_images(self, images, transformations, **kwargs):
         return image_ops.solarize(images, transformations, self.threshold)

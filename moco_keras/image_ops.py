@@ -26,25 +26,45 @@ def fused(function):
     return call
 
 
-@fused
-def mirror(images, chosen):
-    """Mirrors those of the images (N, H, W, 3) that bool (N,) chooses."""
-    return ops.where(_per_image(chosen), ops.flip(images, axis=2), images)
+def for_chosen(function):
+    """Makes (images, chosen, ...) of a fused function of (images, ...).
+
+    Images (N, H, W, 3) that bool (N,) does not choose stay as they are, and
+    where it chooses none nothing is computed, which spares a single image much.
+    """
+
+    @fused
+    def select(images, chosen, *args, **kwargs):
+        changed = function(images, *args, **kwargs)
+        return ops.where(_per_image(chosen), changed, images)
+
+    @functools.wraps(function)
+    def call(images, chosen, *args, **kwargs):
+        return ops.cond(
+            ops.any(chosen),
+            lambda: select(images, chosen, *args, **kwargs),
+            lambda: images,
+        )
+
+    return call
 
 
-@fused
-def grayscale(images, chosen):
-    """Takes the colour from the images (N, H, W, 3) that bool (N,) chooses."""
-    gray = _luma(*(images[..., i : i + 1] for i in range(3)))
-    return ops.where(_per_image(chosen), gray, images)
+@for_chosen
+def mirror(images):
+    """Mirrors images left to right."""
+    return ops.flip(images, axis=2)
 
 
-@fused
-def solarize(images, chosen, threshold):
-    """Inverts values from `threshold` on, in [0, 255], of those chosen."""
-    bright = images >= threshold
-    inverted = ops.where(bright, 255.0 - images, images)
-    return ops.where(_per_image(chosen), inverted, images)
+@for_chosen
+def grayscale(images):
+    """Takes the colour from images."""
+    return _luma(*(images[..., i : i + 1] for i in range(3)))
+
+
+@for_chosen
+def solarize(images, threshold):
+    """Inverts values from `threshold` on, in [0, 255]."""
+    return ops.where(images >= threshold, 255.0 - images, images)
 
 
 def _luma(red, green, blue):
@@ -56,7 +76,7 @@ def crop_and_resize(images, image_size, top, left, height, width):
     """Cuts a rectangle from each image and resizes it to a square.
 
     Args:
-        images: float32 (N, H, W, 3).
+        images: uint8 or float32 (N, H, W, 3).
         image_size: side of the result, in pixels.
         top, left, height, width: float32 (N,), the rectangles, in pixels.
 
@@ -68,6 +88,7 @@ def crop_and_resize(images, image_size, top, left, height, width):
         return _crop_and_resize_one(
             images, image_size, top[0], left[0], height[0], width[0]
         )
+    images = ops.cast(images, "float32")
     in_height, in_width = height_and_width(images)
     rows = _triangle_weights(top, height, in_height, image_size)
     columns = _triangle_weights(left, width, in_width, image_size)
@@ -81,17 +102,28 @@ def _crop_and_resize_one(images, image_size, *box):
     top, left, height, width = box
     first = ops.cast(ops.floor([top, left]), "int32")
     end = ops.cast(ops.ceil([top + height, left + width]), "int32")
-    images = images[:, first[0] : end[0], first[1] : end[1]]
-    scale = image_size / ops.stack([height, width])
-    start = ops.stack([top, left]) - ops.cast(first, "float32")
-    return tf.raw_ops.ScaleAndTranslate(
-        images=images,
-        size=[image_size, image_size],
-        scale=scale,
-        translation=-start * scale,
-        kernel_type="triangle",
-        antialias=True,
-    )
+    image = images[0, first[0] : end[0], first[1] : end[1]]
+
+    def resize(pixels, start, length):
+        """Resizes the first axis of (H, W, 3)."""
+        scale = image_size / length
+        # As if of one column, for the kernel sums rows with the processor's
+        # vectors and columns without.
+        rows = ops.reshape(pixels, (1, ops.shape(pixels)[0], 1, -1))
+        rows = tf.raw_ops.ScaleAndTranslate(
+            images=rows,
+            size=[image_size, 1],
+            scale=[scale, 1.0],
+            translation=[-start * scale, 0.0],
+            kernel_type="triangle",
+            antialias=True,
+        )
+        return ops.reshape(rows, (image_size, -1, 3))
+
+    image = resize(image, top - ops.floor(top), height)
+    image = ops.transpose(image, (1, 0, 2))
+    image = resize(image, left - ops.floor(left), width)
+    return ops.transpose(image, (1, 0, 2))[None]
 
 
 def gaussian_blur(images, apply, sigma, max_sigma):
@@ -114,23 +146,39 @@ def gaussian_blur(images, apply, sigma, max_sigma):
     weights = ops.where(apply[:, None], weights, alone)  # (N, taps)
 
     def blur():
-        # Two kernels, for of one XLA would make another that does more.
-        half = _weighted_sum_of_neighbours(images, weights, axis=1)
-        return _weighted_sum_of_neighbours(half, weights, axis=2)
+        half = _weighted_neighbours(images, weights, axis=1)
+        return _weighted_neighbours(half, weights, axis=2)
 
     return ops.cond(ops.any(apply), blur, lambda: images)
 
 
-@fused
-def _weighted_sum_of_neighbours(images, weights, axis):
-    size, radius = ops.shape(images)[axis], weights.shape[1] // 2
-    index = ops.clip(ops.arange(-radius, size + radius), 0, size - 1)
-    padded = ops.take(images, index, axis=axis)
-    neighbours = (
-        padded[:, i : i + size] if axis == 1 else padded[:, :, i : i + size]
-        for i in range(2 * radius + 1)
+def _weighted_neighbours(images, weights, axis):
+    """Sums the neighbours of each pixel along an axis, weights (N, taps)."""
+    reach = weights.shape[1] // 2
+    edges = (0, ops.shape(images)[axis] - 1)
+    before, after = (
+        ops.take(images, ops.full((reach,), edge, "int32"), axis=axis)
+        for edge in edges
     )
-    return sum(_per_image(weights[:, i]) * x for i, x in enumerate(neighbours))
+    # Padded before the fused kernel, which would pad anew for every tap.
+    padded = ops.concatenate([before, images, after], axis=axis)
+    return _weighted_windows(images, padded, weights, axis)
+
+
+@fused
+def _weighted_windows(images, padded, weights, axis):
+    n, height, width, channels = ops.shape(images)
+    # The longest rows there are, for the sake of the processor's vectors.
+    rows = (n, height, width * channels)
+    step, length = channels, width * channels
+    if axis == 1:
+        rows, step, length = (n, 1, -1), length, height * length
+    padded = ops.reshape(padded, (*rows[:2], -1))
+    total = sum(
+        weights[:, i, None, None] * padded[..., i * step : i * step + length]
+        for i in range(weights.shape[1])
+    )
+    return ops.reshape(total, ops.shape(images))
 
 
 @fused
@@ -148,38 +196,58 @@ def jitter(images, brightness, contrast, saturation, hue, places):
         float32 (N, H, W, 3), pixels in [0, 255].
     """
 
-    def operate(place, channels):
-        """Does to each image the operation it has at a place."""
-        # (N, 1, 1), to go with the channels (N, H, W).
-        is_brightness, is_contrast, is_saturation, is_hue = (
-            places[:, i, None, None] == place for i in range(4)
-        )
-        factor = ops.where(is_brightness, brightness[:, None, None], 1.0)
-        factor = ops.where(is_contrast, contrast[:, None, None], factor)
-        factor = ops.where(is_saturation, saturation[:, None, None], factor)
-        # Brightness blends with black, contrast with the mean of the gray
-        # image, saturation with the gray image itself.
-        gray = _luma(*channels)
-        mean = ops.mean(gray, axis=(1, 2), keepdims=True)
-        other = ops.where(is_saturation, 1.0 - factor, 0.0) * gray
-        other += ops.where(is_contrast, 1.0 - factor, 0.0) * mean
-        return tuple(
-            ops.where(is_hue, shifted, ops.clip(factor * c + other, 0.0, 255.0))
-            for c, shifted in zip(
-                channels,
-                _shift_hue(*channels, hue[:, None, None]),
-                strict=True,
-            )
-        )
+    def of_one(drawn):
+        image, factors, places = drawn
+        operations = [
+            functools.partial(operation, factor)
+            for operation, factor in zip(_OPERATIONS, factors, strict=True)
+        ]
 
+        def operate(place, channels):
+            here = places == place
+            which = ops.where(ops.any(here), ops.argmax(here), 4)
+            leave = [lambda *channels: channels]
+            return ops.switch(which, operations + leave, *channels)
+
+        # A loop: of four copies XLA would make one kernel, and take hours.
+        channels = tuple(image[..., i] for i in range(3))
+        return ops.stack(ops.fori_loop(0, 4, operate, channels), axis=-1)
+
+    factors = (brightness, contrast, saturation, hue)
     places = ops.cast(places, "int32")
-    # A loop: of four copies XLA would make one kernel, and take hours.
-    channels = tuple(images[..., i] for i in range(3))
-    return ops.stack(ops.fori_loop(0, 4, operate, channels), axis=-1)
+    return _over_images(of_one, (images, factors, places))
 
 
-def _shift_hue(red, green, blue, turns):
-    """Turns the hue of channels (N, H, W): to HSV and back at once."""
+def _over_images(function, batch):
+    # Image by image a processor does nothing in vain, and keeps the image at
+    # hand. A GPU is better off doing every operation to all, and selecting.
+    on_gpu = tf.config.list_physical_devices("GPU")
+    alone = batch[0].shape[0] == 1
+    over = ops.vectorized_map if on_gpu and not alone else ops.map
+    return over(function, batch)
+
+
+def _blend(factor, channels, others):
+    return tuple(
+        ops.clip(factor * c + (1.0 - factor) * other, 0.0, 255.0)
+        for c, other in zip(channels, others, strict=True)
+    )
+
+
+def _change_brightness(factor, *channels):
+    return _blend(factor, channels, 3 * [0.0])
+
+
+def _change_contrast(factor, *channels):
+    return _blend(factor, channels, 3 * [ops.mean(_luma(*channels))])
+
+
+def _change_saturation(factor, *channels):
+    return _blend(factor, channels, 3 * [_luma(*channels)])
+
+
+def _shift_hue(turns, red, green, blue):
+    """Turns the hue: to HSV and back at once."""
     value = ops.maximum(ops.maximum(red, green), blue)
     chroma = value - ops.minimum(ops.minimum(red, green), blue)
     scale = 1.0 / ops.where(chroma > 0, chroma, 1.0)
@@ -199,6 +267,15 @@ def _shift_hue(red, green, blue, turns):
         return value - chroma * ops.clip(ops.minimum(k, 4.0 - k), 0.0, 1.0)
 
     return channel(5.0), channel(3.0), channel(1.0)
+
+
+# In the order of the arguments of `jitter`.
+_OPERATIONS = (
+    _change_brightness,
+    _change_contrast,
+    _change_saturation,
+    _shift_hue,
+)
 
 
 def _per_image(values):

@@ -103,10 +103,10 @@ def augment_224(s):
     transform = transforms.MoCoV2Transform(input_size=224, cj_hue=0.1)
 
     def run():
-        for file in files:
+        for file in s["epochs"] * files:
             transform(Image.open(io.BytesIO(file)).convert("RGB"))
 
-    return run, len(files)
+    return run, s["epochs"] * len(files)
 
 
 class _Views(Dataset):

@@ -100,11 +100,13 @@ def augment_32(s):
 def augment_224(s):
     """Two views of photographs, decoded from JPEG in memory."""
     files = [path.read_bytes() for path in sorted(Path(s["jpegs"]).iterdir())]
-    images = tf.data.Dataset.from_tensor_slices(files).map(
-        lambda file: tf.io.decode_jpeg(file, channels=3)
+    images = (
+        tf.data.Dataset.from_tensor_slices(files)
+        .repeat(s["epochs"])
+        .map(lambda file: tf.io.decode_jpeg(file, channels=3))
     )
     views = data.two_views(images, augmentations.moco_v2(224), s["batch_size"])
-    return _epoch(views, len(files))
+    return _epoch(views, s["epochs"] * len(files))
 
 
 def input_pipeline(s):

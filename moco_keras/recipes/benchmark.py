@@ -46,7 +46,9 @@ _BENCHMARKS = {
         {"work": "step", "steps": 4, **_FULL},
     ],
     "augment_32": [{"work": "augment_32", "batch_size": 1024, "cores": 1}],
-    "augment_224": [{"work": "augment_224", "batch_size": 32, "cores": 1}],
+    "augment_224": [
+        {"work": "augment_224", "batch_size": 32, "epochs": 8, "cores": 1}
+    ],
     "input_pipeline": [{"work": "input_pipeline", **_NARROW}],
     "end_to_end": [{"work": "end_to_end", **_NARROW}],
     "momentum_update": [{"work": "momentum_update", "steps": 100, **_FULL}],
