@@ -1,5 +1,6 @@
 """Momentum Contrast (MoCo) for Keras 3 on TensorFlow."""
 
+import importlib
 import os
 
 # Before TensorFlow is imported: its oneDNN kernels, which it uses unasked on
@@ -7,7 +8,6 @@ import os
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from moco_keras import (
-    augmentations,
     callbacks,
     data,
     features,
@@ -43,3 +43,10 @@ __all__ = [
     "optimizers",
     "schedules",
 ]
+
+
+def __getattr__(name):
+    # When somebody asks: keras_cv takes long to import.
+    if name == "augmentations":
+        return importlib.import_module("moco_keras.augmentations")
+    raise AttributeError(f"module 'moco_keras' has no attribute {name!r}")

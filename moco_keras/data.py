@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import augmentations, inputs
+from moco_keras import inputs
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
 _UNLABELLED = -1
@@ -79,6 +79,8 @@ def load(
     stream = read(source, split, data_dir=data_dir, examples=examples)
     dataset = stream.dataset
     if image_size is not None:
+        from moco_keras import augmentations  # slow to import
+
         evaluation = augmentations.evaluation(image_size)
 
         def resize(example):
@@ -120,7 +122,7 @@ def read(source, split="train", *, data_dir=None, examples=None):
             f"`examples` must be at least 1. Received: examples={examples}."
         )
     if isinstance(source, str) and os.sep not in source:
-        builder = _builder(source, data_dir)
+        builder = find_builder(source, data_dir)
         if builder is not None:
             return _read_tfds(builder, split, examples)
     folder = Path(source).expanduser()
@@ -158,7 +160,7 @@ def two_views(dataset, augmenter, batch_size):
     )
 
 
-def _builder(name, data_dir):
+def find_builder(name, data_dir=None):
     """The TFDS builder of a data set, or None for a name it does not know."""
     import tensorflow_datasets as tfds
 

@@ -19,9 +19,10 @@ def contrastive_logits(q, k, queue, temperature):
     Reference:
         Algorithm 1 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
     """
+    q = q / temperature  # dividing l_neg would write it twice
     l_pos = ops.sum(q * k, axis=1)  # (N,)
     l_neg = ops.matmul(q, ops.transpose(queue))  # (N, K)
-    return l_pos / temperature, l_neg / temperature
+    return l_pos, l_neg
 
 
 def info_nce(l_pos, l_neg):

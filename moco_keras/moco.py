@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import augmentations, distribution, inputs, shuffle_bn
+from moco_keras import distribution, inputs, shuffle_bn
 from moco_keras.key_queue import KeyQueue
 from moco_keras.losses import (
     contrastive_accuracy,
@@ -68,6 +68,8 @@ class MoCo(keras.Model):
         shuffle="auto",
         **kwargs,
     ):
+        from moco_keras import augmentations  # slow to import
+
         super().__init__(**kwargs)
         _check_arguments(encoder, momentum, temperature, shuffle)
         self.query_encoder = encoder
@@ -249,6 +251,8 @@ class MoCo(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Builds the model again, with fresh weights."""
+        from moco_keras import augmentations  # noqa: F401 (registers layers)
+
         nested = ("encoder", "augmenter", "momentum")
         loaded = {
             name: keras.saving.deserialize_keras_object(

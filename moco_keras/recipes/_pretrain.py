@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import app, logging
 
 import moco_keras
-from moco_keras import augmentations, data, features, knn, plotting
+from moco_keras import data, features, knn, plotting
 from moco_keras.recipes import _settings
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
@@ -149,7 +149,7 @@ def build_model(settings, images):
         width=settings.width,
         bn_splits=settings.bn_splits,
     )
-    augment = getattr(augmentations, settings.augmentation)
+    augment = getattr(moco_keras.augmentations, settings.augmentation)
     model = moco_keras.MoCo(
         encoder,
         augment(image_size, min_area=settings.min_area),

@@ -47,10 +47,12 @@ def _random_pixels(*shape):
 
 def _fit(model, batches, s):
     """Repeats `fit` on the same batches, kept in memory."""
-    batches = tf.data.Dataset.from_tensors(batches).repeat(s["steps"])
+    batches = inputs.without_autotuning(
+        tf.data.Dataset.from_tensors(batches).repeat(s["steps"])
+    )
 
     def run():
-        model.fit(batches, verbose=0)
+        model.fit(batches, shuffle=False, verbose=0)
 
     return run, s["steps"] * s["batch_size"]
 
@@ -118,15 +120,35 @@ def input_pipeline(s):
     return _epoch(views, len(batches) * s["batch_size"])
 
 
+def read_files(s):
+    """Epochs of images that are read from files and shuffled as they come."""
+    stream = data.read(
+        s["data"], data_dir=s["large_data_dir"], examples=s["num_images"]
+    )
+    batches = inputs.without_autotuning(
+        stream.dataset.shuffle(10_000)
+        .batch(s["batch_size"])
+        .prefetch(tf.data.AUTOTUNE)
+    )
+    return _epoch(batches, stream.num_examples)
+
+
 def end_to_end(s):
-    """Epochs of training, from images in memory."""
+    """Steps of training, as many as 10,000 images make, on images in memory."""
     model = _moco(s, min_area=0.2)
     images = np.load(s["images"])
+    steps = len(images) // s["batch_size"]
+    images = np.resize(images, (s["num_images"], *images.shape[1:]))
 
     def run():
-        model.fit(images, batch_size=s["batch_size"], verbose=0)
+        model.fit(
+            images,
+            batch_size=s["batch_size"],
+            steps_per_epoch=steps,
+            verbose=0,
+        )
 
-    return run, len(images) // s["batch_size"] * s["batch_size"]
+    return run, steps * s["batch_size"]
 
 
 def momentum_update(s):
@@ -192,6 +214,7 @@ if __name__ == "__main__":
         augment_32,
         augment_224,
         input_pipeline,
+        read_files,
         end_to_end,
         momentum_update,
         queue,
