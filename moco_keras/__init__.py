@@ -46,7 +46,7 @@ __all__ = [
 
 
 def __getattr__(name):
-    # When somebody asks: keras_cv takes long to import.
+    # When somebody asks, for it takes long to import.
     if name == "augmentations":
         return importlib.import_module("moco_keras.augmentations")
     raise AttributeError(f"module 'moco_keras' has no attribute {name!r}")

@@ -11,7 +11,6 @@ JSON gives a side's median, and a last line the ratios.
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -138,6 +137,8 @@ class _Side:
 class _Command:
     """A process that is started anew for every turn."""
 
+    peak_memory_mib = None
+
     def __init__(self, settings):
         self.library, self.settings, self.seconds = "python", settings, []
         versions = {"python": platform.python_version()}
@@ -154,8 +155,6 @@ class _Command:
         self.seconds.append(time.perf_counter() - start)
         if ended.returncode != exit_code:
             raise ChildProcessError(ended.stderr)
-        kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        self.peak_memory_mib = round(kib / 1024)
 
     def close(self):
         pass
@@ -195,12 +194,18 @@ def _measure(name, files):
         for side in sides:
             side.close()
     medians = [_report(name, side) for side in sides]
+    first = sides[0]
     for side, median in zip(sides[1:], medians[1:], strict=True):
         ratio = {
             "benchmark": name,
             "ratio_of_times": round(medians[0] / median, 3),
-            "of": f"moco_keras, {sides[0].settings['work']}",
-            "to": f"{side.library}, {side.settings['work']}",
+            "of": first.library,
+            "to": side.library,
+            "which_differ_by": {
+                setting: [first.settings.get(setting), value]
+                for setting, value in side.settings.items()
+                if value != first.settings.get(setting)
+            },
         }
         print(json.dumps(ratio), flush=True)
 

@@ -1,0 +1,75 @@
+"""The benchmark's parts; what it measures is nobody's business here."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_keras import data
+from moco_keras.recipes import benchmark
+
+
+def test_unknown_benchmarks_are_refused():
+    ended = subprocess.run(
+        [sys.executable, "-m", "moco_keras.recipes.benchmark", "--only=stop"],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert "--only must list some of step, " in ended.stderr
+    assert "Received: stop" in ended.stderr
+
+
+def test_sides_take_turns_and_are_compared(monkeypatch, capsys):
+    settings = {"work": "queue", "steps": 2, "batch_size": 8, "cores": 1}
+    works = [{**settings, "queue_size": size} for size in (32, 64)]
+    monkeypatch.setitem(benchmark._BENCHMARKS, "queue", works)
+    monkeypatch.setattr(benchmark, "_common", dict)
+    flags = {"repeats": 3, "peer": None}
+    monkeypatch.setattr(benchmark, "FLAGS", type("Flags", (), flags))
+    benchmark._measure("queue", files={})
+    *sides, ratio = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [side["settings"]["queue_size"] for side in sides] == [32, 64]
+    for side in sides:
+        turns = side["of_each_turn"]
+        assert len(turns) == 3 and min(turns) > 0
+        assert side["milliseconds"] == sorted(turns)[1]
+        assert side["images_per_second"] == pytest.approx(
+            16_000 / side["milliseconds"], rel=0.01
+        )
+        assert side["peak_memory_mib"] > 100
+        assert set(side["versions"]) == {"keras", "tensorflow", "python"}
+    assert ratio["ratio_of_times"] == pytest.approx(
+        sides[0]["milliseconds"] / sides[1]["milliseconds"], rel=0.01
+    )
+    assert ratio["which_differ_by"] == {"queue_size": [32, 64]}
+
+
+def test_a_side_that_dies_is_named():
+    with pytest.raises(ChildProcessError, match="moco_keras ended with exit"):
+        benchmark._Side("moco_keras", benchmark._OURS, {"cores": 1})
+
+
+def test_photographs_are_as_long_as_photographs():
+    picture = benchmark._draw_photograph(0)
+    assert picture.shape == (375, 500, 3)
+    length = len(tf.io.encode_jpeg(picture, quality=90).numpy())
+    assert 40_000 < length < 70_000
+
+
+def test_a_data_set_is_made_larger(textures_dir, tmp_path):
+    small = data.load("textures", data_dir=textures_dir)
+    wanted = 2 * len(small.images) + 1
+    benchmark._link_again("textures", textures_dir, tmp_path, wanted)
+    large = data.load("textures", data_dir=tmp_path)
+    assert len(large.images) == 3 * len(small.images)
+    np.testing.assert_array_equal(
+        np.bincount(large.labels), 3 * np.bincount(small.labels)
+    )
+    test = data.load("textures", "test", data_dir=tmp_path)
+    np.testing.assert_array_equal(
+        test.labels, data.load("textures", "test", data_dir=textures_dir).labels
+    )
