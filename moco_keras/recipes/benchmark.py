@@ -101,15 +101,16 @@ class _Side:
 
     def __init__(self, library, command, settings):
         self.library, self.settings, self.seconds = library, settings, []
-        cores = sorted(os.sched_getaffinity(0))[: settings["cores"]]
+        # The process has them from its start, before anything counts them.
+        cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, sorted(cores)[: settings["cores"]])
         self._process = subprocess.Popen(
             [*command, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Before anything asks how many cores there are.
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
+        os.sched_setaffinity(0, cores)
         self.about = self._hear()
 
     def take_turn(self):
@@ -121,16 +122,16 @@ class _Side:
         self.peak_memory_mib = heard["peak_memory_mib"]
 
     def close(self):
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
     def _hear(self):
         for line in self._process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
+        self.close()
         raise ChildProcessError(
             f"The process of {self.library} ended with exit code "
-            f"{self._process.wait()}; what it said stands above."
+            f"{self._process.returncode}; what it said stands above."
         )
 
 
