@@ -209,6 +209,6 @@ if __name__ == "__main__":
         knn,
     )
     _worker.serve(
-        {work.__name__: work for work in works},
+        works,
         ("lightly", "torch", "torchvision"),
     )

@@ -221,7 +221,7 @@ if __name__ == "__main__":
         knn,
     )
     _worker.serve(
-        {work.__name__: work for work in works},
+        works,
         ("keras", "tensorflow"),
         tf.profiler.experimental.Profile,
     )

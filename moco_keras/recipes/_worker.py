@@ -15,14 +15,15 @@ def serve(works, packages, profile=None):
     """Prepares the work of the command line and times it for each line read.
 
     Args:
-        works: by name, functions from settings to (run, images): a function
-            without arguments, and the number of images it treats.
+        works: functions from settings to (run, images): a function without
+            arguments, and the number of images it treats.
         packages: whose versions are told.
         profile: function from a folder to a context that traces into it, for
             the setting of that name.
     """
     settings = json.loads(sys.argv[1])
-    run, images = works[settings["work"]](settings)
+    by_name = {work.__name__: work for work in works}
+    run, images = by_name[settings["work"]](settings)
     for _ in range(2):  # tracing, allocating, first use
         run()
     if "profile" in settings:
