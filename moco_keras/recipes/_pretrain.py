@@ -16,7 +16,7 @@ from absl import app, logging
 
 import moco_keras
 from moco_keras import data, features, knn, plotting
-from moco_keras.recipes import _settings
+from moco_keras.recipes import _settings, _threads
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 
@@ -35,6 +35,7 @@ def run(recipe, source, defaults=None):
     def main(argv):
         if len(argv) > 1:
             raise app.UsageError(f"Expected flags only. Received: {argv[1:]}.")
+        _threads.share_cores()
         try:
             pretrain(_settings.from_flags(), recipe, source)
         except (ValueError, OSError, FloatingPointError) as error:

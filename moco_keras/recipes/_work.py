@@ -19,10 +19,11 @@ from moco_keras import (
 from moco_keras import knn as classifier
 from moco_keras.key_queue import KeyQueue
 from moco_keras.momentum import MomentumUpdate
-from moco_keras.recipes import _worker
+from moco_keras.recipes import _threads, _worker
 
 
 def _encoder(s):
+    _threads.share_cores()  # as in the programs that train
     keras.config.set_dtype_policy(s["precision"])
     return build_encoder(
         "resnet18", 32, width=s["width"], bn_splits=s["bn_splits"]
@@ -59,11 +60,12 @@ def _fit(model, batches, s):
 
 def step(s):
     """Steps of MoCo on ready views, the momentum update included."""
+    model = _moco(s)
     shape = (s["batch_size"], 32, 32, 3)
     views = tuple(
         tf.constant(_random_pixels(*shape), "float32") for _ in range(2)
     )
-    return _fit(_moco(s), views, s)
+    return _fit(model, views, s)
 
 
 def supervised(s):

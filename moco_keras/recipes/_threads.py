@@ -1,0 +1,19 @@
+"""How the programs that train use the processor."""
+
+import os
+
+import tensorflow as tf
+
+
+def share_cores():
+    """Gives each of two operations a core of its own, where there are two.
+
+    A step of MoCo has two operations to run nearly all the time: those of the
+    two encoders, then the gradients of filters and of inputs. On two cores the
+    threads that TensorFlow would split each of them over wait for each other.
+
+    Raises:
+        RuntimeError: if TensorFlow has computed anything before.
+    """
+    if os.cpu_count() == 2 and not tf.config.list_physical_devices("GPU"):
+        tf.config.threading.set_intra_op_parallelism_threads(1)
