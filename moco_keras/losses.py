@@ -41,21 +41,7 @@ def info_nce(l_pos, l_neg):
     Example:
         >>> info_nce(np.zeros(2), np.zeros((2, 3)))  # log(4) = 1.386, twice
     """
-    return ops.logaddexp(l_pos, _logsumexp_of_rows(l_neg)) - l_pos
-
-
-@ops.custom_gradient
-def _logsumexp_of_rows(x):
-    # Its gradient is the softmax, made anew from `x` (N, K). Left to itself,
-    # TensorFlow keeps a second array of that size, and tiles a third.
-    result = ops.logsumexp(x, axis=1)
-
-    def gradient(*args, upstream=None):
-        if upstream is None:
-            (upstream,) = args
-        return upstream[:, None] * ops.exp(x - result[:, None])
-
-    return result, gradient
+    return ops.logaddexp(l_pos, ops.logsumexp(l_neg, axis=1)) - l_pos
 
 
 def contrastive_accuracy(l_pos, l_neg):

@@ -10,14 +10,13 @@ from moco_keras import (
     MoCo,
     augmentations,
     build_encoder,
-    contrastive_logits,
     data,
-    info_nce,
     inputs,
     optimizers,
 )
 from moco_keras import knn as classifier
 from moco_keras.key_queue import KeyQueue
+from moco_keras.moco import contrast
 from moco_keras.momentum import MomentumUpdate
 from moco_keras.recipes import _threads, _worker
 
@@ -171,17 +170,18 @@ def momentum_update(s):
 def queue(s):
     """The loss against the queue, its gradient, and the queue's advance."""
     keys = KeyQueue(s["queue_size"], 128)
-    q = tf.math.l2_normalize(tf.random.normal((s["batch_size"], 128)), axis=1)
+    q, k = tf.math.l2_normalize(
+        tf.random.normal((2, s["batch_size"], 128)), axis=2
+    )
 
     @tf.function
     def advance():
         with tf.GradientTape() as tape:
             tape.watch(q)
-            loss = tf.reduce_mean(
-                info_nce(*contrastive_logits(q, q, keys.keys, 0.1))
-            )
+            losses, _ = contrast(q, k, keys, 0.1)
+            loss = tf.reduce_mean(losses)
         gradient = tape.gradient(loss, q)
-        keys.enqueue(q)
+        keys.enqueue(k)
         return gradient
 
     def run():
