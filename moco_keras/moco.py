@@ -6,11 +6,6 @@ from keras import ops
 
 from moco_keras import distribution, inputs, shuffle_bn
 from moco_keras.key_queue import KeyQueue
-from moco_keras.losses import (
-    contrastive_accuracy,
-    contrastive_logits,
-    info_nce,
-)
 from moco_keras.momentum import MomentumUpdate
 
 
@@ -107,7 +102,7 @@ class MoCo(keras.Model):
         with tf.GradientTape() as tape:
             for (im_q, _), k in zip(pairs, keys, strict=True):
                 q = _unit_rows(self.query_encoder(im_q, training=True))
-                losses, hits = contrast(q, k, self.queue, self.temperature)
+                losses, hits = self.queue.contrast(q, k, self.temperature)
                 loss += ops.mean(losses)
                 self._accuracy.update_state(hits)
             scaled_loss = self.optimizer.scale_loss(loss)
@@ -259,39 +254,6 @@ class MoCo(keras.Model):
             for name in nested
         }
         return cls(**{**config, **loaded})
-
-
-def contrast(q, k, queue, temperature):
-    """InfoNCE of queries with their keys and a queue, as one kernel.
-
-    The kernel makes the gradient beside the loss. So the logits never leave it,
-    and the queue is not copied, as TensorFlow copies a variable that is written
-    in part each time it is read outside.
-
-    Args:
-        q, k: float32 (N, C), L2-normalised; only q has a gradient.
-        queue: a `KeyQueue`.
-        temperature: divides the similarities.
-
-    Returns:
-        The results of `info_nce` and `contrastive_accuracy`.
-    """
-
-    @tf.function(jit_compile=True)
-    def compute(q, k):
-        with tf.GradientTape() as tape:
-            tape.watch(q)
-            logits = contrastive_logits(q, k, queue.keys, temperature)
-            losses = info_nce(*logits)
-        return losses, contrastive_accuracy(*logits), tape.gradient(losses, q)
-
-    @tf.custom_gradient
-    def of_queries(q):
-        losses, hits, gradient = compute(q, k)
-        # A query's loss depends on no other query.
-        return (losses, hits), lambda dy, _: dy[:, None] * gradient
-
-    return of_queries(q)
 
 
 def _unit_rows(x):

@@ -16,13 +16,11 @@ from moco_keras import (
 )
 from moco_keras import knn as classifier
 from moco_keras.key_queue import KeyQueue
-from moco_keras.moco import contrast
 from moco_keras.momentum import MomentumUpdate
 from moco_keras.recipes import _threads, _worker
 
 
 def _encoder(s):
-    _threads.share_cores()  # as in the programs that train
     keras.config.set_dtype_policy(s["precision"])
     return build_encoder(
         "resnet18", 32, width=s["width"], bn_splits=s["bn_splits"]
@@ -30,6 +28,7 @@ def _encoder(s):
 
 
 def _moco(s, min_area=0.08):
+    _threads.share_cores()  # as in the programs that train
     model = MoCo(
         _encoder(s),
         augmentations.cifar(32, min_area=min_area),
@@ -178,7 +177,7 @@ def queue(s):
     def advance():
         with tf.GradientTape() as tape:
             tape.watch(q)
-            losses, _ = contrast(q, k, keys, 0.1)
+            losses, _ = keys.contrast(q, k, 0.1)
             loss = tf.reduce_mean(losses)
         gradient = tape.gradient(loss, q)
         keys.enqueue(k)

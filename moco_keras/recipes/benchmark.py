@@ -46,7 +46,7 @@ _BENCHMARKS = {
     ],
     "augment_32": [{"work": "augment_32", "batch_size": 1024, "cores": 1}],
     "augment_224": [
-        {"work": "augment_224", "batch_size": 32, "epochs": 16, "cores": 1}
+        {"work": "augment_224", "batch_size": 32, "epochs": 32, "cores": 1}
     ],
     "input_pipeline": [{"work": "input_pipeline", **_NARROW}],
     "end_to_end": [{"work": "end_to_end", **_NARROW, "num_images": 10_000}],
