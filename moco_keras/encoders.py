@@ -72,9 +72,11 @@ def build_encoder(
     mean, std = (
         (CIFAR10_MEAN, CIFAR10_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
     )
+    # Given a row of pixels: TensorFlow is slow to repeat three numbers.
+    mean, std = (np.tile(values, (image_size, 1)) for values in (mean, std))
     x = layers.Rescaling(
-        (1 / 255 / np.array(std)).tolist(),
-        (-np.array(mean) / np.array(std)).tolist(),
+        (1 / 255 / std).tolist(),
+        (-mean / std).tolist(),
         dtype="float32",
         name="normalization",
     )(inputs)

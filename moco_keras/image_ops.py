@@ -288,6 +288,7 @@ def height_and_width(images):
     return (ops.cast(side, "float32") for side in shape[1:3])
 
 
+@functools.partial(tf.function, jit_compile=True)
 def _triangle_weights(start, length, in_size, out_size):
     """Weights (N, out, in) that resize [start, start + length) of an axis."""
     start, length = start[:, None, None], length[:, None, None]
