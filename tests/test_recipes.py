@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import flags
 
 import moco_keras
 from moco_keras import textures
-from moco_keras.recipes import _settings
+from moco_keras.recipes import _settings, _threads
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ["curves.png", "views.png", "neighbours.png"]
@@ -203,3 +204,16 @@ def test_presets_are_settings(file):
 def test_bad_settings(changes, message):
     with pytest.raises(ValueError, match=message):
         _settings.Settings(**changes)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, []), (2, [1]), (8, [])])
+def test_two_cores_are_shared_by_two_operations(cores, threads, monkeypatch):
+    seen = []
+    settings = tf.config.threading
+    monkeypatch.setattr(
+        settings, "set_intra_op_parallelism_threads", seen.append
+    )
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    _threads.share_cores()
+    assert seen == threads
