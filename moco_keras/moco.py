@@ -101,7 +101,7 @@ class MoCo(keras.Model):
         loss = 0.0
         with tf.GradientTape() as tape:
             for (im_q, _), k in zip(pairs, keys, strict=True):
-                q = _unit_rows(self.query_encoder(im_q, training=True))
+                q = _unit_rows(shuffle_bn.encode(self.query_encoder, im_q))
                 losses, hits = self.queue.contrast(q, k, self.temperature)
                 loss += ops.mean(losses)
                 self._accuracy.update_state(hits)
@@ -128,9 +128,9 @@ class MoCo(keras.Model):
 
     def _encode_keys(self, im_k):
         if self.shuffle == "none":
-            return _unit_rows(self.key_encoder(im_k, training=True))
+            return _unit_rows(shuffle_bn.encode(self.key_encoder, im_k))
         im_k, order = shuffle_bn.shuffle(im_k, self._shuffle_seed)
-        k = _unit_rows(self.key_encoder(im_k, training=True))
+        k = _unit_rows(shuffle_bn.encode(self.key_encoder, im_k))
         return shuffle_bn.unshuffle(k, order)
 
     def _descend(self, tape, loss):

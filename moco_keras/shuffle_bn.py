@@ -1,5 +1,7 @@
 """Batch norm that cannot tell which key belongs to which query."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -23,6 +25,44 @@ def shuffle(images, seed):
 def unshuffle(keys, order):
     """Undoes `shuffle`: row n of the result belongs to image n again."""
     return ops.take(keys, ops.argsort(order), axis=0)
+
+
+def encode(encoder, images):
+    """Encodes a batch in training, on a CPU each group of batch norm apart.
+
+    The same numbers as `encoder(images, training=True)` gives, for less: groups
+    need not be joined between layers, and they keep all cores at work. A GPU is
+    better off with whole layers, and so is an encoder whose batch norms have
+    no common groups.
+
+    Args:
+        encoder: functional `keras.Model`.
+        images: (N, S, S, 3), as the encoder takes them.
+
+    Returns:
+        What the encoder returns, (N, C).
+    """
+    norms, splits = _common_splits(encoder)
+    on_gpu = tf.config.list_physical_devices("GPU")
+    if splits == 1 or on_gpu or (images.shape[0] or 1) % splits:
+        return encoder(images, training=True)
+    with contextlib.ExitStack() as stack:
+        for norm in norms:
+            stack.enter_context(norm.one_group_a_call())
+        groups = tf.split(images, splits, axis=0)
+        return tf.concat([encoder(x, training=True) for x in groups], axis=0)
+
+
+def _common_splits(encoder):
+    """The encoder's split batch norms and their splits; 1 where they differ."""
+    layers = encoder.layers
+    norms = [x for x in layers if isinstance(x, SplitBatchNormalization)]
+    splits = {norm.splits for norm in norms}
+    # Batch norms of another kind, or that may hide in a model among the layers.
+    others = (keras.layers.BatchNormalization, keras.Model)
+    if len(splits) != 1 or any(isinstance(x, others) for x in layers):
+        return norms, 1
+    return norms, *splits
 
 
 @keras.saving.register_keras_serializable(package="moco_keras")
@@ -73,6 +113,7 @@ class SplitBatchNormalization(keras.layers.Layer):
         self.momentum = momentum
         self.epsilon = epsilon
         self.activation = keras.activations.get(activation)
+        self._waiting = None  # statistics of groups, see `one_group_a_call`
 
     def build(self, inputs_shape, shortcut_shape=None):
         def weight(name, initializer, trainable):
@@ -98,18 +139,36 @@ class SplitBatchNormalization(keras.layers.Layer):
                 inputs, self.moving_mean, self.moving_variance, training=False
             )
             return self._finish(outputs, shortcut)
-        groups = [
+        normalized = [
             self._normalize(group, [], [], training=True)
             for group in self._split(inputs)
         ]
-        outputs, means, variances = zip(*groups, strict=True)
-        self._follow(self.moving_mean, means)
-        self._follow(self.moving_variance, variances)
+        statistics = [of_group[1:] for of_group in normalized]
+        if self._waiting is None:
+            self._follow(statistics)
+        else:
+            self._waiting += statistics
         shortcuts = (
-            [None] * self.splits if shortcut is None else self._split(shortcut)
+            [None] * len(normalized)
+            if shortcut is None
+            else self._split(shortcut)
         )
-        outputs = list(map(self._finish, outputs, shortcuts))
-        return outputs[0] if self.splits == 1 else tf.concat(outputs, axis=0)
+        outputs = [
+            self._finish(of_group[0], shortcut)
+            for of_group, shortcut in zip(normalized, shortcuts, strict=True)
+        ]
+        return outputs[0] if len(outputs) == 1 else tf.concat(outputs, axis=0)
+
+    @contextlib.contextmanager
+    def one_group_a_call(self):
+        """Takes each call for a group; moving statistics follow at the end."""
+        self._waiting = []
+        try:
+            yield
+            if self._waiting:  # nothing waits in a frozen layer
+                self._follow(self._waiting)
+        finally:
+            self._waiting = None
 
     def _finish(self, outputs, shortcut):
         if shortcut is not None:
@@ -117,7 +176,7 @@ class SplitBatchNormalization(keras.layers.Layer):
         return self.activation(outputs)
 
     def _split(self, inputs):
-        if self.splits == 1:
+        if self.splits == 1 or self._waiting is not None:
             return [inputs]
         indivisible = (
             "`splits` of SplitBatchNormalization must divide the batch size."
@@ -149,9 +208,15 @@ class SplitBatchNormalization(keras.layers.Layer):
             is_training=training,
         )[:3]
 
-    def _follow(self, moving, values):
-        value = tf.add_n(values) / self.splits
-        moving.assign(self.momentum * moving + (1.0 - self.momentum) * value)
+    def _follow(self, statistics):
+        """Moves the moving statistics; takes a (mean, variance) a group."""
+        moving = self.moving_mean, self.moving_variance
+        by_kind = zip(*statistics, strict=True)
+        for variable, values in zip(moving, by_kind, strict=True):
+            value = tf.add_n(values) / len(values)
+            variable.assign(
+                self.momentum * variable + (1.0 - self.momentum) * value
+            )
 
     def compute_output_shape(self, inputs_shape, shortcut_shape=None):
         return inputs_shape

@@ -4,7 +4,7 @@ import pytest
 import pytorch
 import tensorflow as tf
 
-from moco_keras import SplitBatchNormalization, shuffle_bn
+from moco_keras import SplitBatchNormalization, build_encoder, shuffle_bn
 
 
 @pytest.mark.parametrize("splits", [1, 2, 8])
@@ -63,6 +63,71 @@ def test_splits_must_divide_a_batch_known_only_when_it_runs():
     assert run(tf.ones((6, 2, 2, 1))).shape == (6, 2, 2, 1)
     with pytest.raises(tf.errors.InvalidArgumentError, match="must divide"):
         run(tf.ones((4, 2, 2, 1)))
+
+
+def _train(encoder, encode, images):
+    """What a call in training returns and leaves, by name."""
+    with tf.GradientTape() as tape:
+        outputs = encode(images)
+        loss = tf.reduce_sum(outputs**2)
+    gradients = tape.gradient(loss, encoder.trainable_variables)
+    values = {"outputs": outputs}
+    for v, gradient in zip(encoder.trainable_variables, gradients, strict=True):
+        values[f"gradient of {v.path}"] = tf.convert_to_tensor(gradient)
+    for v in encoder.non_trainable_variables:
+        values[v.path] = tf.convert_to_tensor(v)
+    return values
+
+
+def _encoder_of(norms):
+    x = inputs = keras.Input((8, 8, 3))
+    for norm in norms:
+        x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
+        x = norm(x)
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+
+@pytest.mark.parametrize(
+    "make, calls",
+    [
+        (lambda: _encoder_of([SplitBatchNormalization(4) for _ in "ab"]), 4),
+        (lambda: build_encoder("resnet18", 8, width=4, bn_splits=2), 2),
+        # Whole: other groups would give other numbers.
+        (lambda: _encoder_of(map(SplitBatchNormalization, (2, 4))), 1),
+        (
+            lambda: _encoder_of(
+                [SplitBatchNormalization(2), keras.layers.BatchNormalization()]
+            ),
+            1,
+        ),
+    ],
+)
+def test_encoding_group_by_group_changes_nothing(make, calls, rng):
+    images = tf.constant(rng.uniform(0, 255, (8, 8, 8, 3)), "float32")
+    apart, whole = make(), make()
+    whole.set_weights(apart.get_weights())
+    sizes = []
+    apart.layers[1].call = _recorded(apart.layers[1].call, sizes)
+    ours = _train(apart, lambda x: shuffle_bn.encode(apart, x), images)
+    plain = _train(whole, lambda x: whole(x, training=True), images)
+    if tf.config.list_physical_devices("GPU"):
+        calls = 1
+    assert sizes == calls * [8 // calls]
+    for (name, value), expected in zip(
+        ours.items(), plain.values(), strict=True
+    ):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(
+            value, expected, rtol=0, atol=1e-5 * scale, err_msg=name
+        )
+
+
+def _recorded(call, sizes):
+    def record(x, *args, **kwargs):
+        sizes.append(len(x))
+        return call(x, *args, **kwargs)
+
+    return record
 
 
 def test_unshuffle_undoes_shuffle():
