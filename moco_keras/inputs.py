@@ -171,19 +171,24 @@ def _batches_of_arrays(images, batch_size, shuffle):
             "`batch_size` must be at most the number of images. Received: "
             f"batch_size={batch_size}, {num_images} images."
         )
-    with tf.device("CPU"):
-        images = keras.tree.map_structure(tf.convert_to_tensor, images)
+    images = keras.tree.map_structure(np.asarray, images)
     rows = tf.data.Dataset.range(num_images)
     if shuffle:
         rows = rows.shuffle(num_images)
-    # Gathering a batch at once is far faster than batching single images.
+    # Taking a batch at once is far faster than batching single images.
     return without_autotuning(
         rows.batch(batch_size, drop_remainder=True)
         .map(
             lambda batch: keras.tree.map_structure(
-                lambda x: tf.gather(x, batch), images
+                lambda x: _take(x, batch), images
             ),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .prefetch(tf.data.AUTOTUNE)
     )
+
+
+def _take(array, rows):
+    """Rows of an array, which TensorFlow never copies as a whole."""
+    taken = tf.numpy_function(lambda rows: array[rows], [rows], array.dtype)
+    return tf.ensure_shape(taken, (*rows.shape, *array.shape[1:]))

@@ -5,7 +5,7 @@ import reference
 import tensorflow as tf
 
 import moco_keras
-from moco_keras import MoCo, MomentumUpdate, augmentations, optimizers
+from moco_keras import MoCo, MomentumUpdate, augmentations, inputs, optimizers
 
 
 def pairs(count=2, batch=4, seed=0):
@@ -344,3 +344,13 @@ def test_an_augmenter_is_needed_for_images(make_encoder, images):
     model.compile(optimizer=optimizers.SGD(0.1))
     with pytest.raises(ValueError, match="needs an `augmenter`"):
         model.fit(images, batch_size=8, verbose=0)
+
+
+def test_arrays_are_read_where_they_are(images, tmp_path):
+    """Nothing copies them: a file of them need not fit into memory."""
+    np.save(tmp_path / "images.npy", images)
+    on_disk = np.load(tmp_path / "images.npy", mmap_mode="r+")
+    batches = inputs.training_batches(on_disk, batch_size=8, shuffle=False)
+    on_disk[:] = 7
+    for batch in batches:
+        np.testing.assert_array_equal(batch, np.full((8, 8, 8, 3), 7, "uint8"))
