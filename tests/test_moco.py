@@ -354,3 +354,18 @@ def test_arrays_are_read_where_they_are(images, tmp_path):
     on_disk[:] = 7
     for batch in batches:
         np.testing.assert_array_equal(batch, np.full((8, 8, 8, 3), 7, "uint8"))
+
+
+def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides():
+    images = np.arange(12, dtype="uint8")[:, None, None, None]
+    images = np.broadcast_to(images, (12, 8, 8, 3))
+
+    def orders():
+        keras.utils.set_random_seed(3)
+        batches = inputs.training_batches(images, batch_size=4, shuffle=True)
+        return [[int(x[0, 0, 0]) for b in batches for x in b] for _ in "12"]
+
+    first, second = orders()
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second and first != sorted(first)
+    assert orders() == [first, second]
