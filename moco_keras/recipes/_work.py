@@ -130,7 +130,13 @@ def read_files(s):
         .batch(s["batch_size"])
         .prefetch(tf.data.AUTOTUNE)
     )
-    return _epoch(batches, stream.num_examples)
+    read_once, num_images = _epoch(batches, stream.num_examples)
+
+    def run():
+        for _ in range(s["epochs"]):
+            read_once()
+
+    return run, s["epochs"] * num_images
 
 
 def end_to_end(s):

@@ -55,8 +55,8 @@ _BENCHMARKS = {
         for n in (10_000, 50_000, 1_000_000)
     ],
     "more_files": [
-        {"work": "read_files", "batch_size": 256, "num_images": n}
-        for n in (10_000, 50_000, 1_000_000)
+        {"work": "read_files", "batch_size": 256, "num_images": n, "epochs": e}
+        for n, e in ((10_000, 20), (50_000, 4), (1_000_000, 1))
     ],
     "momentum_update": [{"work": "momentum_update", "steps": 100, **_FULL}],
     "queue": [
