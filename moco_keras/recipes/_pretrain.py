@@ -57,7 +57,6 @@ def pretrain(settings, recipe, source):
     Returns:
         The folder, a `Path`.
     """
-    keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(settings.precision)
     bank = data.load(
         source,
@@ -74,6 +73,8 @@ def pretrain(settings, recipe, source):
     print(
         f"{bank.source}: {len(bank.images)} training, {len(test.images)} test"
     )
+    # Not before: a data set that is prepared first takes random numbers.
+    keras.utils.set_random_seed(settings.seed)
     model = build_model(settings, bank.images)
     k = min(200, len(bank.images))
     monitor = moco_keras.callbacks.KNNMonitor(
