@@ -40,12 +40,12 @@ def only_run(folder):
 def run_smoke(textures_dir, tmp_path_factory):
     """Runs the smoke test: gives what it printed and the folder it left."""
 
-    def run_with(seed):
+    def run_with(seed, data_dir=textures_dir):
         export_dir = tmp_path_factory.mktemp("smoke")
         result = run(
             "textures",
             "--flagfile=recipes/smoke.flags",
-            f"--data_dir={textures_dir}",
+            f"--data_dir={data_dir}",
             f"--export_dir={export_dir}",
             f"--seed={seed}",
         )
@@ -113,10 +113,13 @@ def numbers(folder):
 
 
 def test_a_seed_gives_the_same_numbers_and_another_gives_others(
-    smoke, run_smoke
+    smoke, run_smoke, textures_dir, tmp_path
 ):
+    unprepared = tmp_path  # the data set is drawn first, which changes nothing
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        (_, same), (_, other) = pool.map(run_smoke, [7, 8])
+        (_, same), (_, other) = pool.map(
+            run_smoke, [7, 8], [unprepared, textures_dir]
+        )
     weights, metrics = numbers(smoke[1])
     same_weights, same_metrics = numbers(same)
     assert metrics == same_metrics
