@@ -16,7 +16,7 @@ import keras
 import keras_cv
 from keras import ops
 
-from moco_keras import image_ops
+from moco_keras import distribution, image_ops
 
 
 def moco_v1(image_size=224, min_area=0.2):
@@ -114,8 +114,9 @@ class _Augmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
 
         All at once, for drawing costs a single image more than its use.
         """
+        batch_size = batch_size * distribution.num_replicas()
         draws = keras.random.uniform((count, batch_size), seed=self.generator)
-        return ops.unstack(draws, count)
+        return ops.unstack(distribution.own_part(draws, axis=1), count)
 
     def chance(self, batch_size):
         """Draws bool (N,), true with probability `rate`."""

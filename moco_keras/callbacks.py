@@ -46,11 +46,12 @@ class KNNMonitor(keras.callbacks.Callback):
     def set_model(self, model):
         super().set_model(model)
         encoder = model.query_encoder
-        # Both outputs in one pass.
-        backbone = encoders.backbone(encoder)
-        self._encoder = keras.Model(
-            encoder.input, [backbone.output, encoder.output]
-        )
+        # Both outputs in one pass, by all replicas.
+        with model.distribute_strategy.scope():
+            backbone = encoders.backbone(encoder)
+            self._encoder = keras.Model(
+                encoder.input, [backbone.output, encoder.output]
+            )
 
     def evaluate(self):
         """Returns {"knn": share right, "knn_projection": share right}."""

@@ -97,15 +97,20 @@ class MoCo(keras.Model):
         """One step of Algorithm 1; the momentum update is in its callback."""
         im_1, im_2 = self._two_views(data)
         pairs = [(im_1, im_2)] + [(im_2, im_1)] * self.symmetric
-        keys = [self._encode_keys(im_k) for _, im_k in pairs]  # (N, C) each
+        # Of all replicas, (global N, C) each.
+        keys = [self._encode_keys(im_k) for _, im_k in pairs]
         loss = 0.0
         with tf.GradientTape() as tape:
             for (im_q, _), k in zip(pairs, keys, strict=True):
+                k = distribution.own_part(k)
                 q = _unit_rows(shuffle_bn.encode(self.query_encoder, im_q))
                 losses, hits = self.queue.contrast(q, k, self.temperature)
                 loss += ops.mean(losses)
                 self._accuracy.update_state(hits)
-            scaled_loss = self.optimizer.scale_loss(loss)
+            # The optimiser adds the gradients of all replicas.
+            scaled_loss = self.optimizer.scale_loss(
+                loss / distribution.num_replicas()
+            )
         self._descend(tape, scaled_loss)
         self.queue.enqueue(ops.concatenate(keys[::-1]))  # the notebook's order
         self._loss.update_state(loss)
@@ -127,11 +132,16 @@ class MoCo(keras.Model):
         return im_q, im_k
 
     def _encode_keys(self, im_k):
-        if self.shuffle == "none":
-            return _unit_rows(shuffle_bn.encode(self.key_encoder, im_k))
-        im_k, order = shuffle_bn.shuffle(im_k, self._shuffle_seed)
+        """The keys of all replicas, (global N, C), in the images' order."""
+        across = self.shuffle in ("auto", "replicas")
+        if self.shuffle != "none":
+            im_k, order = shuffle_bn.shuffle(im_k, self._shuffle_seed, across)
         k = _unit_rows(shuffle_bn.encode(self.key_encoder, im_k))
-        return shuffle_bn.unshuffle(k, order)
+        if across:
+            return shuffle_bn.unshuffle(distribution.all_gather(k), order)
+        if self.shuffle == "split":
+            k = shuffle_bn.unshuffle(k, order)
+        return distribution.all_gather(k)
 
     def _descend(self, tape, loss):
         variables = self.trainable_variables
@@ -176,24 +186,57 @@ class MoCo(keras.Model):
                     f"`{name}` must be at least 1. Received: {name}={value}."
                 )
         batches = inputs.training_batches(x, batch_size, shuffle)
+        if isinstance(batches, tf.data.Dataset):
+            distribution.check_batch(
+                keras.tree.flatten(batches.element_spec)[0].shape[0],
+                self.distribute_strategy,
+            )
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = callbacks.callbacks
         callbacks = list(keras.tree.flatten(callbacks or []))
         if not any(isinstance(c, MomentumUpdate) for c in callbacks):
             # First, so that the others see the key encoder after its step.
             callbacks = [self._momentum_update, *callbacks]
+        average = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: self.average_statistics()
+        )
         if self.compiled:
+            distribution.check_scope(
+                self.distribute_strategy,
+                model=self.queue.keys,
+                optimizer=self.optimizer.iterations,
+            )
             # Keras would build it while it traces `train_step`, and have to
             # trace it again, which doubles the wait for the first step.
-            self.optimizer.build(self.trainable_variables)
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
         return super().fit(
             batches,
             epochs=epochs,
             verbose=verbose,
-            callbacks=callbacks,
+            callbacks=[average, *callbacks],
             shuffle=False,  # the batches are shuffled already
             **kwargs,
         )
+
+    def average_statistics(self):
+        """Gives all replicas the mean of their batch norms' moving statistics.
+
+        Each replica's follow its own batches. `fit` calls it after every epoch,
+        before other callbacks evaluate or save, and so does `save`.
+        """
+        statistics = [
+            v
+            for encoder in (self.query_encoder, self.key_encoder)
+            for v in encoder.non_trainable_variables
+            if v.dtype == "float32"
+        ]
+        distribution.average(statistics, self.distribute_strategy)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Under a strategy Keras would take a batch from the data, to build what
+        # is not built. Here everything is.
+        pass
 
     def call(self, images, training=False):
         """Embeds uint8 images: float32 (N, C), L2-normalised."""
@@ -215,6 +258,7 @@ class MoCo(keras.Model):
     # the same numbers without them.
     def save_own_variables(self, store):
         """Saves the random states; every layer saves its own weights."""
+        self.average_statistics()  # before the layers are saved
         for i, state in enumerate(self._random_states()):
             store[str(i)] = ops.convert_to_numpy(state)
 
@@ -288,15 +332,8 @@ def _check_arguments(encoder, momentum, temperature, shuffle):
             "`temperature` must be positive, 0.07 to 0.2 as a rule. "
             f"Received: temperature={temperature}."
         )
-    if shuffle not in ("auto", "split", "none"):
+    if shuffle not in ("auto", "split", "replicas", "none"):
         raise ValueError(
-            '`shuffle` must be "auto", "split" or "none". '
+            '`shuffle` must be "auto", "split", "replicas" or "none". '
             f"Received: shuffle={shuffle!r}."
-        )
-    if distribution.num_replicas() > 1:
-        raise ValueError(
-            "`MoCo` trains on one device for now: the queues of several "
-            "replicas would drift apart. Received a strategy of "
-            f"{distribution.num_replicas()} replicas. Build the model outside "
-            "its scope."
         )

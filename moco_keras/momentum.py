@@ -44,8 +44,12 @@ class MomentumUpdate(keras.callbacks.Callback):
         # Compiled anew only where it would be another function.
         if self._compiled_for != (self.model, self.model.momentum):
             self._compiled_for = self.model, self.model.momentum
-            # XLA reads and writes every variable once: half the time.
-            self._update = tf.function(self._move, jit_compile=True)
+            strategy = self.model.distribute_strategy
+            # XLA reads and writes every variable once: half the time. It takes
+            # all replicas for one where they are parts of a processor.
+            alone = strategy.num_replicas_in_sync == 1
+            move = tf.function(self._move, jit_compile=alone)
+            self._update = tf.function(lambda: strategy.run(move))
 
     def _move(self):
         model = self.model

@@ -6,24 +6,38 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from moco_keras import distribution
 
-def shuffle(images, seed):
-    """Puts a batch in random order.
+
+def shuffle(images, seed, across_replicas=True):
+    """Puts a batch in random order, the batch of all replicas or of each.
 
     Args:
-        images: (N, H, W, 3), any dtype.
-        seed: a `keras.random.SeedGenerator`.
+        images: (N, H, W, 3), any dtype, the replica's part of the batch.
+        seed: a `keras.random.SeedGenerator`, in the same state on each replica.
+        across_replicas: whether replicas exchange images.
 
     Returns:
-        The images in their new order, and the int32 (N,) order that
-        `unshuffle` takes.
+        The images that the replica gets to encode, (N, H, W, 3), and the order
+        that `unshuffle` takes, int32, of (N x replicas,) or (N,).
+
+    Reference:
+        Section 3.3 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
     """
+    part = distribution.own_part if across_replicas else lambda order: order
+    if across_replicas:
+        images = distribution.all_gather(images)
     order = keras.random.shuffle(ops.arange(ops.shape(images)[0]), seed=seed)
-    return ops.take(images, order, axis=0), order
+    return ops.take(images, part(order), axis=0), order
 
 
 def unshuffle(keys, order):
-    """Undoes `shuffle`: row n of the result belongs to image n again."""
+    """Undoes `shuffle`: row n of the result belongs to image n again.
+
+    Args:
+        keys: (N x replicas, C) or (N, C), of the images that were shuffled.
+        order: what `shuffle` returned.
+    """
     return ops.take(keys, ops.argsort(order), axis=0)
 
 

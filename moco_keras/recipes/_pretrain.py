@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import app, logging
 
 import moco_keras
-from moco_keras import data, features, knn, plotting
+from moco_keras import data, distribution, features, knn, plotting
 from moco_keras.recipes import _settings, _threads
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
@@ -75,7 +75,8 @@ def pretrain(settings, recipe, source):
     )
     # Not before: a data set that is prepared first takes random numbers.
     keras.utils.set_random_seed(settings.seed)
-    model = build_model(settings, bank.images)
+    with distribution.strategy(settings.strategy).scope():
+        model = build_model(settings, bank.images)
     k = min(200, len(bank.images))
     monitor = moco_keras.callbacks.KNNMonitor(
         bank, test, every=settings.knn_every, k=k

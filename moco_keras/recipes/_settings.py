@@ -6,6 +6,8 @@ import typing
 
 from absl import flags
 
+from moco_keras import distribution
+
 
 def _setting(default, help, low=None, choices=None):
     """A field with its default, its help and its bounds.
@@ -58,7 +60,7 @@ class Settings:
     min_area: float = _setting(
         0.08, "smallest part of an image that a view shows", low=0
     )
-    batch_size: int = _setting(512, "images in a step", low=0)
+    batch_size: int = _setting(512, "images in a step, of all devices", low=0)
     epochs: int = _setting(200, "passes over the training images", low=0)
     queue_size: int = _setting(4096, "keys in the queue, K", low=0)
     momentum: float = _setting(0.99, "of the key encoder, m, in [0, 1]")
@@ -71,6 +73,12 @@ class Settings:
     )
     l2: float = _setting(
         5e-4, "weight decay of PyTorch's kind, added to the gradient"
+    )
+    strategy: str = _setting(
+        "auto",
+        "over which devices a step is spread: one, all GPUs of this host, or "
+        "what fits",
+        choices=distribution.NAMES,
     )
     seed: int = _setting(0, "of everything random")
     precision: str = _setting(
