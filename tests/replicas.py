@@ -29,7 +29,7 @@ RUNS = {
     "symmetric": (0, {"symmetric": True}),
     "v2": (0, {"head": "mlp"}),
     "in order": (0, {"shuffle": "none"}),
-    "batch norm": (2, {}),
+    "batch norm": (2, {}),  # of two replicas, each has its own
 }
 
 
