@@ -20,6 +20,7 @@ def run(count, folder):
     subprocess.run(
         [*program, str(count), str(folder)],
         check=True,
+        timeout=600,  # replicas that wait for each other wait forever
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     return dict(np.load(folder / "results.npz"))
