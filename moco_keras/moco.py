@@ -32,9 +32,11 @@ class MoCo(keras.Model):
             losses are added, as the CIFAR-10 notebook does, and 2N keys enter
             the queue.
         shuffle: order of the images in the key encoder, against batch
-            statistics that give the answer away. "split": a random one, so
-            that split batch norms group keys and queries differently; "none":
-            that of the queries; "auto": "split", as fits one device.
+            statistics that give the answer away. "replicas": a random one over
+            all replicas, and on one device over the groups of split batch
+            norms, so that keys and queries are grouped differently; "split":
+            a random one within each replica; "none": that of the queries;
+            "auto": "replicas".
 
     Raises:
         ValueError: if a value is out of range, or the encoder does not return

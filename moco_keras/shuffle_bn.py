@@ -24,11 +24,11 @@ def shuffle(images, seed, across_replicas=True):
     Reference:
         Section 3.3 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
     """
-    part = distribution.own_part if across_replicas else lambda order: order
     if across_replicas:
         images = distribution.all_gather(images)
     order = keras.random.shuffle(ops.arange(ops.shape(images)[0]), seed=seed)
-    return ops.take(images, part(order), axis=0), order
+    own = distribution.own_part(order) if across_replicas else order
+    return ops.take(images, own, axis=0), order
 
 
 def unshuffle(keys, order):
