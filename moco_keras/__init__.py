@@ -15,6 +15,7 @@ from moco_keras import (
     optimizers,
     schedules,
 )
+from moco_keras.checkpoint import Checkpoint
 from moco_keras.encoders import backbone, build_encoder
 from moco_keras.export import export_encoder
 from moco_keras.key_queue import KeyQueue
@@ -26,6 +27,7 @@ from moco_keras.shuffle_bn import SplitBatchNormalization
 __version__ = "0.1.0"
 
 __all__ = [
+    "Checkpoint",
     "KeyQueue",
     "MoCo",
     "MomentumUpdate",

@@ -58,9 +58,7 @@ class KNNMonitor(keras.callbacks.Callback):
         bank, test = (
             [
                 features.unit_rows(output)
-                for output in self._encoder.predict(
-                    images, batch_size=256, verbose=0
-                )
+                for output in features.outputs(self._encoder, images)
             ]
             for images, _ in (self.bank, self.test)
         )

@@ -4,9 +4,15 @@ A replica is a copy of the model on a device of its own, with its part of each
 batch. Without a strategy there is one, and nothing here changes anything.
 """
 
+import contextlib
+import os
+
+import numpy as np
 import tensorflow as tf
 
-NAMES = ("auto", "none", "mirrored")
+from moco_keras import cluster
+
+NAMES = ("auto", "none", "mirrored", "multiworker", "tpu")
 
 
 def strategy(name="auto"):
@@ -20,21 +26,114 @@ def strategy(name="auto"):
 
     Args:
         name: "none": one device. "mirrored": all GPUs of this host, or all its
-            logical CPUs where it has no GPU. "auto": "mirrored" where there are
+            logical CPUs where it has no GPU. "multiworker": those of all hosts
+            that the environment variable TF_CONFIG names; call this before
+            TensorFlow has done anything else. "tpu": the TPU's cores. "auto":
+            "multiworker" where TF_CONFIG is set, "mirrored" where there are
             several GPUs, and else "none".
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown, or TF_CONFIG malformed.
+        ConnectionError: if another worker cannot be reached within 45 s.
+        RuntimeError: if TensorFlow is in use already, or there is no TPU.
     """
     if name not in NAMES:
         raise ValueError(
             f"`name` must be one of {', '.join(NAMES)}. Received: {name!r}."
         )
+    if name == "multiworker" or (
+        name == "auto" and os.environ.get("TF_CONFIG")
+    ):
+        return _multi_worker()
+    if name == "tpu":
+        return _tpu()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "none" or (name == "auto" and len(gpus) < 2):
         return tf.distribute.get_strategy()
     devices = gpus or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def _multi_worker():
+    cluster.join()
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        raise RuntimeError(
+            "A strategy of many workers must be made before TensorFlow "
+            f"computes anything. Received: {error}. Call "
+            '`distribution.strategy("multiworker")` first in the program.'
+        ) from None
+
+
+def _tpu():
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+    except (ValueError, tf.errors.OpError) as error:
+        raise RuntimeError(
+            "A TPU must be attached, and the environment variable TPU_NAME "
+            f'name it, "local" on its own host. Received: {error} Choose '
+            f"another strategy: {', '.join(NAMES)}."
+        ) from None
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def across_workers(strategy):
+    """Whether a strategy is that of several processes, one a worker."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return False
+    jobs = strategy.cluster_resolver.cluster_spec().as_dict()
+    return sum(len(workers) for workers in jobs.values()) > 1
+
+
+def is_chief(strategy):
+    """Whether this process is the one that writes files: one of all workers."""
+    if not across_workers(strategy):
+        return True
+    resolver = strategy.cluster_resolver
+    if "chief" in resolver.cluster_spec().jobs:
+        return resolver.task_type == "chief"
+    return resolver.task_id == 0
+
+
+@contextlib.contextmanager
+def chief_first(strategy):
+    """Lets the other workers do something only once the chief has done it."""
+    if not is_chief(strategy):
+        meet(strategy)
+    yield
+    if is_chief(strategy):
+        meet(strategy)
+
+
+def meet(strategy):
+    """Waits until all workers are here."""
+    of_chief(0, strategy)
+
+
+@contextlib.contextmanager
+def loss_of_workers(strategy):
+    """Says readably that another worker has gone, while this one computes.
+
+    Raises:
+        ConnectionError: in place of TensorFlow's errors about connections.
+    """
+    try:
+        yield
+    except (
+        tf.errors.UnavailableError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+    ) as error:
+        if not across_workers(strategy):
+            raise
+        raise ConnectionError(
+            "All workers must run until the end. One has ended or cannot be "
+            "reached any more; its own output says why. Start all workers "
+            "again; they go on from the last checkpoint where there is one. "
+            f"Received: {type(error).__name__}."
+        ) from error
 
 
 def num_replicas():
@@ -59,6 +158,14 @@ def all_gather(values):
     return tf.ensure_shape(gathered, (length, *values.shape[1:]))
 
 
+def mean(values):
+    """The mean of what all replicas hold; gradients pass through it."""
+    if num_replicas() == 1:
+        return values
+    replica = tf.distribute.get_replica_context()
+    return replica.all_reduce("SUM", values) / num_replicas()
+
+
 def own_part(values, axis=0):
     """The part of a whole that belongs to the replica that runs this.
 
@@ -74,17 +181,129 @@ def own_part(values, axis=0):
     return tf.gather(values, rows, axis=axis)
 
 
-def average(variables, strategy):
-    """Gives all replicas the mean of their values of Keras variables."""
+def spread(batches, read, strategy):
+    """Reads batches, or on many replicas what each gets of them.
+
+    Args:
+        batches: a `tf.data.Dataset` of int (N,), what to read, without an end
+            and the same in every process.
+        read: function from int (n,) to a batch of n.
+        strategy: whose replicas share each batch, in their order.
+
+    Returns:
+        What Keras's `fit` takes.
+    """
+
+    def reading(batches):
+        return batches.map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
+            tf.data.AUTOTUNE
+        )
+
+    def of_worker(context):
+        replicas = context.num_replicas_in_sync
+        here = replicas // context.num_input_pipelines
+        first = here * context.input_pipeline_id
+        parts = batches.map(
+            lambda batch: tf.reshape(batch, (replicas, -1))[
+                first : first + here
+            ]
+        )
+        return reading(parts.unbatch())
+
+    if strategy.num_replicas_in_sync == 1:
+        return reading(batches)
+    return strategy.distribute_datasets_from_function(of_worker)
+
+
+def predict(predict, images, batch_size, strategy):
+    """Predicts by batches of which every replica gets the same number.
+
+    A convolution fails on a replica that the last images do not reach.
+
+    Args:
+        predict: function of images and a batch size, such as Keras's.
+        images: array (N, ...).
+        batch_size: images in a step, of all replicas.
+
+    Returns:
+        What `predict` returns for all images, (N, ...) each.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1 or len(images) == 0:
+        return predict(images, batch_size)
+    batch_size += -batch_size % replicas
+    whole = len(images) // batch_size * batch_size
+    parts = [predict(images[:whole], batch_size)] if whole else []
+    rest = images[whole:]
+    if len(rest):
+        even = len(rest) + -len(rest) % replicas
+        padded = rest[np.arange(even) % len(rest)]
+        outputs = predict(padded, even)
+        parts.append(tf.nest.map_structure(lambda x: x[: len(rest)], outputs))
+    return tf.nest.map_structure(lambda *xs: np.concatenate(xs), *parts)
+
+
+def logs(metrics, strategy):
+    """What a train step returns for Keras to average over the replicas.
+
+    Args:
+        metrics: scalars by name.
+    """
+    if not across_workers(strategy):
+        return metrics
+    # Between workers Keras takes the mean of an axis, and needs one.
+    return {name: value[None] for name, value in metrics.items()}
+
+
+def averaging(variables, strategy):
+    """A function that gives all replicas the mean of their values.
+
+    Args:
+        variables: Keras variables of floats.
+    """
 
     def assign_means():
         replica = tf.distribute.get_replica_context()
-        means = replica.all_reduce("MEAN", [v.value for v in variables])
+        # Copies, for variables cannot be reduced over workers of one device.
+        values = [tf.identity(v.value) for v in variables]
+        means = replica.all_reduce("MEAN", values)
         for variable, mean in zip(variables, means, strict=True):
             variable.assign(mean)
 
-    if strategy.num_replicas_in_sync > 1 and variables:
-        tf.function(lambda: strategy.run(assign_means))()
+    if strategy.num_replicas_in_sync == 1 or not variables:
+        return lambda: None
+    return tf.function(lambda: strategy.run(assign_means))
+
+
+def broadcast(variables, strategy):
+    """Gives all workers the chief's values of Keras variables."""
+
+    def assign():
+        for variable in variables:
+            variable.assign(_of_first(variable.value))
+
+    if across_workers(strategy):
+        tf.function(lambda: strategy.run(assign))()
+
+
+def of_chief(number, strategy):
+    """The chief's value of an integer, on all workers."""
+    if not across_workers(strategy):
+        return int(number)
+
+    @tf.function
+    def spread_out():
+        return strategy.run(_of_first, (tf.cast(number, "int64"),))
+
+    return int(strategy.experimental_local_results(spread_out())[0])
+
+
+def _of_first(value):
+    """The first replica's value of a tensor, as a sum, which is exact."""
+    replica = tf.distribute.get_replica_context()
+    value = tf.convert_to_tensor(value)
+    first = replica.replica_id_in_sync_group == 0
+    return replica.all_reduce("SUM", tf.where(first, value, 0))
 
 
 def check_scope(strategy, **variables):
@@ -92,22 +311,23 @@ def check_scope(strategy, **variables):
 
     Args:
         strategy: that trains.
-        variables: one of each object's, by the object's name.
+        variables: lists of them, by the name of the object that has them.
 
     Raises:
         ValueError: naming the object.
     """
-    for name, variable in variables.items():
-        of_replicas = isinstance(
-            variable.value, tf.distribute.DistributedValues
-        )
-        if strategy.num_replicas_in_sync > 1 and not of_replicas:
+    if strategy.num_replicas_in_sync == 1:
+        return
+    for name, values in variables.items():
+        if not all(
+            isinstance(v.value, tf.distribute.DistributedValues) for v in values
+        ):
             raise ValueError(
                 f"The {name} must be made in the scope of the strategy that "
                 f"trains, {type(strategy).__name__} of "
                 f"{strategy.num_replicas_in_sync} replicas. Received one made "
-                "outside of it. Put all that makes it under "
-                "`with strategy.scope():`."
+                "outside of it, or a part that was. Put all that makes it "
+                "under `with strategy.scope():`."
             )
 
 

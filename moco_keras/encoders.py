@@ -1,10 +1,13 @@
 """Encoders: a backbone, global pooling and a projection head."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import layers
 
 from moco_keras import resnet
+from moco_keras.shuffle_bn import SplitBatchNormalization
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -24,6 +27,7 @@ def build_encoder(
     stem="auto",
     width=64,
     bn_splits=1,
+    norm="batch",
 ):
     """Builds an encoder from pixels to projections.
 
@@ -44,6 +48,8 @@ def build_encoder(
         width: channels of a ResNet's first stage; 64 in the papers.
         bn_splits: groups of a ResNet's batch norms on one device, see
             `SplitBatchNormalization`.
+        norm: of a ResNet: "batch", by the images of each replica, or "sync", by
+            those of all replicas together.
 
     Returns:
         A functional `keras.Model` from float (N, S, S, 3), pixels in [0, 255],
@@ -64,6 +70,13 @@ def build_encoder(
     """
     _check_choice("head", head, _HEADS)
     _check_choice("stem", stem, ("auto", *resnet.STEMS))
+    _check_choice("norm", norm, ("batch", "sync"))
+    if norm == "sync" and (bn_splits > 1 or isinstance(backbone, keras.Model)):
+        raise ValueError(
+            '`norm="sync"` is of a ResNet that is built here, with '
+            f"`bn_splits=1`. Received: backbone={backbone!r}, "
+            f"bn_splits={bn_splits}."
+        )
     _check_positive(
         image_size=image_size, projection_dim=projection_dim, width=width
     )
@@ -86,7 +99,10 @@ def build_encoder(
         _check_choice("backbone", backbone, resnet.NAMES)
         if stem == "auto":
             stem = "cifar" if small else "imagenet"
-        x = resnet.resnet(x, backbone, stem, width, bn_splits)
+        make_norm = functools.partial(
+            SplitBatchNormalization, bn_splits, synchronized=norm == "sync"
+        )
+        x = resnet.resnet(x, backbone, stem, width, make_norm)
     if len(x.shape) == 4:
         x = layers.GlobalAveragePooling2D(name=_FEATURES)(x)
     else:

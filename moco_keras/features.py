@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from moco_keras import distribution
+
 
 def extract(encoder, images, batch_size=256):
     """Runs an encoder in inference mode and normalises what it returns.
@@ -14,8 +16,17 @@ def extract(encoder, images, batch_size=256):
     Returns:
         float32 (N, D), each row of length 1.
     """
-    features = encoder.predict(images, batch_size=batch_size, verbose=0)
-    return unit_rows(features)
+    return unit_rows(outputs(encoder, images, batch_size))
+
+
+def outputs(encoder, images, batch_size=256):
+    """What an encoder returns in inference mode, by all replicas it is on."""
+    return distribution.predict(
+        lambda x, size: encoder.predict(x, batch_size=size, verbose=0),
+        images,
+        batch_size,
+        encoder.distribute_strategy,
+    )
 
 
 def unit_rows(features):

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from moco_keras import distribution
+
 
 def images_of(data):
     """Finds the images in what a data set yields.
@@ -99,21 +101,27 @@ def check_views(im_q, im_k, encoder):
             )
 
 
-def training_batches(data, batch_size, shuffle):
+def training_batches(
+    data, batch_size, strategy, *, seed=None, steps_taken=0, resumed=False
+):
     """Turns what `fit` was given into batches, where it is arrays.
 
-    Arrays become a data set that is shuffled anew every epoch; the last batch,
-    when it is not full, is dropped, as the paper's code does. Data sets and
+    Arrays become a data set without an end, in a new order every pass; what
+    fills no batch is dropped, as the paper's code does. Data sets and
     generators stay what they are.
 
     Args:
         data: as `images_of`, of arrays, or a `tf.data.Dataset`, or a generator
             of any kind that Keras takes.
         batch_size: images in a batch; None means 32 for arrays, as in Keras.
-        shuffle: whether to shuffle arrays.
+        strategy: whose replicas share each batch.
+        seed: integer that fixes, with the number of the pass, the order of an
+            array; None leaves it as it is.
+        steps_taken: batches that were trained on before. The next pass begins.
+        resumed: whether to go on within the pass instead.
 
     Returns:
-        A `tf.data.Dataset` of batches, or the generator.
+        The batches, and the number of them in a pass over an array or None.
 
     Raises:
         ValueError: if the images cannot be trained on.
@@ -124,13 +132,22 @@ def training_batches(data, batch_size, shuffle):
                 "`batch_size` must not be given with a data set, which has "
                 f"its own batches. Received: batch_size={batch_size}."
             )
-        _check(images_of(data.element_spec))
-        return without_autotuning(data)
+        spec = data.element_spec
+        _check(images_of(spec))
+        distribution.check_batch(keras.tree.flatten(spec)[0].shape[0], strategy)
+        return without_autotuning(data), None
     if not hasattr(data, "shape") and not isinstance(data, (tuple, list, dict)):
-        return data
+        return data, None
     images = images_of(data)
     _check(images)
-    return _batches_of_arrays(images, batch_size or 32, shuffle)
+    batch_size = batch_size or 32
+    distribution.check_batch(batch_size, strategy)
+    num_images = len(keras.tree.flatten(images)[0])
+    _check_arrays(images, num_images, batch_size)
+    steps = num_images // batch_size
+    start = steps_taken if resumed else -(-steps_taken // steps) * steps
+    batches = _batches_of_arrays(images, (steps, batch_size), seed, start)
+    return distribution.spread(*batches, strategy), steps
 
 
 def without_autotuning(dataset):
@@ -159,8 +176,7 @@ def _check(images):
         check_images(images)
 
 
-def _batches_of_arrays(images, batch_size, shuffle):
-    num_images = len(keras.tree.flatten(images)[0])
+def _check_arrays(images, num_images, batch_size):
     if any(len(views) != num_images for views in keras.tree.flatten(images)):
         raise ValueError(
             "Both arrays of a pair of views must have the same length. "
@@ -171,40 +187,30 @@ def _batches_of_arrays(images, batch_size, shuffle):
             "`batch_size` must be at most the number of images. Received: "
             f"batch_size={batch_size}, {num_images} images."
         )
+
+
+def _batches_of_arrays(images, shape, seed, start):
+    """The batches' rows, from batch `start`, and what reads such rows."""
     images = keras.tree.map_structure(np.asarray, images)
-    rows = tf.data.Dataset.range(num_images)
-    if shuffle:
-        rows = _shuffled(num_images)
-    # Taking a batch at once is far faster than batching single images.
-    return without_autotuning(
-        rows.batch(batch_size, drop_remainder=True)
-        .map(
-            lambda batch: keras.tree.map_structure(
-                lambda x: _take(x, batch), images
-            ),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    num_images = len(keras.tree.flatten(images)[0])
+    steps, batch_size = shape
 
-
-def _shuffled(count):
-    """The numbers below `count`, in a new order every epoch.
-
-    At once: `Dataset.shuffle` takes a second for a million, every epoch.
-    """
-    seeds = tf.data.Dataset.random(rerandomize_each_iteration=True)
-    return (
-        seeds.batch(2)
-        .take(1)
-        .map(
-            lambda seed: tf.random.experimental.stateless_shuffle(
-                tf.range(count, dtype="int64"), seed
+    def rows_of_pass(number):
+        rows = tf.range(num_images, dtype="int64")
+        if seed is not None:
+            # At once: `Dataset.shuffle` takes a second for a million.
+            rows = tf.random.experimental.stateless_shuffle(
+                rows, (seed, number)
             )
-        )
-        .unbatch()
-        .apply(tf.data.experimental.assert_cardinality(count))
-    )
+        return tf.reshape(rows[: steps * batch_size], shape)
+
+    # Taking a batch at once is far faster than batching single images.
+    rows = tf.data.Dataset.counter(start // steps).map(rows_of_pass).unbatch()
+
+    def read(batch):
+        return keras.tree.map_structure(lambda x: _take(x, batch), images)
+
+    return without_autotuning(rows.skip(start % steps)), read
 
 
 def _take(array, rows):

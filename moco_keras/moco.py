@@ -1,10 +1,12 @@
 """MoCo as a Keras model."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from moco_keras import distribution, inputs, shuffle_bn
+from moco_keras.checkpoint import Checkpoint
 from moco_keras.key_queue import KeyQueue
 from moco_keras.momentum import MomentumUpdate
 
@@ -82,7 +84,12 @@ class MoCo(keras.Model):
         self.symmetric = symmetric
         self.shuffle = shuffle
         self._shuffle_seed = keras.random.SeedGenerator()
+        # The optimiser's count leaves out what loss scaling skips.
+        self._steps = self.add_weight(
+            shape=(), dtype="int64", trainable=False, name="steps"
+        )
         self._momentum_update = MomentumUpdate()
+        self._average, self._drifted = None, False
         height, width = encoder.input_shape[1:3]
         self._evaluation = (
             augmentations.evaluation(height)
@@ -116,7 +123,10 @@ class MoCo(keras.Model):
         self._descend(tape, scaled_loss)
         self.queue.enqueue(ops.concatenate(keys[::-1]))  # the notebook's order
         self._loss.update_state(loss)
-        return self.get_metrics_result()
+        self._steps.assign_add(1)
+        return distribution.logs(
+            self.get_metrics_result(), self.distribute_strategy
+        )
 
     def _two_views(self, data):
         images = inputs.images_of(data)
@@ -158,6 +168,8 @@ class MoCo(keras.Model):
         verbose="auto",
         callbacks=None,
         shuffle=True,
+        initial_epoch=0,
+        steps_per_epoch=None,
         **kwargs,
     ):
         """Trains on images, or on ready pairs of views.
@@ -171,9 +183,13 @@ class MoCo(keras.Model):
             y: ignored labels.
             batch_size: images in a batch of an array, 32 unless told. The last
                 batch is dropped when it is not full.
-            epochs, verbose, callbacks, kwargs: as in `keras.Model.fit`. A
-                `MomentumUpdate` is added where `callbacks` holds none.
+            epochs, verbose, callbacks, initial_epoch, kwargs: as in
+                `keras.Model.fit`. A `MomentumUpdate` is added where `callbacks`
+                holds none. A `Checkpoint` among them that finds a saved
+                training goes on with its next epoch.
             shuffle: whether an array is put in a new order every epoch.
+            steps_per_epoch: batches that count as an epoch; those of all
+                images unless told.
 
         Returns:
             A `keras.callbacks.History`.
@@ -181,18 +197,13 @@ class MoCo(keras.Model):
         Raises:
             ValueError: if the data, the batch and the queue do not fit
                 together.
+            ConnectionError: if another worker is lost.
         """
         for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
             if value is not None and value < 1:
                 raise ValueError(
                     f"`{name}` must be at least 1. Received: {name}={value}."
                 )
-        batches = inputs.training_batches(x, batch_size, shuffle)
-        if isinstance(batches, tf.data.Dataset):
-            distribution.check_batch(
-                keras.tree.flatten(batches.element_spec)[0].shape[0],
-                self.distribute_strategy,
-            )
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = callbacks.callbacks
         callbacks = list(keras.tree.flatten(callbacks or []))
@@ -200,26 +211,49 @@ class MoCo(keras.Model):
             # First, so that the others see the key encoder after its step.
             callbacks = [self._momentum_update, *callbacks]
         average = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: self.average_statistics()
+            on_epoch_begin=lambda epoch, logs: setattr(self, "_drifted", True),
+            on_epoch_end=lambda epoch, logs: self.average_statistics(),
         )
-        if self.compiled:
-            distribution.check_scope(
-                self.distribute_strategy,
-                model=self.queue.keys,
-                optimizer=self.optimizer.iterations,
+        strategy = self.distribute_strategy
+        resumed = 0
+        with distribution.loss_of_workers(strategy):
+            if self.compiled:
+                self._build_optimizer()
+                for c in callbacks:
+                    if isinstance(c, Checkpoint):
+                        resumed = c.restore(self)
+            # Of these all processes have the same values.
+            seed = int(ops.convert_to_numpy(self._shuffle_seed.state)[0])
+            steps_taken = int(ops.convert_to_numpy(self._steps))
+            batches, steps = inputs.training_batches(
+                x,
+                batch_size,
+                strategy,
+                seed=seed if shuffle else None,
+                steps_taken=steps_taken,
+                resumed=resumed > 0,
             )
-            # Keras would build it while it traces `train_step`, and have to
-            # trace it again, which doubles the wait for the first step.
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
-        return super().fit(
-            batches,
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=[average, *callbacks],
-            shuffle=False,  # the batches are shuffled already
-            **kwargs,
+            return super().fit(
+                batches,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=[average, *callbacks],
+                shuffle=False,  # the batches are shuffled already
+                initial_epoch=max(initial_epoch, resumed),
+                steps_per_epoch=steps_per_epoch or steps,
+                **kwargs,
+            )
+
+    def _build_optimizer(self):
+        # Keras would build it while it traces `train_step`, and have to trace
+        # it again, which doubles the wait for the first step.
+        distribution.check_scope(
+            self.distribute_strategy,
+            model=self.variables,
+            optimizer=[self.optimizer.iterations],
         )
+        with self.distribute_strategy.scope():
+            self.optimizer.build(self.trainable_variables)
 
     def average_statistics(self):
         """Gives all replicas the mean of their batch norms' moving statistics.
@@ -227,13 +261,20 @@ class MoCo(keras.Model):
         Each replica's follow its own batches. `fit` calls it after every epoch,
         before other callbacks evaluate or save, and so does `save`.
         """
-        statistics = [
-            v
-            for encoder in (self.query_encoder, self.key_encoder)
-            for v in encoder.non_trainable_variables
-            if v.dtype == "float32"
-        ]
-        distribution.average(statistics, self.distribute_strategy)
+        if not self._drifted:
+            return  # so that the chief may save alone
+        self._drifted = False
+        if self._average is None:
+            statistics = [
+                v
+                for encoder in (self.query_encoder, self.key_encoder)
+                for v in encoder.non_trainable_variables
+                if v.dtype == "float32"
+            ]
+            self._average = distribution.averaging(
+                statistics, self.distribute_strategy
+            )
+        self._average()
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Under a strategy Keras would take a batch from the data, to build what
@@ -245,6 +286,19 @@ class MoCo(keras.Model):
         inputs.check_images(images)
         images = self._evaluation(images)
         return _unit_rows(self.query_encoder(images, training=training))
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, **kwargs):
+        """Embeds as `call` does; arguments as in `keras.Model.predict`."""
+        kwargs |= {"verbose": verbose, "steps": steps}
+        predict = super().predict
+        if not isinstance(x, (np.ndarray, tf.Tensor)) or steps is not None:
+            return predict(x, batch_size=batch_size, **kwargs)
+        return distribution.predict(
+            lambda x, size: predict(x, batch_size=size, **kwargs),
+            np.asarray(x),
+            batch_size or 32,
+            self.distribute_strategy,
+        )
 
     @property
     def trainable_variables(self):
@@ -259,19 +313,20 @@ class MoCo(keras.Model):
     # Keras saves weights but no random states, and training could not go on to
     # the same numbers without them.
     def save_own_variables(self, store):
-        """Saves the random states; every layer saves its own weights."""
+        """Saves steps and random states; every layer saves its own weights."""
         self.average_statistics()  # before the layers are saved
-        for i, state in enumerate(self._random_states()):
+        for i, state in enumerate(self._states()):
             store[str(i)] = ops.convert_to_numpy(state)
 
     def load_own_variables(self, store):
-        """Loads the random states."""
-        for i, state in enumerate(self._random_states()):
+        """Loads the steps and the random states."""
+        for i, state in enumerate(self._states()):
             state.assign(store[str(i)])
 
-    def _random_states(self):
-        # Keras lists them among the variables; they are uint32 pairs.
-        return [v for v in self.variables if v.name == "seed_generator_state"]
+    def _states(self):
+        # Keras lists the random ones among the variables.
+        random = [v for v in self.variables if v.name == "seed_generator_state"]
+        return [*random, self._steps]
 
     def get_config(self):
         """All arguments by name."""

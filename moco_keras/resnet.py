@@ -27,37 +27,36 @@ def _conv(x, filters, kernel_size, stride=1, name=None):
     )(x)
 
 
-def _norm_relu(x, splits, name, shortcut=None):
-    norm = SplitBatchNormalization(splits, activation="relu", name=name)
-    return norm(x, shortcut)
+def _norm_relu(x, norm, name, shortcut=None):
+    return norm(activation="relu", name=name)(x, shortcut)
 
 
-def _basic_block(x, filters, stride, splits, name):
+def _basic_block(x, filters, stride, norm, name):
     y = _conv(x, filters, 3, stride, f"{name}_conv1")
-    y = _norm_relu(y, splits, f"{name}_bn1")
+    y = _norm_relu(y, norm, f"{name}_bn1")
     y = _conv(y, filters, 3, 1, f"{name}_conv2")
-    x = _shortcut(x, filters, stride, splits, f"{name}_shortcut")
-    return _norm_relu(y, splits, f"{name}_bn2", x)
+    x = _shortcut(x, filters, stride, norm, f"{name}_shortcut")
+    return _norm_relu(y, norm, f"{name}_bn2", x)
 
 
-def _bottleneck_block(x, filters, stride, splits, name):
+def _bottleneck_block(x, filters, stride, norm, name):
     y = _conv(x, filters, 1, 1, f"{name}_conv1")
-    y = _norm_relu(y, splits, f"{name}_bn1")
+    y = _norm_relu(y, norm, f"{name}_bn1")
     y = _conv(y, filters, 3, stride, f"{name}_conv2")
-    y = _norm_relu(y, splits, f"{name}_bn2")
+    y = _norm_relu(y, norm, f"{name}_bn2")
     y = _conv(y, 4 * filters, 1, 1, f"{name}_conv3")
-    x = _shortcut(x, 4 * filters, stride, splits, f"{name}_shortcut")
-    return _norm_relu(y, splits, f"{name}_bn3", x)
+    x = _shortcut(x, 4 * filters, stride, norm, f"{name}_shortcut")
+    return _norm_relu(y, norm, f"{name}_bn3", x)
 
 
-def _shortcut(x, filters, stride, splits, name):
+def _shortcut(x, filters, stride, norm, name):
     if stride > 1:
         # The same as a stride in the convolution, whose gradient in oneDNN
         # overruns its memory where a pixel has four channels, and faster.
         x = layers.AveragePooling2D(1, strides=stride, name=f"{name}_pool")(x)
     if x.shape[-1] != filters:
         x = _conv(x, filters, 1, 1, f"{name}_conv")
-        x = SplitBatchNormalization(splits, name=f"{name}_bn")(x)
+        x = norm(name=f"{name}_bn")(x)
     return x
 
 
@@ -70,7 +69,7 @@ NAMES = tuple(_BLOCKS)
 STEMS = ("cifar", "imagenet")
 
 
-def resnet(x, name, stem, width=64, bn_splits=1):
+def resnet(x, name, stem, width=64, norm=SplitBatchNormalization):
     """Adds a ResNet, without pooling or head, to a Keras graph.
 
     Args:
@@ -79,7 +78,7 @@ def resnet(x, name, stem, width=64, bn_splits=1):
         stem: "cifar", a 3x3 convolution at full resolution, or "imagenet", a
             7x7 one at stride 2 and a max-pooling at stride 2.
         width: channels of the first stage; each later stage doubles them.
-        bn_splits: groups of every batch norm, see `SplitBatchNormalization`.
+        norm: function that makes a batch norm, as `SplitBatchNormalization`.
 
     Returns:
         Keras tensor, float (N, h, w, D) with D = 8 width, or 32 width for
@@ -93,7 +92,7 @@ def resnet(x, name, stem, width=64, bn_splits=1):
         x = _conv(x, width, 3, 1, "stem_conv")
     else:
         x = _conv(x, width, 7, 2, "stem_conv")
-    x = _norm_relu(x, bn_splits, "stem_bn")
+    x = _norm_relu(x, norm, "stem_bn")
     if stem == "imagenet":
         # ReLU's output is not negative, so zeros pad as well as -infinity.
         x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
@@ -103,5 +102,5 @@ def resnet(x, name, stem, width=64, bn_splits=1):
         for i in range(depth):
             stride = 2 if stage > 0 and i == 0 else 1
             block_name = f"stage{stage + 1}_block{i + 1}"
-            x = block(x, width * 2**stage, stride, bn_splits, block_name)
+            x = block(x, width * 2**stage, stride, norm, block_name)
     return x

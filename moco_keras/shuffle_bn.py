@@ -99,6 +99,8 @@ class SplitBatchNormalization(keras.layers.Layer):
         momentum: share of the moving statistics that a step keeps.
         epsilon: added to the variance.
         activation: name or function that is applied last, or None.
+        synchronized: whether the batch is that of all replicas, and not the
+            replica's own; for `splits=1`.
 
     Call arguments:
         inputs: float (N, H, W, C).
@@ -107,15 +109,22 @@ class SplitBatchNormalization(keras.layers.Layer):
         training: normalise by the batch (True) or by the moving statistics.
 
     Raises:
-        ValueError: if `splits` does not divide a batch of known size; an
-            InvalidArgumentError where the size is known only when it runs.
+        ValueError: if `splits` does not divide a batch of known size, with an
+            InvalidArgumentError where the size is known only when it runs; if
+            it is to synchronise splits.
 
     Reference:
         Section 3.3 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
     """
 
     def __init__(
-        self, splits=1, momentum=0.9, epsilon=1e-5, activation=None, **kwargs
+        self,
+        splits=1,
+        momentum=0.9,
+        epsilon=1e-5,
+        activation=None,
+        synchronized=False,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         if not isinstance(splits, int) or splits < 1:
@@ -123,7 +132,13 @@ class SplitBatchNormalization(keras.layers.Layer):
                 "`splits` must be a positive integer. "
                 f"Received: splits={splits!r}."
             )
+        if synchronized and splits > 1:
+            raise ValueError(
+                "`splits` must be 1 where batch norm is synchronised, for it "
+                f"takes all replicas' images together. Received: {splits}."
+            )
         self.splits = splits
+        self.synchronized = synchronized
         self.momentum = momentum
         self.epsilon = epsilon
         self.activation = keras.activations.get(activation)
@@ -153,10 +168,13 @@ class SplitBatchNormalization(keras.layers.Layer):
                 inputs, self.moving_mean, self.moving_variance, training=False
             )
             return self._finish(outputs, shortcut)
-        normalized = [
-            self._normalize(group, [], [], training=True)
-            for group in self._split(inputs)
-        ]
+        if self.synchronized and distribution.num_replicas() > 1:
+            normalized = [self._normalize_together(inputs)]
+        else:
+            normalized = [
+                self._normalize(group, [], [], training=True)
+                for group in self._split(inputs)
+            ]
         statistics = [of_group[1:] for of_group in normalized]
         if self._waiting is None:
             self._follow(statistics)
@@ -222,6 +240,20 @@ class SplitBatchNormalization(keras.layers.Layer):
             is_training=training,
         )[:3]
 
+    def _normalize_together(self, inputs):
+        """As `_normalize` in training, by the images of all replicas."""
+        x = tf.cast(inputs, "float32")
+        axes = (0, 1, 2)
+        mean = distribution.mean(tf.reduce_mean(x, axes))
+        squares = tf.math.squared_difference(x, mean)
+        variance = distribution.mean(tf.reduce_mean(squares, axes))
+        outputs = tf.nn.batch_normalization(
+            x, mean, variance, self.beta, self.gamma, self.epsilon
+        )
+        count = tf.size(x[..., 0]) * distribution.num_replicas()
+        unbiased = variance * tf.cast(count / (count - 1), "float32")
+        return tf.cast(outputs, inputs.dtype), mean, unbiased
+
     def _follow(self, statistics):
         """Moves the moving statistics; takes a (mean, variance) a group."""
         moving = self.moving_mean, self.moving_variance
@@ -241,5 +273,6 @@ class SplitBatchNormalization(keras.layers.Layer):
             "momentum": self.momentum,
             "epsilon": self.epsilon,
             "activation": keras.activations.serialize(self.activation),
+            "synchronized": self.synchronized,
         }
         return {**super().get_config(), **own}

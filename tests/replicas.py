@@ -1,16 +1,23 @@
 """Trains small models under a strategy, in a process of its own.
 
-    python tests/replicas.py REPLICAS FOLDER
+    python tests/replicas.py WHAT REPLICAS FOLDER
 
-One strategy a process: TensorFlow's collectives on a CPU break with the second.
+WHAT is the name of a function below that ends with results to save. One
+strategy a process: TensorFlow's collectives on a CPU break with the second.
+Where TF_CONFIG is set, the replicas are those of all workers, two of each.
 """
 
+import contextlib
+import json
+import os
+import socket
 import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.distribute import collective_all_reduce_strategy
 
 from moco_keras import (
     MoCo,
@@ -21,29 +28,41 @@ from moco_keras import (
     export_encoder,
     optimizers,
 )
+from moco_keras.checkpoint import Checkpoint
 
 BATCH, STEPS = 16, 10
-# By name: splits of batch norm of one device (0: no batch norm), settings.
+# By name: splits of batch norm of one device (0: no batch norm, "sync": one of
+# all replicas), settings, and numbers of replicas to try.
 RUNS = {
-    "plain": (0, {}),
-    "symmetric": (0, {"symmetric": True}),
-    "v2": (0, {"head": "mlp"}),
-    "in order": (0, {"shuffle": "none"}),
-    "batch norm": (2, {}),  # of two replicas, each has its own
+    "plain": (0, {}, (1, 2, 4)),
+    "symmetric v2": (
+        0,
+        {"symmetric": True, "head": "mlp", "ready_views": True},
+        (1, 2, 4),
+    ),
+    "in order": (0, {"shuffle": "none", "ready_views": True}, (1, 2)),
+    # Of two replicas, each has its own.
+    "batch norm": (2, {"ready_views": True}, (1, 2)),
+    "sync": ("sync", {"ready_views": True}, (1, 2)),
 }
 
 
-def make_model(splits=0, head="linear", queue_size=37, **settings):
-    """A compiled model for images of 8 pixels."""
+def make_model(
+    splits=0, head="linear", queue_size=37, ready_views=False, **settings
+):
+    """A compiled model for images of 8 pixels, or for ready views of them."""
     keras.utils.set_random_seed(1)
     x = inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(6, 3, strides=2)(x)
-    if splits:
+    if splits == "sync":
+        x = SplitBatchNormalization(synchronized=True)(x)
+    elif splits:
         x = SplitBatchNormalization(splits)(x)
     backbone = keras.Model(inputs, keras.layers.ReLU()(x))
     model = MoCo(
         build_encoder(backbone, 8, 4, head=head),
-        augmentations.cifar(8, min_area=0.5),
+        # Tracing it takes most of the time.
+        None if ready_views else augmentations.cifar(8, min_area=0.5),
         queue_size=queue_size,
         temperature=0.2,
         momentum=0.9,
@@ -63,8 +82,11 @@ def train(model, steps=STEPS):
     watch = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: losses.append(dict(logs))
     )
+    data = make_images(steps * BATCH)
+    if model.augmenter is None:
+        data = data.astype("float32"), data[..., ::-1, :].astype("float32")
     model.fit(
-        make_images(steps * BATCH),
+        data,
         batch_size=BATCH,
         shuffle=False,
         callbacks=[watch],
@@ -90,6 +112,37 @@ def logical_cpus(count):
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
     )
+
+
+def free_ports(count):
+    """Ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(socket.create_server(("", 0)))
+            for _ in range(count)
+        ]
+        return [server.getsockname()[1] for server in servers]
+
+
+def tf_config(ports, index=0, kind="worker", **jobs):
+    """TF_CONFIG of a worker on this host."""
+    workers = [f"localhost:{port}" for port in ports]
+    task = {"type": kind, "index": index}
+    return json.dumps({"cluster": {"worker": workers, **jobs}, "task": task})
+
+
+def two_cpus_a_worker():
+    """Lets a worker have two replicas, as where it has two GPUs.
+
+    TensorFlow takes one of a worker's logical CPUs, and has no setting for it.
+    """
+    logical_cpus(2)
+
+    def devices(self, resolver, worker):
+        return [f"{worker}/device:CPU:{i}" for i in range(2)], "CPU"
+
+    extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
+    extended._initialize_local_devices = devices
 
 
 class _BatchMean(keras.layers.Layer):
@@ -121,10 +174,9 @@ def cheat(shuffle):
 
 
 def leave(model, folder):
-    """Saves and exports a model; returns what it predicts."""
+    """Saves and exports a model."""
     model.save(folder / "model.keras")
     export_encoder(model, folder / "encoder")
-    return model.predict(make_images(19), batch_size=8, verbose=0)
 
 
 def complaints(strategy):
@@ -161,31 +213,90 @@ def complaints(strategy):
     return messages
 
 
-def main(replicas, folder):
-    logical_cpus(replicas)
-    strategy = distribution.strategy("mirrored" if replicas > 1 else "none")
+def compare(strategy, folder):
+    """Trains as one device would, and what else there is to see."""
+    replicas = strategy.num_replicas_in_sync
+    workers = distribution.across_workers(strategy)
     results = {}
-    for name, (splits, settings) in RUNS.items():
+    for name, (splits, settings, counts) in RUNS.items():
+        if replicas not in counts:
+            continue
         with strategy.scope():
-            model = make_model(splits and splits // replicas, **settings)
+            model = make_model(
+                splits // replicas if splits == 2 else splits, **settings
+            )
         for key, value in train(model).items():
             results[f"{name}/{key}"] = value
+        if name == "plain" and (replicas == 2 or workers):
+            if distribution.is_chief(strategy):
+                leave(model, folder)
+            images = make_images(19)
+            results["predicted"] = model.predict(images, 8, verbose=0)
     if replicas == 2:
         with strategy.scope():
-            model = make_model(splits=1)
+            model = make_model(splits=1, ready_views=True)
         train(model, steps=50)
         for variable in model.variables:
             first, *others = copies(variable)
             same = [np.array_equal(first, other) for other in others]
             results[f"same/{variable.path}"] = same
-        results["predicted"] = leave(model, folder)
         results |= complaints(strategy)
-    if replicas == 4:
+    elif workers:
+        for key, value in survive(strategy).items():
+            results[f"whole/{key}"] = value
+    elif replicas == 4:
         with strategy.scope():
             for shuffle in ("replicas", "none"):
                 results[f"cheat/{shuffle}"] = cheat(shuffle)
+    return results
+
+
+def survive(strategy, folder=None, dies=False):
+    """Trains with batch norm; from checkpoints in the folder, if there is one.
+
+    Another worker than the chief dies on the way, if told to.
+    """
+    with strategy.scope():
+        model = make_model(splits=1)
+
+    def perhaps_die(batch, logs):
+        steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+        if dies and steps == 8 and not distribution.is_chief(strategy):
+            os._exit(9)
+
+    death = keras.callbacks.LambdaCallback(on_train_batch_end=perhaps_die)
+    model.fit(
+        make_images(5 * BATCH),
+        batch_size=BATCH,
+        epochs=3,
+        callbacks=[death, Checkpoint(folder / "run")] if folder else [],
+        verbose=0,
+    )
+    variables = (*model.variables, *model.optimizer.variables)
+    return {  # by number, for names count up in a process
+        str(i): keras.ops.convert_to_numpy(v)
+        for i, v in enumerate(variables)
+        if not any(v is metric for metric in model.metrics_variables)
+    }
+
+
+def die(strategy, folder):
+    return survive(strategy, folder, dies=True)
+
+
+def main(what, replicas, folder):
+    if "TF_CONFIG" in os.environ:
+        two_cpus_a_worker()
+        strategy = distribution.strategy("auto")
+    else:
+        logical_cpus(replicas)
+        strategy = distribution.strategy("mirrored" if replicas > 1 else "none")
+    assert strategy.num_replicas_in_sync == replicas
+    results = {"compare": compare, "survive": survive, "die": die}[what](
+        strategy, folder
+    )
     np.savez(folder / "results.npz", **results)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

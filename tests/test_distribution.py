@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import keras
 import numpy as np
@@ -14,32 +15,73 @@ from moco_keras import distribution
 ROOT = Path(__file__).parent.parent
 
 
-def run(count, folder):
-    """Results of a process with so many replicas, by run and name."""
+def start(what, replicas, folder, **env):
+    """A process of the program beside this, and where its results will be."""
+    folder.mkdir(exist_ok=True)
     program = [sys.executable, str(ROOT / "tests/replicas.py")]
-    subprocess.run(
-        [*program, str(count), str(folder)],
-        check=True,
-        timeout=600,  # replicas that wait for each other wait forever
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*program, what, str(replicas), str(folder)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+            stderr=log,
+        )
+    return process, folder
+
+
+def finish(process, folder):
+    """Results of a process, by run and name."""
+    try:  # replicas that wait for each other wait forever
+        code = process.wait(timeout=300)
+    finally:
+        process.kill()
+    assert code == 0, (folder / "log").read_text()
     return dict(np.load(folder / "results.npz"))
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    return run(1, tmp_path_factory.mktemp("one"))
+def start_workers(what, folder):
+    """Two processes on this host, with two replicas each."""
+    folder.mkdir(exist_ok=True)
+    ports = replicas.free_ports(2)
+    return [
+        start(
+            what,
+            4,
+            folder / str(i),
+            TF_CONFIG=replicas.tf_config(ports, index=i),
+        )
+        for i in range(2)
+    ]
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    return {"folder": folder, **run(2, folder)}
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("replicas")
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory):
-    return run(4, tmp_path_factory.mktemp("four"))
+def one(folder):
+    return finish(*start("compare", 1, folder / "one"))
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    return finish(*start("compare", 2, folder / "two"))
+
+
+@pytest.fixture(scope="module")
+def four(folder):
+    return finish(*start("compare", 4, folder / "four"))
+
+
+@pytest.fixture(scope="module")
+def workers(folder):
+    """The results of the first worker, to which the second's are equal."""
+    started = start_workers("compare", folder / "workers")
+    first, second = (finish(*worker) for worker in started)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        np.testing.assert_array_equal(second[key], value, err_msg=key)
+    return first
 
 
 def of_run(results, name):
@@ -52,15 +94,18 @@ def of_run(results, name):
 
 
 def assert_same(results, expected, name):
-    pairs = zip(of_run(results, name), of_run(expected, name), strict=True)
+    wanted = of_run(expected, name)
+    names = " ".join(key for key, _ in wanted)
+    assert f"{name}/loss" in names and "keys" in names
+    pairs = zip(of_run(results, name), wanted, strict=True)
     for (key, value), (_, wanted) in pairs:
         np.testing.assert_allclose(
             value, wanted, rtol=0, atol=1e-5, err_msg=key
         )
 
 
-@pytest.mark.parametrize("name", ["plain", "symmetric", "v2", "in order"])
-@pytest.mark.parametrize("count", ["two", "four"])
+@pytest.mark.parametrize("name", ["plain", "symmetric v2"])
+@pytest.mark.parametrize("count", ["two", "four", "workers"])
 def test_replicas_train_as_one_device(one, name, count, request):
     """Losses, weights, key weights, queue, even the views, step by step."""
     assert_same(request.getfixturevalue(count), one, name)
@@ -68,6 +113,14 @@ def test_replicas_train_as_one_device(one, name, count, request):
 
 def test_shuffled_batch_norm_is_the_split_one_of_one_device(one, two):
     assert_same(two, one, "batch norm")
+
+
+def test_without_shuffling_too(one, two):
+    assert_same(two, one, "in order")
+
+
+def test_synchronised_batch_norm_is_that_of_one_device(one, two):
+    assert_same(two, one, "sync")
 
 
 def test_replicas_stay_identical(two):
@@ -83,21 +136,49 @@ def test_shuffling_hides_batch_statistics(four):
     assert four["cheat/replicas"] < 0.25  # a quarter of the batch is shared
 
 
-def test_what_replicas_leave_loads_on_one_device(two):
+@pytest.mark.parametrize("count", ["two", "workers"])
+def test_what_replicas_leave_loads_on_one_device(folder, count, request):
+    """Written by one worker alone, where there are several."""
+    predicted = request.getfixturevalue(count)["predicted"]
+    (place,) = folder.glob(f"{count}/**/model.keras")
     images = replicas.make_images(19)
-    model = keras.models.load_model(two["folder"] / "model.keras")
+    model = keras.models.load_model(place)
     np.testing.assert_allclose(
-        model.predict(images, verbose=0), two["predicted"], rtol=0, atol=1e-5
+        model.predict(images, verbose=0), predicted, rtol=0, atol=1e-5
     )
     features = keras.Model(
         model.query_encoder.input,
         model.query_encoder.get_layer("features").output,
     )
-    served = tf.saved_model.load(two["folder"] / "encoder")
+    served = tf.saved_model.load(place.parent / "encoder")
     embedding = served.signatures["serving_default"](images=tf.constant(images))
     np.testing.assert_allclose(
         embedding["embedding"], features(images), rtol=0, atol=1e-5
     )
+
+
+def test_a_worker_that_dies_ends_the_others_and_a_restart_goes_on(
+    workers, folder
+):
+    """To the bit, from the last checkpoint, with batch norm and all."""
+    dying = folder / "dying"
+    (survivor, _), (victim, _) = start_workers("die", dying)
+    assert victim.wait(timeout=300) == 9
+    assert survivor.wait(timeout=60) == 1
+    errors = (dying / "0/log").read_text()
+    assert "ConnectionError: All workers must run until the end" in errors
+    assert [path.parent.name for path in dying.glob("*/run")] == ["0"]
+    assert (dying / "0/run/ckpt-1.index").exists()
+
+    restarted = [finish(*w) for w in start_workers("survive", dying)]
+    assert (dying / "0/run/ckpt-3.index").exists()
+    for results in restarted:
+        whole = of_run(workers, "whole")
+        assert len(whole) == len(results)
+        for key, value in whole:
+            np.testing.assert_array_equal(
+                results[key.removeprefix("whole/")], value, err_msg=key
+            )
 
 
 @pytest.mark.parametrize(
@@ -118,3 +199,34 @@ def test_bad_input_is_refused(two, name, expected):
 def test_strategies_have_names():
     with pytest.raises(ValueError, match="'mirrord'"):
         distribution.strategy("mirrord")
+
+
+def test_workers_must_meet_before_tensorflow_computes(monkeypatch):
+    tf.constant(0)
+    config = replicas.tf_config(replicas.free_ports(1))
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(RuntimeError, match="first in the program"):
+        distribution.strategy()
+
+
+def test_a_tpu_must_be_there(monkeypatch):
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    with pytest.raises(RuntimeError, match="A TPU must be attached"):
+        distribution.strategy("tpu")
+
+
+def test_a_chief_is_one_of_all_workers():
+    assert distribution.is_chief(distribution.strategy("none"))
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver
+    spec = tf.train.ClusterSpec
+    for jobs, task, expected in (
+        ({"worker": ["a:1", "b:1"]}, ("worker", 0), True),
+        ({"worker": ["a:1", "b:1"]}, ("worker", 1), False),
+        ({"chief": ["c:1"], "worker": ["a:1"]}, ("chief", 0), True),
+        ({"chief": ["c:1"], "worker": ["a:1"]}, ("worker", 0), False),
+    ):
+        strategy = mock.create_autospec(
+            tf.distribute.MultiWorkerMirroredStrategy, instance=True
+        )
+        strategy.cluster_resolver = resolver(spec(jobs), "", *task)
+        assert distribution.is_chief(strategy) is expected

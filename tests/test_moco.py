@@ -5,7 +5,14 @@ import reference
 import tensorflow as tf
 
 import moco_keras
-from moco_keras import MoCo, MomentumUpdate, augmentations, inputs, optimizers
+from moco_keras import (
+    MoCo,
+    MomentumUpdate,
+    augmentations,
+    distribution,
+    inputs,
+    optimizers,
+)
 
 
 def pairs(count=2, batch=4, seed=0):
@@ -350,22 +357,32 @@ def test_arrays_are_read_where_they_are(images, tmp_path):
     """Nothing copies them: a file of them need not fit into memory."""
     np.save(tmp_path / "images.npy", images)
     on_disk = np.load(tmp_path / "images.npy", mmap_mode="r+")
-    batches = inputs.training_batches(on_disk, batch_size=8, shuffle=False)
+    strategy = distribution.strategy("none")
+    batches, steps = inputs.training_batches(on_disk, 8, strategy)
     on_disk[:] = 7
-    for batch in batches:
+    for batch in batches.take(steps):
         np.testing.assert_array_equal(batch, np.full((8, 8, 8, 3), 7, "uint8"))
 
 
 def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides():
-    images = np.arange(12, dtype="uint8")[:, None, None, None]
-    images = np.broadcast_to(images, (12, 8, 8, 3))
+    images = np.arange(14, dtype="uint8")[:, None, None, None]
+    images = np.broadcast_to(images, (14, 8, 8, 3))
 
-    def orders():
-        keras.utils.set_random_seed(3)
-        batches = inputs.training_batches(images, batch_size=4, shuffle=True)
-        return [[int(x[0, 0, 0]) for b in batches for x in b] for _ in "12"]
+    def orders(**where):
+        strategy = distribution.strategy("none")
+        batches, steps = inputs.training_batches(images, 4, strategy, **where)
+        assert steps == 3
+        rows = [x[0, 0, 0].numpy() for batch in batches.take(6) for x in batch]
+        return rows[:12], rows[12:]
 
-    first, second = orders()
-    assert sorted(first) == sorted(second) == list(range(12))
+    first, second = orders(seed=3)
+    assert len(set(first)) == len(set(second)) == 12
     assert first != second and first != sorted(first)
-    assert orders() == [first, second]
+    assert orders(seed=3) == (first, second)
+    assert orders(seed=4)[0] != first
+    # Training on begins the next pass; what goes on does so where it was.
+    for steps_taken in (1, 3):
+        assert orders(seed=3, steps_taken=steps_taken)[0] == second
+    resumed, _ = orders(seed=3, steps_taken=2, resumed=True)
+    assert resumed == first[8:] + second[:8]
+    assert orders()[1] == list(range(12))
