@@ -1,34 +1,22 @@
-import concurrent.futures
 import dataclasses
 import json
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
+import time
 
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from absl import flags
+from programs import ROOT, numbers, run
+from replicas import free_ports, tf_config
 
 import moco_keras
 from moco_keras import textures
-from moco_keras.recipes import _settings, _threads
+from moco_keras.recipes import _pretrain, _settings, _threads
 
-ROOT = Path(__file__).parent.parent
 PICTURES = ["curves.png", "views.png", "neighbours.png"]
-
-
-def run(recipe, *flags):
-    return subprocess.run(
-        [sys.executable, "-m", f"moco_keras.recipes.{recipe}", *flags],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        timeout=300,
-    )
 
 
 def only_run(folder):
@@ -40,15 +28,10 @@ def only_run(folder):
 def run_smoke(textures_dir, tmp_path_factory):
     """Runs the smoke test: gives what it printed and the folder it left."""
 
-    def run_with(seed, data_dir=textures_dir):
+    def run_with(seed):
         export_dir = tmp_path_factory.mktemp("smoke")
-        result = run(
-            "textures",
-            "--flagfile=recipes/smoke.flags",
-            f"--data_dir={data_dir}",
-            f"--export_dir={export_dir}",
-            f"--seed={seed}",
-        )
+        flags = f"--export_dir={export_dir}", f"--seed={seed}"
+        result = run(*programs.smoke(textures_dir, *flags))
         assert result.returncode == 0, result.stderr
         return result, only_run(export_dir / "textures")
 
@@ -101,33 +84,40 @@ def test_the_model_of_a_run_loads(smoke):
     assert int(model.queue.pointer) == 2 * 8 * 64 % 192
 
 
-def numbers(folder):
-    """Every weight, and the metrics but for the time they took."""
-    import keras
-
-    model = keras.saving.load_model(folder / "model.keras")
-    variables = [*model.variables, *model.optimizer.variables]
-    metrics = json.loads((folder / "metrics.json").read_text())
-    del metrics["images_per_second"]
-    return [(v.path, v.numpy()) for v in variables], metrics
-
-
-def test_a_seed_gives_the_same_numbers_and_another_gives_others(
-    smoke, run_smoke, textures_dir, tmp_path
+def test_a_seed_gives_the_same_numbers_even_to_an_interrupted_run(
+    smoke, textures_dir, tmp_path
 ):
-    unprepared = tmp_path  # the data set is drawn first, which changes nothing
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        (_, same), (_, other) = pool.map(
-            run_smoke, [7, 8], [unprepared, textures_dir]
-        )
-    weights, metrics = numbers(smoke[1])
-    same_weights, same_metrics = numbers(same)
-    assert metrics == same_metrics
+    """To the bit."""
+    folder = tmp_path / "run"
+    flags = "--seed=7", f"--run_dir={folder}"
+    command = programs.smoke(textures_dir, *flags)
+    process = programs.start(*command)
+    # It is written last, once there is something to go on from.
+    while not (folder / "checkpoints/checkpoint").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.kill()
+    programs.finish(process)
+    assert not (folder / "metrics.json").exists()
+
+    result = run(*command)
+    assert result.returncode == 0, result.stderr
+    assert "Epoch 2/2" in result.stdout and "Epoch 1/2" not in result.stdout
+    weights, metrics = numbers(folder)
+    expected_weights, expected_metrics = numbers(smoke[1])
+    assert metrics == expected_metrics
     # Of each encoder and the velocities: 21 kernels, 20 gammas, 21 betas.
     assert len(weights) > 3 * 62
-    for (path, a), (_, b) in zip(weights, same_weights, strict=True):
+    for (path, a), (_, b) in zip(weights, expected_weights, strict=True):
         np.testing.assert_array_equal(a, b, err_msg=path)
-    other_weights, other_metrics = numbers(other)
+    history = (folder / "history.csv").read_text()
+    assert history == (smoke[1] / "history.csv").read_text()
+
+
+def test_another_seed_gives_other_numbers(smoke, run_smoke):
+    _, folder = run_smoke(seed=8)
+    weights, metrics = numbers(smoke[1])
+    other_weights, other_metrics = numbers(folder)
     assert metrics["history"] != other_metrics["history"]
     kernels = 0
     for (path, a), (_, b) in zip(weights, other_weights, strict=True):
@@ -135,6 +125,40 @@ def test_a_seed_gives_the_same_numbers_and_another_gives_others(
             assert not np.array_equal(a, b), path
             kernels += 1
     assert kernels == 2 * 21  # of both encoders
+
+
+def test_workers_train_as_one_and_the_chief_alone_writes(smoke, tmp_path):
+    """They prepare the data set together too."""
+    ports = free_ports(2)
+    processes = []
+    for i in range(2):
+        flags = (
+            "--seed=7",
+            f"--run_dir={tmp_path}/run{i}",
+            f"--export_dir={tmp_path}/runs",
+        )
+        command = programs.smoke(tmp_path / "data", *flags)
+        config = tf_config(ports, i)
+        processes.append(programs.start(*command, TF_CONFIG=config))
+    results = [programs.finish(process) for process in processes]
+    for result in results:
+        assert result.returncode == 0, result.stderr
+    assert results[1].stdout == ""
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "run0"}
+    written, expected = (
+        {path.name for path in folder.iterdir()}
+        for folder in (tmp_path / "run0", smoke[1])
+    )
+    assert written == expected
+    metrics, expected = (
+        json.loads((folder / "metrics.json").read_text())
+        for folder in (tmp_path / "run0", smoke[1])
+    )
+    # Though these draw the data set first.
+    assert metrics["knn_untrained"] == expected["knn_untrained"]
+    # Roundings grow: the step of a batch norm on few images is a steep one.
+    loss, expected_loss = (m["history"][0]["loss"] for m in (metrics, expected))
+    assert loss == pytest.approx(expected_loss, abs=0.01)
 
 
 def test_a_misspelt_flag(tmp_path):
@@ -167,13 +191,8 @@ def test_missing_data_ends_at_once_with_one_message(tmp_path):
 def test_nan_ends_the_run_and_keeps_what_was_exported(textures_dir, smoke):
     export_dir = smoke[1].parent.parent
     before = {p: p.stat().st_mtime_ns for p in smoke[1].rglob("*")}
-    result = run(
-        "textures",
-        "--flagfile=recipes/smoke.flags",
-        f"--data_dir={textures_dir}",
-        f"--export_dir={export_dir}",
-        "--learning_rate=inf",
-    )
+    flags = f"--export_dir={export_dir}", "--learning_rate=inf"
+    result = run(*programs.smoke(textures_dir, *flags))
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
     assert "The loss became nan at step 2 of epoch 1" in result.stderr
@@ -207,6 +226,18 @@ def test_presets_are_settings(file):
 def test_bad_settings(changes, message):
     with pytest.raises(ValueError, match=message):
         _settings.Settings(**changes)
+
+
+@pytest.mark.parametrize(("replicas", "splits"), [(1, 8), (2, 4), (16, 1)])
+def test_devices_share_the_groups_of_batch_norm(replicas, splits, images):
+    settings = _settings.Settings(width=4, batch_size=16, queue_size=32)
+    model = _pretrain.build_model(settings, images, replicas)
+    norms = {
+        layer.splits
+        for layer in model.query_encoder.layers
+        if isinstance(layer, moco_keras.SplitBatchNormalization)
+    }
+    assert norms == {splits}
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, []), (2, [1]), (8, [])])

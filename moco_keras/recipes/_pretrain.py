@@ -1,24 +1,15 @@
 """What every pre-training program does: train, watch, evaluate, export."""
 
-import dataclasses
-import datetime
-import json
-import os
-import platform
+import shutil
 import sys
 import time
-from importlib import metadata
-from pathlib import Path
 
 import keras
-import tensorflow as tf
 from absl import app, logging
 
 import moco_keras
 from moco_keras import data, distribution, features, knn, plotting
-from moco_keras.recipes import _settings, _threads
-
-_PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
+from moco_keras.recipes import _record, _settings, _threads
 
 
 def run(recipe, source, defaults=None):
@@ -47,7 +38,7 @@ def run(recipe, source, defaults=None):
 
 
 def pretrain(settings, recipe, source):
-    """Trains an encoder, and leaves it with its record in a new folder.
+    """Trains an encoder, and leaves it with its record in a folder.
 
     Args:
         settings: `Settings`.
@@ -55,86 +46,111 @@ def pretrain(settings, recipe, source):
         source: the data set, see `data.load`.
 
     Returns:
-        The folder, a `Path`.
+        The folder, a `Path`; of many workers, that of the chief, and None to
+        the others, which write nothing.
     """
+    # First, for TensorFlow must know other hosts before it does anything.
+    strategy = distribution.strategy(settings.strategy)
+    with distribution.loss_of_workers(strategy):
+        return _pretrain(settings, recipe, source, strategy)
+
+
+def _pretrain(settings, recipe, source, strategy):
+    chief = distribution.is_chief(strategy)
     keras.config.set_dtype_policy(settings.precision)
-    bank = data.load(
-        source,
-        "train",
-        data_dir=settings.data_dir,
-        examples=settings.train_examples,
-    )
-    test = data.load(
-        source,
-        "test",
-        data_dir=settings.data_dir,
-        examples=settings.test_examples,
-    )
-    print(
-        f"{bank.source}: {len(bank.images)} training, {len(test.images)} test"
-    )
+    with distribution.chief_first(strategy):  # it may prepare the data
+        bank, test = (
+            data.load(
+                source, split, data_dir=settings.data_dir, examples=examples
+            )
+            for split, examples in (
+                ("train", settings.train_examples),
+                ("test", settings.test_examples),
+            )
+        )
+    folder = None
+    if chief:
+        replicas = strategy.num_replicas_in_sync
+        record = _record.make(settings, recipe, bank, test, replicas)
+        folder = _record.open_folder(settings, record)
     # Not before: a data set that is prepared first takes random numbers.
     keras.utils.set_random_seed(settings.seed)
-    with distribution.strategy(settings.strategy).scope():
-        model = build_model(settings, bank.images)
+    with strategy.scope():
+        model = build_model(
+            settings, bank.images, strategy.num_replicas_in_sync
+        )
+    steps_per_epoch = len(bank.images) // settings.batch_size
     k = min(200, len(bank.images))
     monitor = moco_keras.callbacks.KNNMonitor(
         bank, test, every=settings.knn_every, k=k
     )
     monitor.set_model(model)
-    metrics = {
-        "knn_raw_pixels": knn.accuracy(
-            features.unit_rows(bank.images),
-            bank.labels,
-            features.unit_rows(test.images),
-            test.labels,
-            k=k,
-        ),
-        "knn_untrained": monitor.evaluate()["knn"],
-    }
-    print(f"kNN (k={k}) of raw pixels: {metrics['knn_raw_pixels']:.3f}")
-    print(
-        f"kNN (k={k}) of the untrained encoder: {metrics['knn_untrained']:.3f}"
-    )
+    untrained = monitor.evaluate()["knn"]
 
-    folder = _new_folder(Path(settings.export_dir) / recipe)
-    _write_json(folder / "settings.json", _record(settings, bank, test))
-    epochs = []  # filled by the last callback, once the others have spoken
+    watchers = [moco_keras.callbacks.StopOnNaN(), monitor]
+    if chief:
+        metrics = _before(bank, test, untrained, k)
+        log = _record.History(folder / "history.csv")
+        board = keras.callbacks.TensorBoard(folder / "logs", write_graph=False)
+        watchers += [log, board]
     start = time.perf_counter()
-    model.fit(
+    history = model.fit(
         bank.images,
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         callbacks=[
-            moco_keras.callbacks.StopOnNaN(),
-            monitor,
-            keras.callbacks.CSVLogger(folder / "history.csv"),
-            keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
-            keras.callbacks.LambdaCallback(
-                on_epoch_end=lambda epoch, logs: epochs.append(
-                    {"epoch": epoch + 1, **logs}
-                )
-            ),
+            *watchers,
+            moco_keras.Checkpoint(folder / "checkpoints" if chief else None),
         ],
+        verbose="auto" if chief else 0,
     )
     seconds = time.perf_counter() - start
-    steps = settings.epochs * (len(bank.images) // settings.batch_size)
-    metrics |= {
-        "knn_trained": epochs[-1]["knn"],
-        "knn_trained_projection": epochs[-1]["knn_projection"],
-        # Tracing and the kNN evaluations are part of the time.
-        "images_per_second": steps * settings.batch_size / seconds,
-        "history": epochs,
-    }
-    moco_keras.export_encoder(model, folder / "encoder")
-    model.save(folder / "model.keras")
-    _write_json(folder / "metrics.json", metrics)
-    _draw(folder, model, monitor, bank, test, metrics)
-    _print_summary(metrics, k, folder)
+    if not history.epoch:  # only the export was missing
+        monitor.evaluate()
+    if chief:
+        images = len(history.epoch) * steps_per_epoch * settings.batch_size
+        metrics |= {
+            "knn_trained": log.epochs[-1]["knn"],
+            "knn_trained_projection": log.epochs[-1]["knn_projection"],
+            # Tracing and the kNN evaluations are part of the time.
+            "images_per_second": images / seconds if images else None,
+            "history": log.epochs,
+        }
+        _leave(folder, model, monitor, bank, test, metrics)
+        _print_summary(metrics, k, folder)
+    # Should the chief fail, all start again.
+    distribution.meet(strategy)
     return folder
 
 
-def build_model(settings, images):
+def _leave(folder, model, monitor, bank, test, metrics):
+    """Writes what a run is for, its metrics last."""
+    shutil.rmtree(folder / "encoder", ignore_errors=True)  # what began
+    moco_keras.export_encoder(model, folder / "encoder")
+    model.save(folder / "model.keras")
+    _draw(folder, model, monitor, bank, test, metrics)
+    _record.write_json(folder / "metrics.json", metrics)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _before(bank, test, untrained, k):
+    """Prints, and returns, what there is to compare a training with."""
+    raw_pixels = knn.accuracy(
+        features.unit_rows(bank.images),
+        bank.labels,
+        features.unit_rows(test.images),
+        test.labels,
+        k=k,
+    )
+    print(
+        f"{bank.source}: {len(bank.images)} training, {len(test.images)} test"
+    )
+    print(f"kNN (k={k}) of raw pixels: {raw_pixels:.3f}")
+    print(f"kNN (k={k}) of the untrained encoder: {untrained:.3f}")
+    return {"knn_raw_pixels": raw_pixels, "knn_untrained": untrained}
+
+
+def build_model(settings, images, num_replicas=1):
     """The compiled `MoCo` of the settings, for uint8 images (N, S, S, 3)."""
     if settings.batch_size > len(images):
         raise ValueError(
@@ -150,7 +166,8 @@ def build_model(settings, images):
         head=settings.head,
         stem=settings.stem,
         width=settings.width,
-        bn_splits=settings.bn_splits,
+        # So that one device and many form the same groups.
+        bn_splits=max(1, settings.bn_splits // num_replicas),
     )
     augment = getattr(moco_keras.augmentations, settings.augmentation)
     model = moco_keras.MoCo(
@@ -169,47 +186,6 @@ def build_model(settings, images):
         optimizer=moco_keras.optimizers.SGD(learning_rate, l2=settings.l2)
     )
     return model
-
-
-def _new_folder(parent):
-    """A folder named after the time, which nothing has written to before."""
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    for suffix in ("", *(f"-{i}" for i in range(2, 100))):
-        folder = parent / (stamp + suffix)
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-    raise FileExistsError(f"Too many runs are called {parent / stamp}.")
-
-
-def _record(settings, bank, test):
-    gpus = [
-        tf.config.experimental.get_device_details(gpu)["device_name"]
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
-    versions = {name: metadata.version(name) for name in _PACKAGES}
-    return {
-        "settings": dataclasses.asdict(settings),
-        "versions": {
-            "moco_keras": moco_keras.__version__,
-            "python": platform.python_version(),
-            **versions,
-        },
-        "device": gpus or f"CPU {platform.machine()}, {os.cpu_count()} cores",
-        "data": {
-            "source": bank.source,
-            "train_images": len(bank.images),
-            "test_images": len(test.images),
-            "image_shape": bank.images.shape[1:],
-            "classes": bank.class_names,
-        },
-    }
-
-
-def _write_json(path, value):
-    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _draw(folder, model, monitor, bank, test, metrics):
@@ -242,5 +218,6 @@ def _print_summary(metrics, k, folder):
     print(f"\nkNN, k={k}, share of test images right")
     for name in ("raw_pixels", "untrained", "trained"):
         print(f"  {name.replace('_', ' '):<12}{metrics[f'knn_{name}']:.3f}")
-    print(f"{metrics['images_per_second']:.0f} images a second")
+    if metrics["images_per_second"]:
+        print(f"{metrics['images_per_second']:.0f} images a second")
     print(f"The encoder, its record and its pictures are in {folder}")

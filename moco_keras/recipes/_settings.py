@@ -30,6 +30,11 @@ class Settings:
     export_dir: str = _setting(
         "saved_models", "where the folder of the run is written"
     )
+    run_dir: str | None = _setting(
+        None,
+        "the folder of the run instead; a run that was interrupted there goes "
+        "on from its last epoch",
+    )
     train_examples: int | None = _setting(
         None, "train on the first N of a fixed shuffle; all by default", low=0
     )
@@ -50,7 +55,10 @@ class Settings:
     )
     projection_dim: int = _setting(128, "length of a projection, C", low=0)
     bn_splits: int = _setting(
-        8, "groups of a batch that batch norm treats apart", low=0
+        8,
+        "groups of a batch, that of all devices, that batch norm treats apart; "
+        "divided by the devices, at least one each",
+        low=0,
     )
     augmentation: str = _setting(
         "cifar",
@@ -76,8 +84,8 @@ class Settings:
     )
     strategy: str = _setting(
         "auto",
-        "over which devices a step is spread: one, all GPUs of this host, or "
-        "what fits",
+        "over which devices a step is spread: one, all GPUs of this host, all "
+        "hosts of TF_CONFIG, a TPU, or what fits",
         choices=distribution.NAMES,
     )
     seed: int = _setting(0, "of everything random")

@@ -11,6 +11,7 @@ from moco_keras import (
     augmentations,
     build_encoder,
     data,
+    distribution,
     inputs,
     optimizers,
 )
@@ -22,19 +23,20 @@ from moco_keras.recipes import _threads, _worker
 
 def _encoder(s):
     keras.config.set_dtype_policy(s["precision"])
-    return build_encoder(
-        "resnet18", 32, width=s["width"], bn_splits=s["bn_splits"]
-    )
+    splits = s["bn_splits"] // s.get("replicas", 1)
+    return build_encoder("resnet18", 32, width=s["width"], bn_splits=splits)
 
 
 def _moco(s, min_area=0.08):
-    _threads.share_cores()  # as in the programs that train
+    if "replicas" not in s:
+        _threads.share_cores()  # as in the programs that train
     model = MoCo(
         _encoder(s),
         augmentations.cifar(32, min_area=min_area),
         queue_size=s["queue_size"],
         momentum=0.99,
         temperature=0.1,
+        shuffle=s.get("shuffle", "auto"),
     )
     model.compile(optimizer=optimizers.SGD(0.03, momentum=0.9, l2=5e-4))
     return model
@@ -115,9 +117,11 @@ def input_pipeline(s):
     """Epochs of two views, without a model."""
     images = np.load(s["images"])
     augmenter = augmentations.cifar(32, min_area=0.2)
-    batches = inputs.training_batches(images, s["batch_size"], shuffle=True)
-    views = batches.map(lambda x: (augmenter(x), augmenter(x)))
-    return _epoch(views, len(batches) * s["batch_size"])
+    batches, steps = inputs.training_batches(
+        images, s["batch_size"], distribution.strategy("none"), seed=0
+    )
+    views = batches.map(lambda x: (augmenter(x), augmenter(x))).take(steps)
+    return _epoch(views, steps * s["batch_size"])
 
 
 def read_files(s):
@@ -155,6 +159,36 @@ def end_to_end(s):
         )
 
     return run, steps * s["batch_size"]
+
+
+def replicas(s):
+    """Steps on images, by parts of the processor that pass for devices."""
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    parts = [tf.config.LogicalDeviceConfiguration()] * s["replicas"]
+    tf.config.set_logical_device_configuration(cpu, parts)
+    _threads.share_cores()  # before the strategy takes the devices
+    name = "mirrored" if s["replicas"] > 1 else "none"
+    strategy = distribution.strategy(name)
+    with strategy.scope():
+        model = _moco(s)
+    images = _random_pixels(s["steps"] * s["batch_size"], 32, 32, 3)
+    model.fit(images[: s["batch_size"]], batch_size=s["batch_size"], verbose=0)
+    update = MomentumUpdate()
+    update.set_model(model)
+    update.on_train_begin()
+    # An iterator for all turns: TensorFlow takes up to as long again as one
+    # over several devices lived to let go of it.
+    batches, _ = inputs.training_batches(
+        images, s["batch_size"], strategy, seed=0
+    )
+    iterator = iter(batches)
+
+    def run():
+        for i in range(s["steps"]):
+            model.train_function(iterator)
+            update.on_train_batch_end(i)
+
+    return run, len(images)
 
 
 def momentum_update(s):
@@ -223,6 +257,7 @@ if __name__ == "__main__":
         input_pipeline,
         read_files,
         end_to_end,
+        replicas,
         momentum_update,
         queue,
         knn,

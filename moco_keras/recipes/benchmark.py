@@ -44,6 +44,18 @@ _BENCHMARKS = {
         {"work": "step", "steps": 4, **_FULL, "queue_size": 65536},
         {"work": "step", "steps": 4, **_FULL},
     ],
+    # The same step by two devices, by one, and by two that exchange no images.
+    "replicas": [
+        {"work": "replicas", "steps": 8, **_NARROW, "replicas": 2},
+        {"work": "replicas", "steps": 8, **_NARROW, "replicas": 1},
+        {
+            "work": "replicas",
+            "steps": 8,
+            **_NARROW,
+            "replicas": 2,
+            "shuffle": "split",
+        },
+    ],
     "augment_32": [{"work": "augment_32", "batch_size": 1024, "cores": 1}],
     "augment_224": [
         {"work": "augment_224", "batch_size": 32, "epochs": 32, "cores": 1}
@@ -75,7 +87,7 @@ _COMMANDS = {
     "import keras": (["-c", "import keras"], 0),
     "cifar10 --help": (["-m", "moco_keras.recipes.cifar10", "--help"], 1),
 }
-_NOT_OF_PEER = {"supervised", "read_files", *_COMMANDS}
+_NOT_OF_PEER = {"supervised", "read_files", "replicas", *_COMMANDS}
 _OURS = [sys.executable, "-m", "moco_keras.recipes._work"]
 
 FLAGS = flags.FLAGS

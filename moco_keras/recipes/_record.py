@@ -1,0 +1,176 @@
+"""The folder of a run: what it was told, what it is, and how it went."""
+
+import csv
+import dataclasses
+import datetime
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+import moco_keras
+
+_PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
+# Where things are, and on what it runs, may change on the way.
+_PLACES = ("data_dir", "export_dir", "run_dir", "strategy")
+
+
+def make(settings, recipe, bank, test, num_replicas):
+    """What a run is, for settings.json.
+
+    Args:
+        settings: `Settings`.
+        recipe: name of the program.
+        bank, test: `data.ImageSet`s.
+        num_replicas: devices that share each step.
+    """
+    gpus = [
+        tf.config.experimental.get_device_details(gpu)["device_name"]
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    versions = {name: metadata.version(name) for name in _PACKAGES}
+    return {
+        "recipe": recipe,
+        "settings": dataclasses.asdict(settings),
+        "versions": {
+            "moco_keras": moco_keras.__version__,
+            "python": platform.python_version(),
+            **versions,
+        },
+        "device": gpus or f"CPU {platform.machine()}, {os.cpu_count()} cores",
+        "replicas": num_replicas,
+        "data": {
+            "source": bank.source,
+            "train_images": len(bank.images),
+            "test_images": len(test.images),
+            "image_shape": list(bank.images.shape[1:]),
+            "classes": bank.class_names,
+        },
+    }
+
+
+def open_folder(settings, record):
+    """Makes the folder of a run, or finds the one that is to go on.
+
+    Args:
+        settings: `Settings`.
+        record: what `make` returns.
+
+    Returns:
+        The folder, a `Path`, with settings.json in it.
+
+    Raises:
+        FileExistsError: if the folder holds a finished run, or something else.
+        ValueError: if it holds a run with other settings or data.
+    """
+    if settings.run_dir is None:
+        folder = _new_folder(Path(settings.export_dir) / record["recipe"])
+    else:
+        folder = Path(settings.run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        _check(folder, record)
+    write_json(folder / "settings.json", record)
+    return folder
+
+
+def write_json(path, value):
+    """Writes a file as a whole."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)
+
+
+class History(keras.callbacks.Callback):
+    """Keeps what the epochs logged, in `epochs` and in a CSV file.
+
+    Keras's `CSVLogger` mixes up the columns when a training goes on.
+
+    Args:
+        path: of the file, which is read where it exists.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+        self.epochs = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self.epochs = [
+                    {k: _number(v) for k, v in row.items() if v}
+                    for row in csv.DictReader(file)
+                ]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epochs = self.epochs[:epoch]  # what a checkpoint had not seen
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append({"epoch": epoch + 1, **logs})
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.epochs[0]))
+            writer.writeheader()
+            writer.writerows(self.epochs)
+        partial.replace(self.path)
+
+
+def _number(text):
+    return int(text) if text.isdigit() else float(text)
+
+
+def _check(folder, record):
+    """Refuses a folder in which the run cannot start or go on."""
+    if (folder / "metrics.json").exists():
+        raise FileExistsError(
+            "--run_dir must be the folder of a new or an unfinished run. "
+            f"Received: {folder}, which holds a finished one. Nothing was "
+            "changed; choose another."
+        )
+    if not any(folder.iterdir()):
+        return
+    try:
+        before = _what_must_stay(
+            json.loads((folder / "settings.json").read_text())
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FileExistsError(
+            "--run_dir must be a new folder, or that of a run. Received: "
+            f"{folder}, which holds other files. Choose another."
+        ) from None
+    now = _what_must_stay(record)
+    changes = [
+        f"{name}={now.get(name)} (it began with {before.get(name)})"
+        for name in sorted(before | now)
+        if before.get(name) != now.get(name)
+    ]
+    if changes:
+        raise ValueError(
+            "A run goes on with what it began with. Received, for "
+            f"{folder}: {', '.join(changes)}. Give the same flags and data, "
+            "or choose another --run_dir."
+        )
+
+
+def _what_must_stay(record):
+    settings = {
+        f"--{name}": value
+        for name, value in record["settings"].items()
+        if name not in _PLACES
+    }
+    return {"recipe": record["recipe"], **record["data"], **settings}
+
+
+def _new_folder(parent):
+    """A folder named after the time, which nothing has written to before."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{i}" for i in range(2, 100))):
+        folder = parent / (stamp + suffix)
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise FileExistsError(f"Too many runs are called {parent / stamp}.")

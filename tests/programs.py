@@ -1,0 +1,58 @@
+"""Runs the programs, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+
+ROOT = Path(__file__).parent.parent
+
+
+def start(recipe, *flags, **env):
+    """A process that runs a program."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"moco_keras.recipes.{recipe}", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **env},
+    )
+
+
+def finish(process):
+    """Waits for a process; returns it with what it printed."""
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(
+        process.args, process.returncode, out, err
+    )
+
+
+def run(recipe, *flags, **env):
+    """Runs a program to its end."""
+    return finish(start(recipe, *flags, **env))
+
+
+def smoke(data_dir, *flags):
+    """The name and flags of a run that takes seconds."""
+    return (
+        "textures",
+        "--flagfile=recipes/smoke.flags",
+        f"--data_dir={data_dir}",
+        *flags,
+    )
+
+
+def numbers(folder):
+    """Every weight, and the metrics but for the time they took."""
+    model = keras.saving.load_model(folder / "model.keras")
+    variables = [*model.variables, *model.optimizer.variables]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["images_per_second"]
+    return [(v.path, v.numpy()) for v in variables], metrics

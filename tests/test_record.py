@@ -1,0 +1,94 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from moco_keras import data
+from moco_keras.recipes import _record
+from moco_keras.recipes._settings import Settings
+
+
+@pytest.fixture
+def open_folder(images):
+    """Opens the folder of a run on images of noise."""
+    labels = np.zeros(len(images), "int64")
+    noise = data.ImageSet(images, labels, ["noise"], "noise")
+
+    def open_with(settings, recipe="recipe", source=noise):
+        record = _record.make(settings, recipe, source, noise, num_replicas=1)
+        return _record.open_folder(settings, record)
+
+    return open_with
+
+
+def test_every_run_has_a_new_folder(open_folder, tmp_path):
+    settings = Settings(export_dir=str(tmp_path))
+    folders = {open_folder(settings) for _ in range(3)}
+    assert len(folders) == 3
+    for folder in folders:
+        assert folder.parent == tmp_path / "recipe"
+        record = json.loads((folder / "settings.json").read_text())
+        assert record["settings"] == dataclasses.asdict(settings)
+
+
+def test_an_unfinished_run_goes_on_with_its_own_settings(
+    open_folder, images, tmp_path
+):
+    folder = tmp_path / "new/run"
+    settings = Settings(run_dir=str(folder), momentum=0.9, data_dir="here")
+    assert open_folder(settings) == folder
+    moved = dataclasses.replace(settings, data_dir="there", strategy="mirrored")
+    assert open_folder(moved) == folder
+    written = (folder / "settings.json").read_text()
+    other = dataclasses.replace(moved, momentum=0.5, symmetric=True)
+    with pytest.raises(ValueError, match="goes on with what it began") as error:
+        open_folder(other)
+    assert "--momentum=0.5 (it began with 0.9)" in str(error.value)
+    assert "--symmetric=True (it began with False)" in str(error.value)
+    assert "data_dir" not in str(error.value)
+    with pytest.raises(ValueError, match=r"recipe=b \(it began with recipe"):
+        open_folder(moved, recipe="b")
+    few = data.ImageSet(images[:3], np.zeros(3, "int64"), ["noise"], "noise")
+    with pytest.raises(ValueError, match=r"train_images=3 \(it began with 16"):
+        open_folder(moved, source=few)
+    assert (folder / "settings.json").read_text() == written
+
+
+@pytest.mark.parametrize(
+    "file, message",
+    [
+        ("metrics.json", "holds a finished one"),
+        ("thesis.tex", "holds other files"),
+        ("settings.json", "holds other files"),  # an empty one
+    ],
+)
+def test_another_folder_is_refused(file, message, open_folder, tmp_path):
+    (tmp_path / file).touch()
+    with pytest.raises(FileExistsError, match=message):
+        open_folder(Settings(run_dir=str(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
+def test_history_goes_on_where_the_training_does(tmp_path):
+    path = tmp_path / "history.csv"
+    epochs = [
+        {"loss": 0.1 + 0.2, "knn": 0.5},
+        {"loss": 1e-7},
+        {"loss": float("inf"), "knn": 1.0},
+    ]
+    whole = _record.History(path)
+    for i, logs in enumerate(epochs):
+        whole.on_epoch_begin(i)
+        whole.on_epoch_end(i, logs)
+    assert whole.epochs == [
+        {"epoch": i + 1, **logs} for i, logs in enumerate(epochs)
+    ]
+    written = path.read_text()
+    again = _record.History(path)
+    assert again.epochs == whole.epochs
+    for i, logs in enumerate(epochs[1:], 1):
+        again.on_epoch_begin(i)
+        again.on_epoch_end(i, logs)
+    assert again.epochs == whole.epochs
+    assert path.read_text() == written
