@@ -259,7 +259,9 @@ class SplitBatchNormalization(keras.layers.Layer):
         moving = self.moving_mean, self.moving_variance
         by_kind = zip(*statistics, strict=True)
         for variable, values in zip(moving, by_kind, strict=True):
-            value = tf.add_n(values) / len(values)
+            # Not `tf.add_n`, which begins with whatever input's memory it may
+            # reuse, so that its roundings differ from run to run.
+            value = tf.reduce_mean(tf.stack(values), axis=0)
             variable.assign(
                 self.momentum * variable + (1.0 - self.momentum) * value
             )
