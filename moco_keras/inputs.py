@@ -146,8 +146,12 @@ def training_batches(
     _check_arrays(images, num_images, batch_size)
     steps = num_images // batch_size
     start = steps_taken if resumed else -(-steps_taken // steps) * steps
-    batches = _batches_of_arrays(images, (steps, batch_size), seed, start)
-    return distribution.spread(*batches, strategy), steps
+    images = keras.tree.map_structure(np.asarray, images)
+    return distribution.spread(
+        _rows(num_images, (steps, batch_size), seed, start),
+        lambda rows: keras.tree.map_structure(lambda x: _take(x, rows), images),
+        strategy,
+    ), steps
 
 
 def without_autotuning(dataset):
@@ -189,10 +193,11 @@ def _check_arrays(images, num_images, batch_size):
         )
 
 
-def _batches_of_arrays(images, shape, seed, start):
-    """The batches' rows, from batch `start`, and what reads such rows."""
-    images = keras.tree.map_structure(np.asarray, images)
-    num_images = len(keras.tree.flatten(images)[0])
+def _rows(num_images, shape, seed, start):
+    """The rows of each batch, from batch `start`, without an end.
+
+    Taking a batch at once is far faster than batching single images.
+    """
     steps, batch_size = shape
 
     def rows_of_pass(number):
@@ -204,13 +209,8 @@ def _batches_of_arrays(images, shape, seed, start):
             )
         return tf.reshape(rows[: steps * batch_size], shape)
 
-    # Taking a batch at once is far faster than batching single images.
-    rows = tf.data.Dataset.counter(start // steps).map(rows_of_pass).unbatch()
-
-    def read(batch):
-        return keras.tree.map_structure(lambda x: _take(x, batch), images)
-
-    return without_autotuning(rows.skip(start % steps)), read
+    passes = tf.data.Dataset.counter(start // steps).map(rows_of_pass)
+    return without_autotuning(passes.unbatch().skip(start % steps))
 
 
 def _take(array, rows):

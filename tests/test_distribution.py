@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 from unittest import mock
 
 import keras
@@ -9,10 +8,9 @@ import numpy as np
 import pytest
 import replicas
 import tensorflow as tf
+from programs import ROOT
 
 from moco_keras import distribution
-
-ROOT = Path(__file__).parent.parent
 
 
 def start(what, replicas, folder, **env):

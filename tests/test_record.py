@@ -17,7 +17,7 @@ def open_folder(images):
 
     def open_with(settings, recipe="recipe", source=noise):
         record = _record.make(settings, recipe, source, noise, num_replicas=1)
-        return _record.open_folder(settings, record)
+        return _record.open_folder(record)
 
     return open_with
 

@@ -68,17 +68,16 @@ def _pretrain(settings, recipe, source, strategy):
                 ("test", settings.test_examples),
             )
         )
+    replicas = strategy.num_replicas_in_sync
     folder = None
     if chief:
-        replicas = strategy.num_replicas_in_sync
-        record = _record.make(settings, recipe, bank, test, replicas)
-        folder = _record.open_folder(settings, record)
+        folder = _record.open_folder(
+            _record.make(settings, recipe, bank, test, replicas)
+        )
     # Not before: a data set that is prepared first takes random numbers.
     keras.utils.set_random_seed(settings.seed)
     with strategy.scope():
-        model = build_model(
-            settings, bank.images, strategy.num_replicas_in_sync
-        )
+        model = build_model(settings, bank.images, replicas)
     steps_per_epoch = len(bank.images) // settings.batch_size
     k = min(200, len(bank.images))
     monitor = moco_keras.callbacks.KNNMonitor(

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import datetime
+import io
 import json
 import os
 import platform
@@ -53,11 +54,10 @@ def make(settings, recipe, bank, test, num_replicas):
     }
 
 
-def open_folder(settings, record):
+def open_folder(record):
     """Makes the folder of a run, or finds the one that is to go on.
 
     Args:
-        settings: `Settings`.
         record: what `make` returns.
 
     Returns:
@@ -67,10 +67,11 @@ def open_folder(settings, record):
         FileExistsError: if the folder holds a finished run, or something else.
         ValueError: if it holds a run with other settings or data.
     """
-    if settings.run_dir is None:
-        folder = _new_folder(Path(settings.export_dir) / record["recipe"])
+    settings = record["settings"]
+    if settings["run_dir"] is None:
+        folder = _new_folder(Path(settings["export_dir"]) / record["recipe"])
     else:
-        folder = Path(settings.run_dir)
+        folder = Path(settings["run_dir"])
         folder.mkdir(parents=True, exist_ok=True)
         _check(folder, record)
     write_json(folder / "settings.json", record)
@@ -79,8 +80,12 @@ def open_folder(settings, record):
 
 def write_json(path, value):
     """Writes a file as a whole."""
+    _write(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write(path, text):
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.write_text(text)
     partial.replace(path)
 
 
@@ -109,12 +114,11 @@ class History(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append({"epoch": epoch + 1, **logs})
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.epochs[0]))
-            writer.writeheader()
-            writer.writerows(self.epochs)
-        partial.replace(self.path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.epochs[0]))
+        writer.writeheader()
+        writer.writerows(self.epochs)
+        _write(self.path, text.getvalue())
 
 
 def _number(text):
