@@ -60,11 +60,40 @@ def encode(encoder, images):
     on_gpu = tf.config.list_physical_devices("GPU")
     if splits == 1 or on_gpu or (images.shape[0] or 1) % splits:
         return encoder(images, training=True)
+    weights = encoder.trainable_variables
+    copies = [_copies(tf.convert_to_tensor(w.value), splits) for w in weights]
+    keys = []
     with contextlib.ExitStack() as stack:
         for norm in norms:
             stack.enter_context(norm.one_group_a_call())
         groups = tf.split(images, splits, axis=0)
-        return tf.concat([encoder(x, training=True) for x in groups], axis=0)
+        for x, values in zip(groups, zip(*copies, strict=True), strict=True):
+            scope = keras.StatelessScope(zip(weights, values, strict=True))
+            with scope:
+                keys.append(encoder(x, training=True))
+            for state in encoder.non_trainable_variables:  # a dropout's, say
+                value = scope.get_current_value(state)
+                if value is not None:
+                    state.assign(value)
+    return tf.concat(keys, axis=0)
+
+
+def _copies(value, count):
+    """The same tensor `count` times, whose gradients are summed in order."""
+
+    @tf.custom_gradient
+    def copy(value):
+        return [tf.identity(value) for _ in range(count)], _in_order
+
+    return copy(value)
+
+
+@tf.function(jit_compile=True)
+def _in_order(*gradients):
+    # TensorFlow itself makes any sum an AddN, which begins with whatever
+    # input's memory it may reuse: its roundings differ from run to run. XLA
+    # keeps the order, and is as fast.
+    return sum(gradients[1:], start=gradients[0])
 
 
 def _common_splits(encoder):

@@ -65,6 +65,39 @@ def test_splits_must_divide_a_batch_known_only_when_it_runs():
         run(tf.ones((4, 2, 2, 1)))
 
 
+def test_gradients_of_groups_are_added_in_their_order(rng):
+    """So that a training repeats to the bit."""
+    images = tf.constant(rng.normal(size=(8, 8, 8, 3)), "float32")
+    norm, dense = SplitBatchNormalization(8), keras.layers.Dense(1)
+    inputs = keras.Input((8, 8, 3))
+    encoder = keras.Model(inputs, dense(keras.layers.Flatten()(norm(inputs))))
+
+    @tf.function
+    def gradient():
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(shuffle_bn.encode(encoder, images))
+        return tape.gradient(total, dense.kernel.value)
+
+    # Of one image, it is what the layer gets.
+    parts = np.reshape(norm(images, training=True), (8, -1))
+    expected = parts[0]
+    for part in parts[1:]:
+        expected = expected + part
+    assert not np.array_equal(expected, sum(parts[::-1]))
+    np.testing.assert_array_equal(gradient()[:, 0], expected)
+
+
+def test_groups_have_dropouts_of_their_own():
+    x = inputs = keras.Input((8, 8, 3))
+    x = SplitBatchNormalization(2)(x)
+    dropout = keras.layers.Dropout(0.5, seed=1)
+    encoder = keras.Model(inputs, keras.layers.Flatten()(dropout(x)))
+    image = np.random.default_rng(0).normal(size=(1, 8, 8, 3))
+    first, second = shuffle_bn.encode(encoder, np.repeat(image, 4, axis=0))[::2]
+    assert not np.array_equal(first == 0, second == 0)
+    assert dropout.seed_generator.state.numpy().tolist() == [1, 2]
+
+
 def _train(encoder, encode, images):
     """What a call in training returns and leaves, by name."""
     with tf.GradientTape() as tape:
