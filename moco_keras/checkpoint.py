@@ -1,87 +1,268 @@
-"""Saving a training, and going on with it."""
+"""Saving a training, and going on with it as if nothing had happened."""
 
+import concurrent.futures
+import contextlib
 import os
+import re
+import signal
+import sys
+import threading
+import time
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 from moco_keras import distribution
+from moco_keras.snapshots import Snapshots
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves a training after every epoch; `fit` goes on from what is saved.
+    """Saves a training on the way; `fit` goes on from what is saved.
 
     It holds the weights of both encoders with their moving statistics, the
-    queue, the optimiser and all random states, so that a training on arrays
-    that goes on gives the numbers of one that was never interrupted. The last
-    two are kept. Put it last in the list of callbacks. Every one of many
-    workers needs it; the chief alone writes and reads, and the others get what
-    it has read.
+    queue, the optimizer, all random states, and how far the epoch has come: a
+    training that goes on gives the numbers of one that was never interrupted,
+    to the bit. It saves at the end of the training too, and when the process
+    gets SIGTERM or Ctrl-C: the step is finished, the training saved, and `fit`
+    ends with `SystemExit` (code 143) or `KeyboardInterrupt`.
+
+    A thread writes while the training goes on. The newest three are kept, in
+    TensorFlow's format, with checksums; one that is damaged is passed over.
+    Every one of many workers needs this callback; the chief alone writes and
+    reads, and the others get what it has read.
 
     Args:
         folder: where to save. A training that was saved there goes on. Only
             the chief's counts.
+        every: how often, "500 steps" or "10 minutes".
 
     Raises:
-        ValueError: in `fit`, if what is saved is of another model, or the
-            chief has no folder.
+        ValueError: if `every` cannot be read; in `fit`, if what is saved is of
+            another model, or all of it is damaged, or the chief has no folder.
+        OSError: in `fit`, if the folder cannot be written to.
 
     Example:
         >>> model.fit(images, epochs=200, callbacks=[Checkpoint("run")])
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, every="1 minute"):
         super().__init__()
         self.folder = folder
+        self._every, self._unit = _parse(every)
+        self._signal = self._writing = None
 
     def restore(self, model):
         """Gives a compiled `MoCo` what was saved.
 
         Returns:
-            How many epochs it has been trained, 0 where nothing is saved.
+            How many epochs it has been trained, and how many batches of the
+            next one; None where nothing is saved.
         """
-        self._epochs = tf.Variable(0, dtype="int64")
-        self._strategy = model.distribute_strategy
-        with self._strategy.scope():
-            model.optimizer.build(model.trainable_variables)
-        unsaved = {id(v) for v in model.metrics_variables}
-        variables = [
+        strategy = model.distribute_strategy
+        self._agree = distribution.agreement(strategy)
+        own = [*model.statistics, *model.metrics_variables]
+        self._of_replicas = distribution.OfReplicas(own, strategy)
+        own = {id(v) for v in own}
+        self._same = [
             v
             for v in (*model.variables, *model.optimizer.variables)
-            if id(v) not in unsaved
+            if id(v) not in own
         ]
-        if distribution.is_chief(self._strategy):
+        self._steps = int(ops.convert_to_numpy(model.steps))
+        self._snapshots = self._restored = None
+        state = self._state(-1, 0)  # of no epoch, where nothing is saved
+        if distribution.is_chief(strategy):
             if not isinstance(self.folder, (str, os.PathLike)):
                 raise ValueError(
                     "`folder` must be a path, on the chief of many workers. "
                     f"Received: folder={self.folder!r}."
                 )
-            named = {str(i): v.value for i, v in enumerate(variables)}
-            self._manager = tf.train.CheckpointManager(
-                tf.train.Checkpoint(epochs=self._epochs, **named),
-                str(self.folder),
-                max_to_keep=2,
-            )
-            self._read()
-        distribution.broadcast(variables, self._strategy)
-        return distribution.of_chief(self._epochs, self._strategy)
+            self._snapshots = Snapshots(self.folder)
+            state = self._newest(state)
+        state = distribution.of_chief(state, strategy)
+        position, *values = state.values()
+        steps, epochs, batches = (int(number) for number in position)
+        if epochs < 0:
+            return None
+        self._steps = steps
+        for variable, value in zip(self._same, values, strict=False):
+            variable.assign(value)
+        values = values[len(self._same) :]
+        self._of_replicas.assign(values)
+        # Keras sets the metrics among them back when an epoch begins.
+        self._restored = values if batches else None
+        return epochs, batches
 
-    def _read(self):
-        path = self._manager.latest_checkpoint
-        if path is None:
-            return
-        try:
-            status = self._manager.checkpoint.restore(path)
-            status.assert_consumed().expect_partial()
-        except (ValueError, AssertionError, tf.errors.OpError) as error:
+    def _state(self, epochs, batches):
+        """All that is saved: tensors by name."""
+        position = [self._steps, epochs, batches]
+        state = {"position": tf.constant(position, "int64")}
+        for i, variable in enumerate(self._same):
+            # What it is now: Keras's `convert_to_tensor` is the variable.
+            state[f"variable/{i:04d}"] = tf.identity(variable.value)
+        for i, values in enumerate(self._of_replicas.values()):
+            state[f"of_replicas/{i:04d}"] = values
+        return state
+
+    def _newest(self, state):
+        """What was saved last; the state itself where nothing was."""
+        saved = self._snapshots.newest()
+        if saved is None:
+            return state
+        kinds, expected = (
+            {
+                name: (x.dtype, x.shape[name.startswith("of_replicas") :])
+                for name, x in tensors.items()
+            }
+            for tensors in (saved, state)
+        )
+        if kinds != expected:
             raise ValueError(
-                "A training can go on only with the model and the optimiser "
-                f"that it was saved from. Received: {path}, which differs "
-                f"({str(error).splitlines()[0]}). Build the same, or choose "
-                "another folder."
-            ) from error
+                "A training can go on only with the model and the optimizer "
+                f"that it was saved from. Received, in {self.folder}, one of "
+                f"which {len(kinds.items() ^ expected.items())} tensors "
+                "differ. Build the same, or choose another folder."
+            )
+        return {
+            # On other devices than before, all get the mean.
+            name: distribution.share(saved[name], len(x))
+            if name.startswith("of_replicas")
+            else saved[name]
+            for name, x in state.items()
+        }
+
+    @contextlib.contextmanager
+    def at_work(self):
+        """Listens to signals, and ends once all is written."""
+        handlers = {}
+
+        def note(number, frame):
+            self._signal = number
+            signal.signal(number, handlers[number])  # the next acts at once
+
+        self._signal = self._writing = None
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handlers[number] = signal.signal(number, note)
+        try:
+            with concurrent.futures.ThreadPoolExecutor(1) as self._writer:
+                yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def on_train_begin(self, logs=None):
+        self._saved_at = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        if self._restored is not None:
+            self._of_replicas.assign(self._restored)
+            self._restored = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._steps += 1
+        # After the last one, the epoch's end is to be seen first.
+        if batch + 1 != self.params["steps"]:
+            self._perhaps_save(self._epoch, batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
-        if distribution.is_chief(self._strategy):
-            self._epochs.assign(epoch + 1)
-            self._manager.save(epoch + 1)
+        last = epoch + 1 == self.params["epochs"] or self.model.stop_training
+        self._perhaps_save(epoch + 1, 0, last)
+
+    def on_train_end(self, logs=None):
+        self._wait()
+
+    def _perhaps_save(self, epochs, batches, last=False):
+        if self._writing is not None and self._writing.done():
+            self._wait()  # raises what went wrong
+        stop, due = self._agree([self._signal is not None, self._due()])
+        if stop or due or last:
+            self._save(epochs, batches)
+        if stop:
+            self._stop(epochs, batches)
+
+    def _due(self):
+        if self._unit == "step":
+            return self._steps % self._every == 0
+        return time.monotonic() - self._saved_at >= 60 * self._every
+
+    def _save(self, epochs, batches):
+        self._wait()
+        state = self._state(epochs, batches)
+        self._saved_at = time.monotonic()
+        if self._snapshots is not None:
+            self._writing = self._writer.submit(
+                self._snapshots.write, self._steps, state
+            )
+
+    def _wait(self):
+        if self._writing is not None:
+            self._writing.result()
+
+    def _stop(self, epochs, batches):
+        self._wait()
+        number = self._signal or signal.SIGTERM  # of another worker
+        message = (
+            f"Stopped by {signal.Signals(number).name}, and saved after "
+            f"{epochs} epochs and {batches} steps in {self.folder}. The same "
+            "training goes on from there."
+        )
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt(message)
+        print(f"\n{message}", file=sys.stderr, flush=True)
+        raise SystemExit(128 + number)
+
+
+class ResumedCallbacks(keras.callbacks.CallbackList):
+    """Callbacks of a training that goes on within an epoch.
+
+    Keras trains the rest of that epoch in one call of `fit` and the others in
+    the next, which to the callbacks is one training.
+
+    Args:
+        callbacks: list of them.
+        done: batches of the first epoch that were trained on before.
+        verbose, kwargs: as in `keras.callbacks.CallbackList`.
+    """
+
+    def __init__(self, callbacks, done, verbose, **kwargs):
+        super().__init__(
+            callbacks,
+            add_history=True,
+            add_progbar=verbose != 0,
+            verbose=verbose,
+            **kwargs,
+        )
+        self.done = done
+
+    @contextlib.contextmanager
+    def one_training(self):
+        """Begins it and ends it."""
+        super().on_train_begin()
+        yield
+        super().on_train_end()
+
+    def on_train_begin(self, logs=None):
+        pass  # see `one_training`
+
+    def on_train_end(self, logs=None):
+        pass
+
+    def on_train_batch_begin(self, batch, logs=None):
+        super().on_train_batch_begin(self.done + batch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(self.done + batch, logs)
+
+
+def _parse(every):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(step|minute)s?", str(every))
+    number = float(match[1]) if match else 0
+    if not number or (match[2] == "step" and number % 1):
+        raise ValueError(
+            '`every` must be a number of steps or minutes, "500 steps" or '
+            f'"10 minutes" say. Received: every={every!r}.'
+        )
+    return number, match[2]

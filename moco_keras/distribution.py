@@ -108,7 +108,7 @@ def chief_first(strategy):
 
 def meet(strategy):
     """Waits until all workers are here."""
-    of_chief(0, strategy)
+    of_chief([0], strategy)
 
 
 @contextlib.contextmanager
@@ -255,47 +255,97 @@ def logs(metrics, strategy):
     return {name: value[None] for name, value in metrics.items()}
 
 
-def averaging(variables, strategy):
-    """A function that gives all replicas the mean of their values.
+class OfReplicas:
+    """Variables of which each replica has values of its own.
 
     Args:
-        variables: Keras variables of floats.
+        variables: Keras variables.
+        strategy: that trains.
     """
 
-    def assign_means():
-        replica = tf.distribute.get_replica_context()
-        # Copies, for variables cannot be reduced over workers of one device.
-        values = [tf.identity(v.value) for v in variables]
-        means = replica.all_reduce("MEAN", values)
-        for variable, mean in zip(variables, means, strict=True):
-            variable.assign(mean)
+    def __init__(self, variables, strategy):
+        self._variables = list(variables)
+        self._strategy = strategy
+        self._values = tf.function(lambda: strategy.run(self._gather))
+        self._assign = tf.function(lambda x: strategy.run(self._take, (x,)))
 
-    if strategy.num_replicas_in_sync == 1 or not variables:
-        return lambda: None
-    return tf.function(lambda: strategy.run(assign_means))
+    def _gather(self):
+        # Copies, for variables cannot be gathered over workers of one device.
+        return [all_gather(tf.identity(v.value)[None]) for v in self._variables]
+
+    def _take(self, values):
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(own_part(value)[0])
+
+    def values(self):
+        """What all replicas hold, in their order: (replicas, ...) each."""
+        local = self._strategy.experimental_local_results
+        return [local(values)[0] for values in self._values()]
+
+    def assign(self, values):
+        """Gives each replica its own: (replicas, ...) each."""
+        self._assign(values)
+
+    def average(self):
+        """Gives all replicas the mean of what they hold."""
+        replicas = self._strategy.num_replicas_in_sync
+        if replicas > 1:
+            means = [tf.reduce_mean(x, 0, True) for x in self.values()]
+            self.assign([share(x, replicas) for x in means])
 
 
-def broadcast(variables, strategy):
-    """Gives all workers the chief's values of Keras variables."""
+def share(values, replicas):
+    """What replicas hold for another number of them, who all get the mean.
 
-    def assign():
-        for variable in variables:
-            variable.assign(_of_first(variable.value))
+    Args:
+        values: (M, ...).
 
-    if across_workers(strategy):
-        tf.function(lambda: strategy.run(assign))()
+    Returns:
+        (replicas, ...), the same values where there are as many.
+    """
+    if len(values) == replicas:
+        return values
+    return tf.repeat(tf.reduce_mean(values, 0, True), replicas, axis=0)
 
 
-def of_chief(number, strategy):
-    """The chief's value of an integer, on all workers."""
+def of_chief(values, strategy):
+    """The chief's values, on all workers.
+
+    Args:
+        values: a structure of tensors and numbers, of the same shapes on all.
+    """
     if not across_workers(strategy):
-        return int(number)
+        return values
 
     @tf.function
-    def spread_out():
-        return strategy.run(_of_first, (tf.cast(number, "int64"),))
+    def spread_out(values):
+        return strategy.run(tf.nest.map_structure, (_of_first, values))
 
-    return int(strategy.experimental_local_results(spread_out())[0])
+    local = strategy.experimental_local_results
+    values = tf.nest.map_structure(tf.convert_to_tensor, values)
+    return tf.nest.map_structure(lambda x: local(x)[0], spread_out(values))
+
+
+def agreement(strategy):
+    """A function with which all workers find out what any of them wants.
+
+    It takes a list of bools, and returns whether any worker has each.
+    """
+    if not across_workers(strategy):
+        return lambda wishes: wishes
+
+    def count(wishes):
+        replica = tf.distribute.get_replica_context()
+        return replica.all_reduce("SUM", tf.identity(wishes))
+
+    counts = tf.function(lambda wishes: strategy.run(count, (wishes,)))
+
+    def agree(wishes):
+        of_all = counts(tf.cast(wishes, "int32"))
+        of_all = strategy.experimental_local_results(of_all)[0]
+        return [number > 0 for number in of_all.numpy().tolist()]
+
+    return agree
 
 
 def _of_first(value):

@@ -101,9 +101,7 @@ def check_views(im_q, im_k, encoder):
             )
 
 
-def training_batches(
-    data, batch_size, strategy, *, seed=None, steps_taken=0, resumed=False
-):
+def training_batches(data, batch_size, strategy):
     """Turns what `fit` was given into batches, where it is arrays.
 
     Arrays become a data set without an end, in a new order every pass; what
@@ -115,13 +113,16 @@ def training_batches(
             of any kind that Keras takes.
         batch_size: images in a batch; None means 32 for arrays, as in Keras.
         strategy: whose replicas share each batch.
-        seed: integer that fixes, with the number of the pass, the order of an
-            array; None leaves it as it is.
-        steps_taken: batches that were trained on before. The next pass begins.
-        resumed: whether to go on within the pass instead.
 
     Returns:
-        The batches, and the number of them in a pass over an array or None.
+        A function that returns the batches, and the number of them in a pass
+        over an array, or None. The function takes
+
+        - the seed that fixes, with the number of the pass, the order of an
+          array; None leaves it as it is;
+        - the number of batches that were trained on before;
+        - how many of them are of the epoch that goes on. None begins the next
+          pass instead. Of a generator nothing is left out.
 
     Raises:
         ValueError: if the images cannot be trained on.
@@ -135,9 +136,13 @@ def training_batches(
         spec = data.element_spec
         _check(images_of(spec))
         distribution.check_batch(keras.tree.flatten(spec)[0].shape[0], strategy)
-        return without_autotuning(data), None
+
+        def rest(seed, steps_taken, done):
+            return without_autotuning(data.skip(done) if done else data)
+
+        return rest, None
     if not hasattr(data, "shape") and not isinstance(data, (tuple, list, dict)):
-        return data, None
+        return lambda seed, steps_taken, done: data, None
     images = images_of(data)
     _check(images)
     batch_size = batch_size or 32
@@ -145,13 +150,21 @@ def training_batches(
     num_images = len(keras.tree.flatten(images)[0])
     _check_arrays(images, num_images, batch_size)
     steps = num_images // batch_size
-    start = steps_taken if resumed else -(-steps_taken // steps) * steps
     images = keras.tree.map_structure(np.asarray, images)
-    return distribution.spread(
-        _rows(num_images, (steps, batch_size), seed, start),
-        lambda rows: keras.tree.map_structure(lambda x: _take(x, rows), images),
-        strategy,
-    ), steps
+
+    def batches(seed, steps_taken, done):
+        start = steps_taken
+        if done is None:
+            start = -(-steps_taken // steps) * steps
+        return distribution.spread(
+            _rows(num_images, (steps, batch_size), seed, start),
+            lambda rows: keras.tree.map_structure(
+                lambda x: _take(x, rows), images
+            ),
+            strategy,
+        )
+
+    return batches, steps
 
 
 def without_autotuning(dataset):

@@ -1,12 +1,14 @@
 """MoCo as a Keras model."""
 
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from moco_keras import distribution, inputs, shuffle_bn
-from moco_keras.checkpoint import Checkpoint
+from moco_keras.checkpoint import Checkpoint, ResumedCallbacks
 from moco_keras.key_queue import KeyQueue
 from moco_keras.momentum import MomentumUpdate
 
@@ -85,11 +87,14 @@ class MoCo(keras.Model):
         self.shuffle = shuffle
         self._shuffle_seed = keras.random.SeedGenerator()
         # The optimiser's count leaves out what loss scaling skips.
-        self._steps = self.add_weight(
+        self.steps = self.add_weight(
             shape=(), dtype="int64", trainable=False, name="steps"
         )
         self._momentum_update = MomentumUpdate()
-        self._average, self._drifted = None, False
+        self._statistics = distribution.OfReplicas(
+            self.statistics, self.distribute_strategy
+        )
+        self._drifted = False
         height, width = encoder.input_shape[1:3]
         self._evaluation = (
             augmentations.evaluation(height)
@@ -123,7 +128,7 @@ class MoCo(keras.Model):
         self._descend(tape, scaled_loss)
         self.queue.enqueue(ops.concatenate(keys[::-1]))  # the notebook's order
         self._loss.update_state(loss)
-        self._steps.assign_add(1)
+        self.steps.assign_add(1)
         return distribution.logs(
             self.get_metrics_result(), self.distribute_strategy
         )
@@ -186,7 +191,7 @@ class MoCo(keras.Model):
             epochs, verbose, callbacks, initial_epoch, kwargs: as in
                 `keras.Model.fit`. A `MomentumUpdate` is added where `callbacks`
                 holds none. A `Checkpoint` among them that finds a saved
-                training goes on with its next epoch.
+                training goes on with it, within an epoch too.
             shuffle: whether an array is put in a new order every epoch.
             steps_per_epoch: batches that count as an epoch; those of all
                 images unless told.
@@ -214,33 +219,58 @@ class MoCo(keras.Model):
             on_epoch_begin=lambda epoch, logs: setattr(self, "_drifted", True),
             on_epoch_end=lambda epoch, logs: self.average_statistics(),
         )
+        # A `Checkpoint` last, to save what the others have done.
+        callbacks.sort(key=lambda c: isinstance(c, Checkpoint))
+        callbacks = [average, *callbacks]
         strategy = self.distribute_strategy
-        resumed = 0
-        with distribution.loss_of_workers(strategy):
-            if self.compiled:
-                self._build_optimizer()
-                for c in callbacks:
-                    if isinstance(c, Checkpoint):
-                        resumed = c.restore(self)
+        read, steps = inputs.training_batches(x, batch_size, strategy)
+        steps = steps_per_epoch or steps
+        kwargs |= {"verbose": verbose, "shuffle": False}  # they are shuffled
+
+        def batches(done):
             # Of these all processes have the same values.
             seed = int(ops.convert_to_numpy(self._shuffle_seed.state)[0])
-            steps_taken = int(ops.convert_to_numpy(self._steps))
-            batches, steps = inputs.training_batches(
-                x,
-                batch_size,
-                strategy,
-                seed=seed if shuffle else None,
-                steps_taken=steps_taken,
-                resumed=resumed > 0,
-            )
+            steps_taken = int(ops.convert_to_numpy(self.steps))
+            return read(seed if shuffle else None, steps_taken, done)
+
+        done = None
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(distribution.loss_of_workers(strategy))
+            if self.compiled:
+                self._build_optimizer()
+                if isinstance(callbacks[-1], Checkpoint):
+                    stack.enter_context(callbacks[-1].at_work())
+                    restored = callbacks[-1].restore(self)
+                    if restored and restored[0] >= initial_epoch:
+                        initial_epoch, done = restored
+            if done and initial_epoch < epochs:
+                callbacks = ResumedCallbacks(
+                    callbacks,
+                    done,
+                    model=self,
+                    epochs=epochs,
+                    steps=steps,
+                    verbose=verbose,
+                )
+                stack.enter_context(callbacks.one_training())
+                super().fit(
+                    batches(done),
+                    epochs=initial_epoch + 1,
+                    callbacks=callbacks,
+                    initial_epoch=initial_epoch,
+                    steps_per_epoch=steps and steps - done,
+                    **kwargs,
+                )
+                initial_epoch, done = initial_epoch + 1, 0
+                callbacks.done = 0
+                if self.stop_training:
+                    epochs = initial_epoch
             return super().fit(
-                batches,
+                batches(done),
                 epochs=epochs,
-                verbose=verbose,
-                callbacks=[average, *callbacks],
-                shuffle=False,  # the batches are shuffled already
-                initial_epoch=max(initial_epoch, resumed),
-                steps_per_epoch=steps_per_epoch or steps,
+                callbacks=callbacks,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps,
                 **kwargs,
             )
 
@@ -264,17 +294,7 @@ class MoCo(keras.Model):
         if not self._drifted:
             return  # so that the chief may save alone
         self._drifted = False
-        if self._average is None:
-            statistics = [
-                v
-                for encoder in (self.query_encoder, self.key_encoder)
-                for v in encoder.non_trainable_variables
-                if v.dtype == "float32"
-            ]
-            self._average = distribution.averaging(
-                statistics, self.distribute_strategy
-            )
-        self._average()
+        self._statistics.average()
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Under a strategy Keras would take a batch from the data, to build what
@@ -299,6 +319,16 @@ class MoCo(keras.Model):
             batch_size or 32,
             self.distribute_strategy,
         )
+
+    @property
+    def statistics(self):
+        """Batch norms' moving means and variances, of both encoders."""
+        return [
+            v
+            for encoder in (self.query_encoder, self.key_encoder)
+            for v in encoder.non_trainable_variables
+            if v.dtype == "float32"
+        ]
 
     @property
     def trainable_variables(self):
@@ -326,7 +356,7 @@ class MoCo(keras.Model):
     def _states(self):
         # Keras lists the random ones among the variables.
         random = [v for v in self.variables if v.name == "seed_generator_state"]
-        return [*random, self._steps]
+        return [*random, self.steps]
 
     def get_config(self):
         """All arguments by name."""

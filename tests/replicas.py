@@ -269,7 +269,9 @@ def survive(strategy, folder=None, dies=False):
         make_images(5 * BATCH),
         batch_size=BATCH,
         epochs=3,
-        callbacks=[death, Checkpoint(folder / "run")] if folder else [],
+        callbacks=[death, Checkpoint(folder / "run", "2 steps")]
+        if folder
+        else [],
         verbose=0,
     )
     variables = (*model.variables, *model.optimizer.variables)

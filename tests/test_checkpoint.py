@@ -1,57 +1,270 @@
+import os
+import signal
+import threading
+import time
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from moco_keras import Checkpoint
+from moco_keras.snapshots import Snapshots
 
 
-def train(model, images, epochs, folder):
+def train(model, images, epochs, folder, *others, every="1 step", **kwargs):
     history = model.fit(
         images,
-        batch_size=8,
         epochs=epochs,
-        callbacks=[Checkpoint(folder)],
+        callbacks=[Checkpoint(folder, every), *others],
         verbose=0,
+        **{"batch_size": 4, **kwargs},
     )
     return history.epoch
 
 
-def test_a_training_goes_on_as_if_never_interrupted(
-    make_model, images, tmp_path
-):
-    def make():
-        keras.utils.set_random_seed(2)
-        return make_model(splits=2, symmetric=True)
+class Watch(keras.callbacks.Callback):
+    """Keeps what is called, and does something after a step."""
 
-    whole = make()
-    assert train(whole, images, 4, tmp_path / "whole") == [0, 1, 2, 3]
-    assert train(make(), images, 2, tmp_path / "parts") == [0, 1]
-    keras.utils.set_random_seed(5)
-    other = make_model(splits=2, symmetric=True)  # other weights and seeds
-    assert train(other, images, 4, tmp_path / "parts") == [2, 3]
+    def __init__(self, step=None, act=None):
+        self.called, self.logged = [], []
+        self.step, self.act = step, act
+
+    def on_train_begin(self, logs=None):
+        self.called.append("begin")
+
+    def on_train_end(self, logs=None):
+        self.called.append("end")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.called.append((self.epoch, batch))
+        if self.step == (self.epoch, batch):
+            self.act()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.logged.append(logs)
+
+
+class Died(Exception):
+    """In place of a process that is killed."""
+
+
+def die():
+    raise Died
+
+
+def assert_same_state(model, expected):
     for a, b in (
-        (whole.variables, other.variables),
-        (whole.optimizer.variables, other.optimizer.variables),
+        (expected.variables, model.variables),
+        (expected.optimizer.variables, model.optimizer.variables),
     ):
-        for expected, value in zip(a, b, strict=True):
-            np.testing.assert_array_equal(value, expected, expected.path)
-    kept = {path.name for path in (tmp_path / "parts").glob("*.index")}
-    assert kept == {"ckpt-3.index", "ckpt-4.index"}
+        for expected_value, value in zip(a, b, strict=True):
+            np.testing.assert_array_equal(
+                value, expected_value, expected_value.path
+            )
 
 
-def test_a_finished_training_is_left_as_it_is(make_model, images, tmp_path):
-    model = make_model()
-    train(model, images, 1, tmp_path)
-    queue = model.queue.keys.numpy()
-    again = make_model()
-    assert train(again, images, 1, tmp_path) == []
-    np.testing.assert_array_equal(again.queue.keys, queue)
+def kept(folder):
+    """The numbers of steps after which there are checkpoints."""
+    return sorted(int(path.stem) for path in folder.glob("*.index"))
+
+
+@pytest.fixture
+def make(make_model):
+    """A maker of models that are alike, or of one with another start."""
+
+    def make(seed=2, **kwargs):
+        keras.utils.set_random_seed(seed)
+        return make_model(splits=2, **kwargs)
+
+    return make
+
+
+@pytest.fixture
+def views(images):
+    """Ready ones, for they need less tracing."""
+    return (images.astype("float32"), images[..., ::-1, :].astype("float32"))
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """A step takes less than a write."""
+    write = Snapshots.write
+
+    def slowly(self, *args):
+        time.sleep(0.1)
+        write(self, *args)
+
+    monkeypatch.setattr(Snapshots, "write", slowly)
+
+
+def test_a_training_goes_on_as_if_never_interrupted(
+    make, images, tmp_path, slow_disk
+):
+    whole, watch = make(symmetric=True), Watch()
+    train(whole, images, 3, tmp_path / "whole", watch)
+    folder = tmp_path / "parts"
+    # In an epoch; before its end, which is to be seen again; in the next.
+    for step, saved in (
+        ((0, 1), [1]),
+        ((1, 3), [5, 6, 7]),
+        ((2, 0), [6, 7, 8]),
+    ):
+        with pytest.raises(Died):
+            train(make(symmetric=True), images, 3, folder, Watch(step, die))
+        assert kept(folder) == saved
+    other, rest = make(5, symmetric=True), Watch()  # other random states
+    assert train(other, images, 3, folder, rest) == [2]
+    assert_same_state(other, whole)
+    assert rest.called == ["begin", *[(2, i) for i in range(4)], "end"]
+    assert rest.logged == watch.logged[2:]
+
+
+def test_the_rest_of_an_epoch_is_an_epoch_to_callbacks(make, views, tmp_path):
+    whole, watch = make(), Watch()
+    train(whole, views, 2, tmp_path / "whole", watch)
+    with pytest.raises(Died):
+        train(make(), views, 2, tmp_path / "parts", Watch((0, 2), die))
+    other, rest = make(5), Watch()
+    stop = keras.callbacks.EarlyStopping("loss", mode="max", patience=0)
+    stop.on_epoch_end = lambda epoch, logs: setattr(
+        other, "stop_training", True
+    )
+    assert train(other, views, 2, tmp_path / "parts", rest, stop) == [0]
+    assert rest.called == ["begin", (0, 2), (0, 3), "end"]
+    assert rest.logged == watch.logged[:1]
+    again = make(5)
+    assert train(again, views, 2, tmp_path / "parts") == [1]
+    assert_same_state(again, whole)
+
+
+def test_a_data_set_goes_on_within_its_epoch(make, views, tmp_path):
+    dataset = tf.data.Dataset.from_tensor_slices(views).batch(4)
+    kwargs = {"batch_size": None}
+    whole = make()
+    train(whole, dataset, 2, tmp_path / "whole", **kwargs)
+    with pytest.raises(Died):
+        watch = Watch((1, 2), die)
+        train(make(), dataset, 2, tmp_path / "parts", watch, **kwargs)
+    other = make(5)
+    train(other, dataset, 2, tmp_path / "parts", **kwargs)
+    assert_same_state(other, whole)
+
+
+def test_it_saves_by_steps_and_at_the_end(make, views, tmp_path):
+    model = make()
+    train(model, views, 2, tmp_path, every="3 steps")
+    assert kept(tmp_path) == [3, 6, 8]
+    # Nothing is left to do.
+    assert train(model, views, 2, tmp_path, every="3 steps") == []
+    assert kept(tmp_path) == [3, 6, 8]
+    # A finished training may be made longer.
+    assert train(make(5), views, 3, tmp_path, every="100 steps") == [2]
+    assert kept(tmp_path) == [6, 8, 12]
+
+
+def test_it_saves_by_minutes(make, views, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock = Watch()
+    clock.on_train_batch_end = lambda batch, logs: now.__setitem__(
+        0, now[0] + 50
+    )
+    train(make(), views, 2, tmp_path, clock, every="1.5 minutes")
+    assert kept(tmp_path) == [4, 6, 8]  # at 100, 200, 300 and 400 s
 
 
 @pytest.mark.parametrize(
-    "settings", [{"queue_size": 40}, {"optimizer": keras.optimizers.Adam()}]
+    ("number", "error"),
+    [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)],
 )
-def test_another_model_is_refused(settings, make_model, images, tmp_path):
-    train(make_model(), images, 1, tmp_path)
-    with pytest.raises(ValueError, match="only with the model and the optim"):
-        train(make_model(**settings), images, 2, tmp_path)
+def test_a_signal_ends_it_after_the_step(
+    make, views, tmp_path, number, error, capsys
+):
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    watch = Watch((0, 1), lambda: os.kill(os.getpid(), number))
+    with pytest.raises(error) as caught:
+        train(make(), views, 2, tmp_path, watch, every="1 minute")
+    said = capsys.readouterr().err + str(caught.value)
+    assert "saved after 0 epochs and 2 steps" in said
+    assert str(tmp_path) in said
+    if number == signal.SIGTERM:
+        assert caught.value.code == 143
+    assert watch.called[-1] == (0, 1)
+    assert kept(tmp_path) == [2]
+    assert handlers == [
+        signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)
+    ]
+
+
+def test_the_second_signal_acts_at_once(make, views, tmp_path):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make(), views, 1, tmp_path, Watch((0, 1), twice))
+    assert kept(tmp_path) == [1]
+
+
+def test_it_works_in_another_thread(make, views, tmp_path):
+    """Where there are no signals to listen to."""
+    model = make()
+    thread = threading.Thread(target=train, args=(model, views, 1, tmp_path))
+    thread.start()
+    thread.join()
+    assert kept(tmp_path) == [2, 3, 4]
+
+
+def test_another_model_is_refused(make, views, tmp_path):
+    train(make(), views, 1, tmp_path)
+    other = make(queue_size=16)
+    before = [v.numpy() for v in other.variables]
+    with pytest.raises(ValueError, match="differs|differ"):
+        train(other, views, 2, tmp_path)
+    for value, variable in zip(before, other.variables, strict=True):
+        np.testing.assert_array_equal(value, variable)
+    assert kept(tmp_path) == [2, 3, 4]
+
+
+def test_bad_data_is_refused_before_anything_is_restored(make, views, tmp_path):
+    train(make(), views, 1, tmp_path)
+    other = make(5)
+    seeds = [v.numpy() for v in other.variables]
+    with pytest.raises(ValueError, match="at most the number of images"):
+        train(other, views, 2, tmp_path, batch_size=17)
+    for value, variable in zip(seeds, other.variables, strict=True):
+        np.testing.assert_array_equal(value, variable)
+
+
+def test_what_fails_to_be_written_ends_the_training(
+    make, views, tmp_path, monkeypatch
+):
+    write, watch = Snapshots.write, Watch()
+
+    def fail(self, number, tensors):
+        if number == 3:
+            raise OSError("no room")
+        write(self, number, tensors)
+
+    monkeypatch.setattr(Snapshots, "write", fail)
+    with pytest.raises(OSError, match="no room"):
+        train(make(), views, 2, tmp_path, watch)
+    assert watch.called[-1] in [(0, 3), (1, 0)]
+    assert kept(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "every", ["", "often", "0 steps", "1.5 steps", "-1 minutes", "10", 5]
+)
+def test_how_often_must_be_said(every, tmp_path):
+    with pytest.raises(ValueError, match='"500 steps" or "10 minutes"'):
+        Checkpoint(tmp_path, every)
+
+
+def test_the_chief_needs_a_folder(make, views):
+    with pytest.raises(ValueError, match="`folder` must be a path"):
+        train(make(), views, 1, None)

@@ -166,10 +166,11 @@ def test_a_worker_that_dies_ends_the_others_and_a_restart_goes_on(
     errors = (dying / "0/log").read_text()
     assert "ConnectionError: All workers must run until the end" in errors
     assert [path.parent.name for path in dying.glob("*/run")] == ["0"]
-    assert (dying / "0/run/ckpt-1.index").exists()
+    saved = sorted(int(p.stem) for p in dying.glob("0/run/*.index"))
+    assert saved == [2, 4, 6]  # it died at 8 of 15, within an epoch
 
     restarted = [finish(*w) for w in start_workers("survive", dying)]
-    assert (dying / "0/run/ckpt-3.index").exists()
+    assert (dying / "0/run/000000015.index").exists()
     for results in restarted:
         whole = of_run(workers, "whole")
         assert len(whole) == len(results)

@@ -118,9 +118,13 @@ def input_pipeline(s):
     images = np.load(s["images"])
     augmenter = augmentations.cifar(32, min_area=0.2)
     batches, steps = inputs.training_batches(
-        images, s["batch_size"], distribution.strategy("none"), seed=0
+        images, s["batch_size"], distribution.strategy("none")
     )
-    views = batches.map(lambda x: (augmenter(x), augmenter(x))).take(steps)
+    views = (
+        batches(seed=0, steps_taken=0, done=None)
+        .map(lambda x: (augmenter(x), augmenter(x)))
+        .take(steps)
+    )
     return _epoch(views, steps * s["batch_size"])
 
 
@@ -178,10 +182,8 @@ def replicas(s):
     update.on_train_begin()
     # An iterator for all turns: TensorFlow takes up to as long again as one
     # over several devices lived to let go of it.
-    batches, _ = inputs.training_batches(
-        images, s["batch_size"], strategy, seed=0
-    )
-    iterator = iter(batches)
+    batches, _ = inputs.training_batches(images, s["batch_size"], strategy)
+    iterator = iter(batches(seed=0, steps_taken=0, done=None))
 
     def run():
         for i in range(s["steps"]):
