@@ -49,7 +49,7 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, folder, every="1 minute"):
         super().__init__()
         self.folder = folder
-        self._every, self._unit = _parse(every)
+        self._every, self._unit = period(every)
         self._signal = self._writing = None
 
     def restore(self, model):
@@ -204,14 +204,15 @@ class Checkpoint(keras.callbacks.Callback):
     def _stop(self, epochs, batches):
         self._wait()
         number = self._signal or signal.SIGTERM  # of another worker
-        message = (
-            f"Stopped by {signal.Signals(number).name}, and saved after "
-            f"{epochs} epochs and {batches} steps in {self.folder}. The same "
-            "training goes on from there."
-        )
+        if self._snapshots is not None:
+            print(
+                f"\nStopped by {signal.Signals(number).name}, and saved after "
+                f"{epochs} epochs and {batches} steps in {self.folder}. The "
+                "same training goes on from there.",
+                file=sys.stderr,
+            )
         if number == signal.SIGINT:
-            raise KeyboardInterrupt(message)
-        print(f"\n{message}", file=sys.stderr, flush=True)
+            raise KeyboardInterrupt
         raise SystemExit(128 + number)
 
 
@@ -257,12 +258,13 @@ class ResumedCallbacks(keras.callbacks.CallbackList):
         super().on_train_batch_end(self.done + batch, logs)
 
 
-def _parse(every):
+def period(every):
+    """Reads "500 steps" or "10 minutes": the number, and the unit."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) *(step|minute)s?", str(every))
     number = float(match[1]) if match else 0
     if not number or (match[2] == "step" and number % 1):
         raise ValueError(
-            '`every` must be a number of steps or minutes, "500 steps" or '
-            f'"10 minutes" say. Received: every={every!r}.'
+            "Checkpoints must be a number of steps or minutes apart, "
+            f'"500 steps" or "10 minutes" say. Received: {every!r}.'
         )
     return number, match[2]

@@ -1,10 +1,14 @@
 """What every pre-training program does: train, watch, evaluate, export."""
 
+import contextlib
+import shlex
 import shutil
+import signal
 import sys
 import time
 
 import keras
+import tensorflow as tf
 from absl import app, logging
 
 import moco_keras
@@ -29,10 +33,17 @@ def run(recipe, source, defaults=None):
         _threads.share_cores()
         try:
             pretrain(_settings.from_flags(), recipe, source)
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (
+            ValueError,
+            OSError,
+            FloatingPointError,
+            tf.errors.OpError,
+        ) as error:
             logging.debug("Where it happened:", exc_info=True)  # --verbosity=1
             print(f"\nError: {error}", file=sys.stderr)
             sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
 
     app.run(main)
 
@@ -68,17 +79,45 @@ def _pretrain(settings, recipe, source, strategy):
                 ("test", settings.test_examples),
             )
         )
-    replicas = strategy.num_replicas_in_sync
     folder = None
     if chief:
+        replicas = strategy.num_replicas_in_sync
         folder = _record.open_folder(
             _record.make(settings, recipe, bank, test, replicas)
         )
+    with _saying_how_to_go_on(folder):
+        _train_and_leave(settings, bank, test, strategy, folder)
+        # Should the chief fail, all start again.
+        distribution.meet(strategy)
+    return folder
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on(folder):
+    how = (
+        "To go on, give the same command again, with "
+        f"--run_dir={shlex.quote(str(folder))}"
+    )
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if folder is not None:
+            print(how, file=sys.stderr)
+        raise
+    except OSError as error:
+        if folder is not None:
+            raise OSError(f"{error}\n{how}") from error
+        raise
+
+
+def _train_and_leave(settings, bank, test, strategy, folder):
+    """Trains, and writes what there is to write where there is a folder."""
     # Not before: a data set that is prepared first takes random numbers.
     keras.utils.set_random_seed(settings.seed)
     with strategy.scope():
-        model = build_model(settings, bank.images, replicas)
-    steps_per_epoch = len(bank.images) // settings.batch_size
+        model = build_model(
+            settings, bank.images, strategy.num_replicas_in_sync
+        )
     k = min(200, len(bank.images))
     monitor = moco_keras.callbacks.KNNMonitor(
         bank, test, every=settings.knn_every, k=k
@@ -87,7 +126,9 @@ def _pretrain(settings, recipe, source, strategy):
     untrained = monitor.evaluate()["knn"]
 
     watchers = [moco_keras.callbacks.StopOnNaN(), monitor]
-    if chief:
+    checkpoints = None
+    if folder is not None:
+        checkpoints = folder / "checkpoints"
         metrics = _before(bank, test, untrained, k)
         log = _record.History(folder / "history.csv")
         board = keras.callbacks.TensorBoard(folder / "logs", write_graph=False)
@@ -99,27 +140,25 @@ def _pretrain(settings, recipe, source, strategy):
         epochs=settings.epochs,
         callbacks=[
             *watchers,
-            moco_keras.Checkpoint(folder / "checkpoints" if chief else None),
+            moco_keras.Checkpoint(checkpoints, settings.checkpoint_every),
         ],
-        verbose="auto" if chief else 0,
+        verbose="auto" if folder is not None else 0,
     )
     seconds = time.perf_counter() - start
     if not history.epoch:  # only the export was missing
         monitor.evaluate()
-    if chief:
-        images = len(history.epoch) * steps_per_epoch * settings.batch_size
+    if folder is not None:
         metrics |= {
             "knn_trained": log.epochs[-1]["knn"],
             "knn_trained_projection": log.epochs[-1]["knn_projection"],
-            # Tracing and the kNN evaluations are part of the time.
-            "images_per_second": images / seconds if images else None,
             "history": log.epochs,
         }
+        # Of this process; tracing and the kNN evaluations are part of it.
+        speed = log.steps * settings.batch_size / seconds
+        timing = {"seconds": seconds, "images_per_second": speed}
+        _record.write_json(folder / "timing.json", timing)
         _leave(folder, model, monitor, bank, test, metrics)
-        _print_summary(metrics, k, folder)
-    # Should the chief fail, all start again.
-    distribution.meet(strategy)
-    return folder
+        _print_summary(metrics, k, speed, folder)
 
 
 def _leave(folder, model, monitor, bank, test, metrics):
@@ -213,10 +252,10 @@ def _draw(folder, model, monitor, bank, test, metrics):
     )
 
 
-def _print_summary(metrics, k, folder):
+def _print_summary(metrics, k, images_per_second, folder):
     print(f"\nkNN, k={k}, share of test images right")
     for name in ("raw_pixels", "untrained", "trained"):
         print(f"  {name.replace('_', ' '):<12}{metrics[f'knn_{name}']:.3f}")
-    if metrics["images_per_second"]:
-        print(f"{metrics['images_per_second']:.0f} images a second")
+    if images_per_second:
+        print(f"{images_per_second:.0f} images a second")
     print(f"The encoder, its record and its pictures are in {folder}")

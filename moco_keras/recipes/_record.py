@@ -1,5 +1,6 @@
 """The folder of a run: what it was told, what it is, and how it went."""
 
+import contextlib
 import csv
 import dataclasses
 import datetime
@@ -16,8 +17,14 @@ import tensorflow as tf
 import moco_keras
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
-# Where things are, and on what it runs, may change on the way.
-_PLACES = ("data_dir", "export_dir", "run_dir", "strategy")
+# What may change on the way.
+_PLACES = (
+    "data_dir",
+    "export_dir",
+    "run_dir",
+    "checkpoint_every",
+    "strategy",
+)
 
 
 def make(settings, recipe, bank, test, num_replicas):
@@ -65,6 +72,7 @@ def open_folder(record):
 
     Raises:
         FileExistsError: if the folder holds a finished run, or something else.
+        OSError: if the folder cannot be written to.
         ValueError: if it holds a run with other settings or data.
     """
     settings = record["settings"]
@@ -72,7 +80,8 @@ def open_folder(record):
         folder = _new_folder(Path(settings["export_dir"]) / record["recipe"])
     else:
         folder = Path(settings["run_dir"])
-        folder.mkdir(parents=True, exist_ok=True)
+        with _writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         _check(folder, record)
     write_json(folder / "settings.json", record)
     return folder
@@ -84,9 +93,22 @@ def write_json(path, value):
 
 
 def _write(path, text):
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with _writing_to(path):
+        partial = path.with_suffix(".partial")
+        partial.write_text(text)
+        partial.replace(path)
+
+
+@contextlib.contextmanager
+def _writing_to(path):
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            "The folder of a run must be one that can be written to. Received, "
+            f"for {path}: {error.strerror}. What it held before is as it was. "
+            "Make it writable, make room, or choose another."
+        ) from error
 
 
 class History(keras.callbacks.Callback):
@@ -96,12 +118,19 @@ class History(keras.callbacks.Callback):
 
     Args:
         path: of the file, which is read where it exists.
+
+    Attributes:
+        epochs: a dict for each.
+        steps: how many this process has taken.
+
+    Raises:
+        FileNotFoundError: if a training goes on whose file is gone.
     """
 
     def __init__(self, path):
         super().__init__()
         self.path = path
-        self.epochs = []
+        self.epochs, self.steps = [], 0
         if path.exists():
             with path.open(newline="") as file:
                 self.epochs = [
@@ -110,7 +139,16 @@ class History(keras.callbacks.Callback):
                 ]
 
     def on_epoch_begin(self, epoch, logs=None):
+        if len(self.epochs) < epoch:
+            raise FileNotFoundError(
+                f"{self.path} must hold the {epoch} epochs before, for "
+                f"metrics.json. Received {len(self.epochs)}. Bring the file "
+                "back, or begin in another folder."
+            )
         self.epochs = self.epochs[:epoch]  # what a checkpoint had not seen
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
 
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append({"epoch": epoch + 1, **logs})

@@ -6,7 +6,7 @@ import typing
 
 from absl import flags
 
-from moco_keras import distribution
+from moco_keras import checkpoint, distribution
 
 
 def _setting(default, help, low=None, choices=None):
@@ -33,7 +33,10 @@ class Settings:
     run_dir: str | None = _setting(
         None,
         "the folder of the run instead; a run that was interrupted there goes "
-        "on from its last epoch",
+        "on from its last checkpoint",
+    )
+    checkpoint_every: str = _setting(
+        "1 minute", "how often a run is saved, in steps or minutes"
     )
     train_examples: int | None = _setting(
         None, "train on the first N of a fixed shuffle; all by default", low=0
@@ -107,6 +110,7 @@ class Settings:
                     f"--{field.name} must be greater than {low}. "
                     f"Received: --{field.name}={value}."
                 )
+        checkpoint.period(self.checkpoint_every)
         if not 0 <= self.momentum <= 1:
             raise ValueError(
                 "--momentum must be in [0, 1]. "

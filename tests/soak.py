@@ -1,0 +1,163 @@
+"""Kills a run at many moments, and compares it with one that was left alone.
+
+    python tests/soak.py --kills=20 --replicas=2
+
+Runs the smoke recipe twice. One of the two is killed with SIGKILL, again and
+again, and started again. In the end their weights, queues, metrics.json and
+history.csv must be the same to the bit.
+"""
+
+import argparse
+import collections
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import programs
+
+import moco_keras  # noqa: F401 (registers what a saved model is made of)
+
+EPOCHS, STEPS = 8, 8  # 8 steps of 64 images, of 512
+TWO_DEVICES = (
+    "import runpy, replicas; replicas.logical_cpus(2); "
+    "runpy.run_module('moco_keras.recipes.textures', run_name='__main__')"
+)
+
+
+class Run:
+    """A run of the smoke recipe, by one process after another."""
+
+    def __init__(self, folder, data_dir, replicas):
+        self.folder, self.log = folder / "run", folder / "log"
+        folder.mkdir(parents=True)
+        how = {
+            1: ["-m", "moco_keras.recipes.textures"],
+            2: ["-c", TWO_DEVICES, "--strategy=mirrored"],
+        }
+        _, *flags = programs.smoke(
+            data_dir,
+            f"--run_dir={self.folder}",
+            f"--epochs={EPOCHS}",
+            "--checkpoint_every=1 step",
+        )
+        self.command = [sys.executable, "-u", *how[replicas], *flags]
+
+    def start(self):
+        self.written = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("a") as log:
+            return subprocess.Popen(
+                self.command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=programs.ROOT,
+                env={**os.environ, "PYTHONPATH": f"{programs.ROOT}/tests"},
+            )
+
+    def finish(self):
+        code = self.start().wait()
+        assert code == 0, self.log.read_text()[-2000:]
+
+    def kill(self, moment):
+        """Starts a process and kills it at a moment, if it does not end."""
+        process = self.start()
+        before = self.saved()
+        while process.poll() is None:
+            if self.is_at(moment, before):
+                process.kill()
+                process.wait()
+                return True
+            time.sleep(0.0005)
+        assert process.returncode == 0, self.log.read_text()[-2000:]
+        return False
+
+    def is_at(self, moment, before):
+        if moment == "anything":
+            return self.saved() > before and random.random() < 0.003
+        if moment == "writing":
+            return any(self.folder.glob("checkpoints/*.tempstate*"))
+        # What it printed of the epoch that it is in.
+        said = self.log.read_text()[self.written :].rpartition("Epoch ")[2]
+        if f"{STEPS}/{STEPS}" not in said:
+            return False
+        evaluated = self.epochs() >= int(said.split("/")[0])
+        return evaluated == (moment == "between epochs")
+
+    def saved(self):
+        """Steps after which the newest checkpoint was written."""
+        names = [p.stem for p in self.folder.glob("checkpoints/*.index")]
+        return int(max(names, default=0))
+
+    def epochs(self):
+        try:
+            return (self.folder / "history.csv").read_text().count("\n") - 1
+        except FileNotFoundError:
+            return 0
+
+
+MOMENTS = ("anything", "writing", "evaluating", "between epochs")
+
+
+def compare(run, other):
+    """Raises an AssertionError where two runs differ."""
+    for name in ("metrics.json", "history.csv"):
+        files = [(r.folder / name).read_bytes() for r in (run, other)]
+        assert files[0] == files[1], name
+    (weights, _), (others, _) = (
+        programs.numbers(r.folder) for r in (run, other)
+    )
+    assert len(weights) == len(others) > 3 * 62
+    for (path, a), (_, b) in zip(weights, others, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=path)
+
+
+def soak(folder, data_dir, kills, replicas, seed, minutes):
+    """Runs, kills and compares; returns what happened."""
+    start = time.monotonic()
+    random.seed(seed)
+    alone = Run(folder / "alone", data_dir, replicas)
+    alone.finish()
+    run = Run(folder / "killed", data_dir, replicas)
+    killed = collections.Counter()
+    steps = []
+    for i in range(kills):
+        if time.monotonic() - start > 60 * minutes:
+            break
+        moment = MOMENTS[i % len(MOMENTS)]
+        if not run.kill(moment):
+            break
+        killed[moment] += 1
+        steps.append(run.saved())
+    else:
+        run.finish()
+    compare(run, alone)
+    return {
+        "replicas": replicas,
+        "killed": sum(killed.values()),
+        "moments": killed,
+        "after_steps": steps,
+        "seconds": round(time.monotonic() - start),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--replicas", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=10)
+    args = vars(parser.parse_args())
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        report = soak(folder, folder / "data", **args)
+    print(json.dumps(report))
+    assert report["killed"] == args["kills"], "the run ended before"
+
+
+if __name__ == "__main__":
+    main()
