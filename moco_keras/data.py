@@ -1,4 +1,4 @@
-"""Images from TensorFlow Datasets, from folders, and in tf.data pipelines.
+"""Images from TensorFlow Datasets and from folders.
 
 Data that is not there is an error that says what was looked for and where;
 nothing else ever stands in for it.
@@ -7,16 +7,19 @@ nothing else ever stands in for it.
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import inputs
+from moco_keras import image_files, inputs
+from moco_keras.views import two_views  # noqa: F401 (of `read`'s streams)
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
 _UNLABELLED = -1
+# TFDS's order, which is random, is put into another by as many neighbours.
+_SHUFFLED = 4096
 
 
 class ImageSet(NamedTuple):
@@ -27,31 +30,52 @@ class ImageSet(NamedTuple):
         labels: int64 (N,), -1 where there are none.
         class_names: a name for each label.
         source: the data set and its version, or the folder.
+        skipped: (path, reason) of each file of a folder that is no image.
     """
 
     images: np.ndarray
     labels: np.ndarray
     class_names: list[str]
     source: str
+    skipped: list[tuple[Path, str]]
 
 
 class ImageStream(NamedTuple):
     """The same, read from files when they are needed.
 
     Attributes:
-        dataset: a `tf.data.Dataset` of {"image": uint8 (H, W, 3), "label":
-            int64 ()}, one example at a time.
-        num_examples, class_names, source: as in `ImageSet`.
+        examples: function from a seed, int64 (2,), to a `tf.data.Dataset` of
+            what is to be decoded, in the order that the seed fixes. None
+            leaves it in its own.
+        decode: function from an element to {"image": uint8 (H, W, 3), "label":
+            int64 ()}.
+        num_examples: their number.
+        class_names, source, skipped: as in `ImageSet`.
     """
 
-    dataset: tf.data.Dataset
+    examples: Callable
+    decode: Callable
     num_examples: int
     class_names: list[str]
     source: str
+    skipped: list[tuple[Path, str]]
+
+    @property
+    def dataset(self):
+        """A `tf.data.Dataset` of all, decoded, in their own order."""
+        return self.examples(None).map(
+            self.decode, num_parallel_calls=tf.data.AUTOTUNE
+        )
 
 
 def load(
-    source, split="train", *, data_dir=None, examples=None, image_size=None
+    source,
+    split="train",
+    *,
+    data_dir=None,
+    examples=None,
+    image_size=None,
+    on_bad_image="skip",
 ):
     """Reads a data set of images into memory.
 
@@ -67,6 +91,8 @@ def load(
             seeded shuffle of a folder. None takes all.
         image_size: side in pixels to bring the images to, as
             `augmentations.evaluation` does; needed where sizes differ.
+        on_bad_image: whether to "skip" files of a folder that cannot be
+            decoded, or to end with an "error" at the first.
 
     Returns:
         An `ImageSet`.
@@ -74,9 +100,15 @@ def load(
     Raises:
         FileNotFoundError: if the data set is neither there nor downloadable.
         ValueError: if it holds something other than RGB images of one size, or
-            fewer than `examples`.
+            fewer than `examples`, or, if told so, a file that is no image.
     """
-    stream = read(source, split, data_dir=data_dir, examples=examples)
+    stream = read(
+        source,
+        split,
+        data_dir=data_dir,
+        examples=examples,
+        on_bad_image=on_bad_image,
+    )
     dataset = stream.dataset
     if image_size is not None:
         from moco_keras import augmentations  # slow to import
@@ -105,14 +137,26 @@ def load(
     images = np.concatenate(images)
     inputs.check_images(images)
     return ImageSet(
-        images, np.concatenate(labels), stream.class_names, stream.source
+        images,
+        np.concatenate(labels),
+        stream.class_names,
+        stream.source,
+        stream.skipped,
     )
 
 
-def read(source, split="train", *, data_dir=None, examples=None):
-    """Opens a data set of images without reading it into memory.
+def read(
+    source,
+    split="train",
+    *,
+    data_dir=None,
+    examples=None,
+    on_bad_image="skip",
+):
+    """Opens a data set of images without holding it in memory.
 
-    Args and errors: as `load`.
+    Args and errors: as `load`. All files of a folder are decoded once, to see
+    which of them are images.
 
     Returns:
         An `ImageStream`.
@@ -131,33 +175,7 @@ def read(source, split="train", *, data_dir=None, examples=None):
             "A data set must be a name of TensorFlow Datasets or a folder of "
             f"images that exists. Received: {str(source)!r}, which is neither."
         )
-    return _read_folder(folder, examples)
-
-
-def two_views(dataset, augmenter, batch_size):
-    """Cuts two random views from each image, for images of unequal sizes.
-
-    Args:
-        dataset: a `tf.data.Dataset` of single images, uint8 (H, W, 3), alone,
-            as (image, label) or as {"image", "label"}.
-        augmenter: a pipeline of `augmentations`.
-        batch_size: views in a batch; the last batch is dropped if not full.
-
-    Returns:
-        A `tf.data.Dataset` of pairs (im_q, im_k), float32 (N, S, S, 3) each,
-        that `MoCo.fit` takes.
-    """
-    inputs.check_images(inputs.images_of(dataset.batch(1).element_spec))
-
-    def views(*example):
-        image = inputs.images_of(example)
-        return augmenter(image), augmenter(image)
-
-    return inputs.without_autotuning(
-        dataset.map(views, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    return _read_folder(folder, examples, on_bad_image)
 
 
 def find_builder(name, data_dir=None):
@@ -193,16 +211,38 @@ def _read_tfds(builder, split, examples):
             f"images. Received the features: {', '.join(features)}."
         )
 
-    def image_and_label(example):
+    import tensorflow_datasets as tfds
+
+    dataset = builder.as_dataset(
+        split=f"{split}[:{kept}]",
+        decoders={"image": tfds.decode.SkipDecoding()},
+    )
+
+    def in_order(seed):
+        # The order of `Dataset.shuffle` would depend on TensorFlow's seed too.
+        def shuffle(number, examples):
+            rows = tf.range(tf.size(examples["image"]))
+            own = tf.random.experimental.stateless_fold_in(seed, number)
+            rows = tf.random.experimental.stateless_shuffle(rows, own)
+            return tf.nest.map_structure(lambda x: tf.gather(x, rows), examples)
+
+        if seed is None:
+            return dataset
+        return dataset.batch(_SHUFFLED).enumerate().map(shuffle).unbatch()
+
+    def decode(example):
         label = example.get("label", tf.constant(_UNLABELLED, tf.int64))
-        return {"image": example["image"], "label": label}
+        image = features["image"].decode_example(example["image"])
+        return {"image": image, "label": label}
 
     labelled = "label" in features
     return ImageStream(
-        builder.as_dataset(split=f"{split}[:{kept}]").map(image_and_label),
+        in_order,
+        decode,
         kept,
         list(features["label"].names) if labelled else [],
         builder.info.full_name,
+        [],
     )
 
 
@@ -237,54 +277,33 @@ def _check_examples(examples, available, where):
         )
 
 
-def _read_folder(folder, examples):
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
-    )
-    if not files:
-        raise ValueError(
-            "A folder of images must hold at least one JPEG, PNG, GIF or BMP "
-            f"file. Received: {folder}, which holds none."
-        )
-    strangers = [path for path in files if not _is_image(path)]
-    if strangers:
-        names = ", ".join(str(path) for path in strangers[:5])
-        raise ValueError(
-            "A folder of images must hold JPEG, PNG, GIF or BMP files only. "
-            f"Received {len(strangers)} other files: {names}. Move them "
-            "elsewhere."
-        )
+def _read_folder(folder, examples, on_bad_image):
+    files, skipped = image_files.scan(folder, on_bad_image)
     _check_examples(examples, len(files), str(folder))
     if examples is not None:
         order = np.random.default_rng(0).permutation(len(files))[:examples]
         files = [files[i] for i in sorted(order)]
     parts = [path.relative_to(folder).parts for path in files]
     class_names = sorted({names[0] for names in parts if len(names) > 1})
+    numbers = {name: i for i, name in enumerate(class_names)}
     labels = [
-        class_names.index(names[0]) if len(names) > 1 else _UNLABELLED
-        for names in parts
+        numbers[names[0]] if len(names) > 1 else _UNLABELLED for names in parts
     ]
+    paths = tf.constant([os.fsencode(path) for path in files])
+    labels = tf.constant(labels, "int64")
 
-    def decode(file, label):
-        image = tf.io.decode_image(
-            tf.io.read_file(file), channels=3, expand_animations=False
+    def in_order(seed):
+        rows = tf.range(len(files))
+        if seed is not None:
+            rows = tf.random.experimental.stateless_shuffle(rows, seed)
+        return tf.data.Dataset.from_tensor_slices(
+            {"path": tf.gather(paths, rows), "label": tf.gather(labels, rows)}
         )
-        image.set_shape((None, None, 3))
-        return {"image": image, "label": label}
 
-    dataset = tf.data.Dataset.from_tensor_slices(
-        ([str(path) for path in files], np.array(labels, "int64"))
-    )
+    def decode(example):
+        image = image_files.decode(tf.io.read_file(example["path"]))
+        return {"image": image, "label": example["label"]}
+
     return ImageStream(
-        dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE),
-        len(files),
-        class_names,
-        str(folder),
+        in_order, decode, len(files), class_names, str(folder), skipped
     )
-
-
-def _is_image(path):
-    with path.open("rb") as file:
-        return file.read(8).startswith(_SIGNATURES)

@@ -185,33 +185,29 @@ def spread(batches, read, strategy):
     """Reads batches, or on many replicas what each gets of them.
 
     Args:
-        batches: a `tf.data.Dataset` of int (N,), what to read, without an end
-            and the same in every process.
-        read: function from int (n,) to a batch of n.
+        batches: a `tf.data.Dataset` of what to read, tensors (N,), without an
+            end and the same in every process.
+        read: function from a data set of parts of it, (n,), to one of batches
+            of n.
         strategy: whose replicas share each batch, in their order.
 
     Returns:
         What Keras's `fit` takes.
     """
 
-    def reading(batches):
-        return batches.map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
-            tf.data.AUTOTUNE
-        )
-
     def of_worker(context):
         replicas = context.num_replicas_in_sync
         here = replicas // context.num_input_pipelines
         first = here * context.input_pipeline_id
-        parts = batches.map(
-            lambda batch: tf.reshape(batch, (replicas, -1))[
-                first : first + here
-            ]
-        )
-        return reading(parts.unbatch())
+
+        def own(x):
+            return tf.reshape(x, (replicas, -1))[first : first + here]
+
+        parts = batches.map(lambda *x: tf.nest.map_structure(own, x))
+        return read(parts.unbatch()).prefetch(tf.data.AUTOTUNE)
 
     if strategy.num_replicas_in_sync == 1:
-        return reading(batches)
+        return read(batches).prefetch(tf.data.AUTOTUNE)
     return strategy.distribute_datasets_from_function(of_worker)
 
 

@@ -1,5 +1,7 @@
 """What `MoCo.fit` accepts: images, or ready pairs of views, checked early."""
 
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -109,40 +111,44 @@ def training_batches(data, batch_size, strategy):
     generators stay what they are.
 
     Args:
-        data: as `images_of`, of arrays, or a `tf.data.Dataset`, or a generator
-            of any kind that Keras takes.
+        data: as `images_of`, of arrays, or a `tf.data.Dataset`, or `TwoViews`,
+            or a generator of any kind that Keras takes.
         batch_size: images in a batch; None means 32 for arrays, as in Keras.
         strategy: whose replicas share each batch.
 
     Returns:
         A function that returns the batches, and the number of them in a pass
-        over an array, or None. The function takes
+        where that is known, or None. The function takes, of which data sets
+        and generators of others leave out what they cannot follow,
 
-        - the seed that fixes, with the number of the pass, the order of an
-          array; None leaves it as it is;
-        - the number of batches that were trained on before;
-        - how many of them are of the epoch that goes on. None begins the next
-          pass instead. Of a generator nothing is left out.
+        - seed: the integer that fixes, with the number of the pass, the order;
+        - shuffle: whether that is a new one every pass, or the data's own;
+        - steps_taken: how many batches were trained on before;
+        - done: how many of them are of the epoch that goes on; None begins the
+          next pass instead.
 
     Raises:
         ValueError: if the images cannot be trained on.
     """
-    if isinstance(data, tf.data.Dataset):
-        if batch_size is not None:
-            raise ValueError(
-                "`batch_size` must not be given with a data set, which has "
-                f"its own batches. Received: batch_size={batch_size}."
-            )
+    own = isinstance(data, tf.data.Dataset), hasattr(data, "training_batches")
+    if any(own) and batch_size is not None:
+        raise ValueError(
+            "`batch_size` must not be given with a data set, which has "
+            f"its own batches. Received: batch_size={batch_size}."
+        )
+    if own[1]:
+        return data.training_batches(strategy)
+    if own[0]:
         spec = data.element_spec
         _check(images_of(spec))
         distribution.check_batch(keras.tree.flatten(spec)[0].shape[0], strategy)
 
-        def rest(seed, steps_taken, done):
+        def rest(seed, shuffle, steps_taken, done):
             return without_autotuning(data.skip(done) if done else data)
 
         return rest, None
     if not hasattr(data, "shape") and not isinstance(data, (tuple, list, dict)):
-        return lambda seed, steps_taken, done: data, None
+        return lambda **position: data, None
     images = images_of(data)
     _check(images)
     batch_size = batch_size or 32
@@ -152,19 +158,47 @@ def training_batches(data, batch_size, strategy):
     steps = num_images // batch_size
     images = keras.tree.map_structure(np.asarray, images)
 
-    def batches(seed, steps_taken, done):
-        start = steps_taken
-        if done is None:
-            start = -(-steps_taken // steps) * steps
+    def take(rows):
+        return keras.tree.map_structure(lambda x: _take(x, rows), images)
+
+    def batches(seed, shuffle, steps_taken, done):
+        start = first_batch(steps_taken, steps, done)
+        seed = seed if shuffle else None
         return distribution.spread(
             _rows(num_images, (steps, batch_size), seed, start),
-            lambda rows: keras.tree.map_structure(
-                lambda x: _take(x, rows), images
-            ),
+            lambda parts: parts.map(take, num_parallel_calls=tf.data.AUTOTUNE),
             strategy,
         )
 
     return batches, steps
+
+
+def first_batch(steps_taken, steps, done):
+    """The number of the batch that comes next, of passes of `steps` batches.
+
+    Args:
+        steps_taken, done: see `training_batches`.
+    """
+    return steps_taken if done is not None else -(-steps_taken // steps) * steps
+
+
+@contextlib.contextmanager
+def loss_of_files():
+    """Says readably that a file of images is gone, while they are read.
+
+    Raises:
+        FileNotFoundError: in place of TensorFlow's error.
+    """
+    try:
+        yield
+    except tf.errors.NotFoundError as error:
+        lines = error.message.splitlines()
+        line = next((x for x in lines if "No such file" in x), lines[-1])
+        raise FileNotFoundError(
+            "Images must stay where they were when the training began. "
+            f"Received: {line.split(': ')[-1]}. Bring them back, and start "
+            "again."
+        ) from error
 
 
 def without_autotuning(dataset):
@@ -199,6 +233,11 @@ def _check_arrays(images, num_images, batch_size):
             "Both arrays of a pair of views must have the same length. "
             f"Received: {[len(views) for views in images]}."
         )
+    check_batch_size(batch_size, num_images)
+
+
+def check_batch_size(batch_size, num_images):
+    """Refuses batches that the images do not fill."""
     if batch_size > num_images:
         raise ValueError(
             "`batch_size` must be at most the number of images. Received: "

@@ -203,6 +203,7 @@ class MoCo(keras.Model):
             ValueError: if the data, the batch and the queue do not fit
                 together.
             ConnectionError: if another worker is lost.
+            FileNotFoundError: if a file is gone whose turn it is.
         """
         for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
             if value is not None and value < 1:
@@ -231,11 +232,14 @@ class MoCo(keras.Model):
             # Of these all processes have the same values.
             seed = int(ops.convert_to_numpy(self._shuffle_seed.state)[0])
             steps_taken = int(ops.convert_to_numpy(self.steps))
-            return read(seed if shuffle else None, steps_taken, done)
+            return read(
+                seed=seed, shuffle=shuffle, steps_taken=steps_taken, done=done
+            )
 
         done = None
         with contextlib.ExitStack() as stack:
             stack.enter_context(distribution.loss_of_workers(strategy))
+            stack.enter_context(inputs.loss_of_files())
             if self.compiled:
                 self._build_optimizer()
                 if isinstance(callbacks[-1], Checkpoint):

@@ -23,7 +23,7 @@ import programs
 
 import moco_keras  # noqa: F401 (registers what a saved model is made of)
 
-EPOCHS, STEPS = 8, 8  # 8 steps of 64 images, of 512
+EPOCHS, STEPS = 12, 8  # 8 steps of 64 images, of 512
 TWO_DEVICES = (
     "import runpy, replicas; replicas.logical_cpus(2); "
     "runpy.run_module('moco_keras.recipes.textures', run_name='__main__')"
@@ -66,26 +66,26 @@ class Run:
     def kill(self, moment):
         """Starts a process and kills it at a moment, if it does not end."""
         process = self.start()
-        before = self.saved()
+        some = self.saved() + random.randint(1, STEPS - 1)
         while process.poll() is None:
-            if self.is_at(moment, before):
+            if self.is_at(moment, some):
                 process.kill()
                 process.wait()
                 return True
-            time.sleep(0.0005)
         assert process.returncode == 0, self.log.read_text()[-2000:]
         return False
 
-    def is_at(self, moment, before):
-        if moment == "anything":
-            return self.saved() > before and random.random() < 0.003
+    def is_at(self, moment, some):
+        if moment == "after some steps":
+            time.sleep(0.001 * random.randint(1, 20))
+            return self.saved() >= some
         if moment == "writing":
             return any(self.folder.glob("checkpoints/*.tempstate*"))
         # What it printed of the epoch that it is in.
-        said = self.log.read_text()[self.written :].rpartition("Epoch ")[2]
-        if f"{STEPS}/{STEPS}" not in said:
+        said = self.log.read_bytes()[self.written :].rpartition(b"Epoch ")[2]
+        if f"{STEPS}/{STEPS}".encode() not in said:
             return False
-        evaluated = self.epochs() >= int(said.split("/")[0])
+        evaluated = self.epochs() >= int(said.split(b"/")[0])
         return evaluated == (moment == "between epochs")
 
     def saved(self):
@@ -100,7 +100,7 @@ class Run:
             return 0
 
 
-MOMENTS = ("anything", "writing", "evaluating", "between epochs")
+MOMENTS = ("after some steps", "writing", "evaluating", "between epochs")
 
 
 def compare(run, other):

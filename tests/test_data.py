@@ -52,15 +52,20 @@ def test_two_views_of_images_of_unequal_sizes(tmp_path, make_model):
 
 
 def test_empty_folder(tmp_path):
-    with pytest.raises(ValueError, match="at least one JPEG.*holds none"):
+    with pytest.raises(ValueError, match="at least one JPEG.*0 other files"):
         data.load(tmp_path)
 
 
 def test_folder_with_a_file_that_is_no_image(tmp_path):
     write_images(tmp_path, [(8, 8)])
     (tmp_path / "notes.jpg").write_text("a list of things to buy")
-    with pytest.raises(ValueError, match="1 other files.*notes.jpg"):
-        data.load(tmp_path)
+    loaded = data.load(tmp_path)
+    assert len(loaded.images) == 1
+    assert loaded.skipped == [
+        (tmp_path / "notes.jpg", "Neither JPEG nor PNG, GIF or BMP")
+    ]
+    with pytest.raises(ValueError, match="nothing else.*notes.jpg: Neither"):
+        data.load(tmp_path, on_bad_image="error")
 
 
 @pytest.mark.parametrize("examples", [0, 4])

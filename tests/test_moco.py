@@ -360,7 +360,7 @@ def test_arrays_are_read_where_they_are(images, tmp_path):
     strategy = distribution.strategy("none")
     batches, steps = inputs.training_batches(on_disk, 8, strategy)
     on_disk[:] = 7
-    for batch in batches(None, 0, None).take(steps):
+    for batch in batches(0, False, 0, None).take(steps):
         np.testing.assert_array_equal(batch, np.full((8, 8, 8, 3), 7, "uint8"))
 
 
@@ -372,7 +372,7 @@ def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides():
         strategy = distribution.strategy("none")
         batches, steps = inputs.training_batches(images, 4, strategy)
         assert steps == 3
-        batches = batches(seed, steps_taken, done).take(6)
+        batches = batches(seed, seed is not None, steps_taken, done).take(6)
         rows = [x[0, 0, 0].numpy() for batch in batches for x in batch]
         return rows[:12], rows[12:]
 

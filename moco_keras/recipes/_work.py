@@ -121,7 +121,7 @@ def input_pipeline(s):
         images, s["batch_size"], distribution.strategy("none")
     )
     views = (
-        batches(seed=0, steps_taken=0, done=None)
+        batches(seed=0, shuffle=True, steps_taken=0, done=None)
         .map(lambda x: (augmenter(x), augmenter(x)))
         .take(steps)
     )
@@ -183,7 +183,7 @@ def replicas(s):
     # An iterator for all turns: TensorFlow takes up to as long again as one
     # over several devices lived to let go of it.
     batches, _ = inputs.training_batches(images, s["batch_size"], strategy)
-    iterator = iter(batches(seed=0, steps_taken=0, done=None))
+    iterator = iter(batches(seed=0, shuffle=True, steps_taken=0, done=None))
 
     def run():
         for i in range(s["steps"]):

@@ -1,0 +1,183 @@
+"""Folders of image files, some of which may be something else."""
+
+import concurrent.futures
+import os
+import re
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+import tensorflow as tf
+
+# 150 MB of values, for each core that decodes.
+MAX_PIXELS = 50_000_000
+_MAX_BYTES = 4 * MAX_PIXELS
+
+
+class Scan(NamedTuple):
+    """What a folder of images holds.
+
+    Attributes:
+        files: paths of the images, in order.
+        skipped: (path, reason) of each file that is none.
+    """
+
+    files: list[Path]
+    skipped: list[tuple[Path, str]]
+
+
+def scan(folder, on_bad_image="skip"):
+    """Finds the images in a folder and the folders in it, by decoding them.
+
+    Links are followed, and what begins with a dot is left out.
+
+    Args:
+        folder: its path.
+        on_bad_image: "skip" what cannot be decoded, or end with an "error" at
+            the first.
+
+    Returns:
+        A `Scan`.
+
+    Raises:
+        ValueError: if there is no image, or, if told so, if there is a file
+            that is none.
+    """
+    if on_bad_image not in ("skip", "error"):
+        raise ValueError(
+            '`on_bad_image` must be "skip" or "error". '
+            f"Received: on_bad_image={on_bad_image!r}."
+        )
+    paths, skipped = _walk(folder)
+    files = []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for path, reason in zip(paths, pool.map(_why_not, paths), strict=True):
+            if reason is None:
+                files.append(path)
+            else:
+                skipped.append((path, reason))
+            if skipped and on_bad_image == "error":
+                pool.shutdown(cancel_futures=True)
+                path, reason = skipped[0]
+                raise ValueError(
+                    "A folder of images must hold nothing else. Received: "
+                    f"{printable(path)}: {reason}. Move it elsewhere, or skip "
+                    'such files, with on_bad_image="skip".'
+                )
+    if not files:
+        raise ValueError(
+            "A folder of images must hold at least one JPEG, PNG, GIF or BMP "
+            f"file that can be decoded. Received: {printable(folder)}, with "
+            f"{len(skipped)} other files."
+        )
+    return Scan(files, skipped)
+
+
+def decode(contents):
+    """Decodes JPEG, PNG, BMP, or the first picture of a GIF.
+
+    Args:
+        contents: string tensor, (), what a file holds.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: if it is none of these, or damaged, or
+            of more than 50 million pixels, which is found out first.
+    """
+    height, width = tf.unstack(tf.cast(_declared_size(contents), "int64"))
+    check = tf.debugging.assert_less_equal(
+        height * width,
+        tf.constant(MAX_PIXELS, "int64"),
+        f"More than {MAX_PIXELS:,} pixels",
+    )
+    with tf.control_dependencies([check]):
+        image = tf.io.decode_image(
+            contents, channels=3, expand_animations=False
+        )
+    image.set_shape((None, None, 3))
+    return image
+
+
+def _declared_size(contents):
+    """Height and width, or the reverse, as the first bytes say; int32 (2,)."""
+
+    def begins_with(signature):
+        return tf.strings.substr(contents, 0, len(signature)) == signature
+
+    def refuse():
+        # TensorFlow decodes other formats too, of whatever size.
+        check = tf.debugging.assert_less(
+            tf.strings.length(contents), 0, "Neither JPEG nor PNG, GIF or BMP"
+        )
+        with tf.control_dependencies([check]):
+            return tf.zeros(2, "int32")
+
+    def numbers(start, kind, **kwargs):
+        size = 2 * tf.as_dtype(kind).size
+        text = tf.strings.substr(contents, start, size)
+        values = tf.io.decode_raw(text, kind, **kwargs)
+        return tf.cast(tf.ensure_shape(values, (2,)), "int32")
+
+    return tf.case(
+        [
+            (
+                begins_with(b"\xff\xd8\xff"),
+                lambda: tf.io.extract_jpeg_shape(contents)[:2],
+            ),
+            (
+                begins_with(b"\x89PNG\r\n\x1a\n"),
+                lambda: numbers(16, "int32", little_endian=False),
+            ),
+            (begins_with(b"GIF8"), lambda: numbers(6, "uint16")),
+            (begins_with(b"BM"), lambda: tf.abs(numbers(18, "int32"))),
+        ],
+        default=refuse,
+    )
+
+
+def printable(path):
+    """A path as text, whatever the bytes of its name."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _walk(folder):
+    """Paths of the files, sorted, and what could not be looked into."""
+    paths, unread, seen = [], [], set()
+
+    def note(error):
+        unread.append((Path(error.filename), error.strerror))
+
+    for place, folders, files in os.walk(
+        folder, onerror=note, followlinks=True
+    ):
+        # A link may lead back to where it is.
+        seen.add(os.path.realpath(place))
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if not name.startswith(".")
+            and os.path.realpath(Path(place, name)) not in seen
+        ]
+        paths += [
+            Path(place, name) for name in files if not name.startswith(".")
+        ]
+    return sorted(paths), unread
+
+
+def _why_not(path):
+    """Why a file is not an image, or None."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return "not a file"
+        if status.st_size > _MAX_BYTES:
+            return f"{status.st_size / 1e6:.0f} MB"
+        decode(path.read_bytes())
+    except OSError as error:
+        return error.strerror
+    except tf.errors.OpError as error:
+        # Without the operation that said it.
+        return re.sub(r"\{\{.*?\}\} | ?\[.*", "", error.message.splitlines()[0])
+    return None

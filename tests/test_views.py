@@ -1,0 +1,101 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from moco_keras import Checkpoint, augmentations, data, distribution
+
+STEPS = 3  # of 4 images, of 13
+
+
+@pytest.fixture(params=["folder", "tfds"])
+def stream(request, tmp_path, textures_dir):
+    """Thirteen images that no one holds in memory."""
+    if request.param == "tfds":
+        return data.read("textures", data_dir=textures_dir, examples=13)
+    rng = np.random.default_rng(0)
+    for i in range(13):
+        image = rng.integers(0, 256, (30 - i, 20 + i, 3), "uint8")
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    return data.read(tmp_path)
+
+
+def batches(stream, augmenter, count, strategy=None, **where):
+    views = data.two_views(stream, augmenter, 4)
+    read, steps = views.training_batches(
+        strategy or distribution.strategy("none")
+    )
+    assert steps == STEPS
+    where = {"seed": 3, "shuffle": True, "steps_taken": 0, "done": None} | where
+    dataset = read(**where).take(count)
+    return [np.stack(pair) for pair in dataset.as_numpy_iterator()]
+
+
+def test_order_and_views_are_functions_of_the_seed_and_the_pass(stream):
+    augmenter = augmentations.moco_v2(8)
+    both = batches(stream, augmenter, 2 * STEPS)
+    assert both[0].shape == (2, 4, 8, 8, 3)
+    # Read at another time, by another augmenter.
+    again = batches(stream, augmentations.moco_v2(8), 2 * STEPS)
+    np.testing.assert_array_equal(again, both)
+    for steps_taken in (1, 3):  # the next pass
+        rest = batches(stream, augmenter, STEPS, steps_taken=steps_taken)
+        np.testing.assert_array_equal(rest, both[STEPS:])
+    rest = batches(stream, augmenter, 4, steps_taken=2, done=2)
+    np.testing.assert_array_equal(rest, both[2:])
+    other = batches(stream, augmenter, STEPS, seed=4)
+    assert not np.array_equal(other, both[:STEPS])
+    views = np.concatenate([*both], axis=1).reshape(2 * 2 * STEPS * 4, -1)
+    assert len(np.unique(views, axis=0)) == len(views)
+
+
+def test_every_pass_has_every_image_once(stream):
+    def mark(image):
+        return tf.cast(tf.reshape(image[:2, :2], (1, 12)), "float32")
+
+    order = [batch[0, :, 0] for batch in batches(stream, mark, 2 * STEPS)]
+    first, second = np.concatenate(order[:STEPS]), np.concatenate(order[STEPS:])
+    assert len(np.unique(first, axis=0)) == len(np.unique(second, axis=0)) == 12
+    assert not np.array_equal(first, second)
+    images = [mark(x["image"])[0] for x in stream.dataset]
+    own = batches(stream, mark, 2 * STEPS, shuffle=False)
+    for half in own[:STEPS], own[STEPS:]:
+        in_order = np.concatenate([batch[0, :, 0] for batch in half])
+        np.testing.assert_array_equal(in_order, images[:12])
+
+
+def test_a_training_goes_on_within_a_pass(stream, make_model, tmp_path):
+    def train(epochs, folder, seed=2, **kwargs):
+        keras.utils.set_random_seed(seed)
+        model = make_model()
+        model.fit(
+            data.two_views(stream, augmentations.cifar(8), 4),
+            epochs=epochs,
+            callbacks=[Checkpoint(tmp_path / folder)],
+            verbose=0,
+            **kwargs,
+        )
+        return [v.numpy() for v in model.query_encoder.variables]
+
+    whole = train(2, "whole", steps_per_epoch=2)
+    train(1, "parts", steps_per_epoch=2)
+    rest = train(2, "parts", seed=5, steps_per_epoch=2)
+    for value, expected in zip(rest, whole, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_files_that_are_gone(tmp_path, make_model):
+    for i in range(8):
+        Image.new("RGB", (9, 9), color=i).save(tmp_path / f"{i}.png")
+    views = data.two_views(data.read(tmp_path), augmentations.cifar(8), 4)
+    model = make_model()
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="stay where.*[0-7].png"):
+        model.fit(views, verbose=0)
+
+
+def test_more_images_than_a_batch_are_needed(stream):
+    with pytest.raises(ValueError, match="batch_size=14, 13 images"):
+        data.two_views(stream, augmentations.cifar(8), 14)
