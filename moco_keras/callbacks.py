@@ -53,8 +53,8 @@ class KNNMonitor(keras.callbacks.Callback):
                 encoder.input, [backbone.output, encoder.output]
             )
 
-    def evaluate(self):
-        """Returns {"knn": share right, "knn_projection": share right}."""
+    def extract(self):
+        """Sets `features`; returns them with the projections of both sets."""
         bank, test = (
             [
                 features.unit_rows(output)
@@ -63,6 +63,11 @@ class KNNMonitor(keras.callbacks.Callback):
             for images, _ in (self.bank, self.test)
         )
         self.features = bank[0], test[0]
+        return bank, test
+
+    def evaluate(self):
+        """Returns {"knn": share right, "knn_projection": share right}."""
+        bank, test = self.extract()
         names = ("knn", "knn_projection")
         return {
             name: knn.accuracy(

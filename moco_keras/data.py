@@ -4,10 +4,11 @@ Data that is not there is an error that says what was looked for and where;
 nothing else ever stands in for it.
 """
 
+import hashlib
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,8 @@ class ImageSet(NamedTuple):
         images: uint8 (N, H, W, 3).
         labels: int64 (N,), -1 where there are none.
         class_names: a name for each label.
-        source: the data set and its version, or the folder.
+        source: the data set and its version, or the folder's name and a digest
+            of the names in it.
         skipped: (path, reason) of each file of a folder that is no image.
     """
 
@@ -37,7 +39,17 @@ class ImageSet(NamedTuple):
     labels: np.ndarray
     class_names: list[str]
     source: str
-    skipped: list[tuple[Path, str]]
+    skipped: Sequence[tuple[Path, str]] = ()
+
+    @property
+    def num_examples(self):
+        """Number of images."""
+        return len(self.images)
+
+    @property
+    def labelled(self):
+        """Whether every image has a label."""
+        return bool((self.labels != _UNLABELLED).all())
 
 
 class ImageStream(NamedTuple):
@@ -58,13 +70,64 @@ class ImageStream(NamedTuple):
     num_examples: int
     class_names: list[str]
     source: str
-    skipped: list[tuple[Path, str]]
+    skipped: Sequence[tuple[Path, str]] = ()
 
     @property
     def dataset(self):
         """A `tf.data.Dataset` of all, decoded, in their own order."""
-        return self.examples(None).map(
+        return self._decoded(None)
+
+    def _decoded(self, seed):
+        return self.examples(seed).map(
             self.decode, num_parallel_calls=tf.data.AUTOTUNE
+        )
+
+    def load(self, count=None, *, image_size=None):
+        """Reads images into memory.
+
+        Args:
+            count: how many, of a fixed shuffle; None takes all, in their order.
+            image_size: see `load`.
+
+        Returns:
+            An `ImageSet`.
+
+        Raises:
+            ValueError: if they are not RGB images of one size.
+        """
+        seed = None if count is None else tf.zeros(2, "int64")
+        dataset = self._decoded(seed).take(-1 if count is None else count)
+        if image_size is not None:
+            from moco_keras import augmentations  # slow to import
+
+            evaluation = augmentations.evaluation(image_size)
+
+            def resize(example):
+                image = tf.round(evaluation(example["image"]))
+                return {**example, "image": tf.cast(image, tf.uint8)}
+
+            dataset = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
+        shape = dataset.element_spec["image"].shape
+        batch = 1024 if shape.is_fully_defined() else 1
+        images, labels = [], []
+        for chunk in dataset.batch(batch).as_numpy_iterator():
+            if images and chunk["image"].shape[1:] != images[0].shape[1:]:
+                raise ValueError(
+                    "Images must have one size to be held in memory. Received, "
+                    f"in {self.source}: {images[0].shape[1:]} and "
+                    f"{chunk['image'].shape[1:]}. Give `image_size`, or train "
+                    "on `data.two_views(data.read(...), ...)`."
+                )
+            images.append(chunk["image"])
+            labels.append(chunk["label"])
+        images = np.concatenate(images)
+        inputs.check_images(images)
+        return ImageSet(
+            images,
+            np.concatenate(labels),
+            self.class_names,
+            self.source,
+            self.skipped,
         )
 
 
@@ -109,40 +172,7 @@ def load(
         examples=examples,
         on_bad_image=on_bad_image,
     )
-    dataset = stream.dataset
-    if image_size is not None:
-        from moco_keras import augmentations  # slow to import
-
-        evaluation = augmentations.evaluation(image_size)
-
-        def resize(example):
-            image = tf.round(evaluation(example["image"]))
-            return {**example, "image": tf.cast(image, tf.uint8)}
-
-        dataset = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
-    batch = (
-        1024 if dataset.element_spec["image"].shape.is_fully_defined() else 1
-    )
-    images, labels = [], []
-    for chunk in dataset.batch(batch).as_numpy_iterator():
-        if images and chunk["image"].shape[1:] != images[0].shape[1:]:
-            raise ValueError(
-                "Images must have one size to be held in memory. Received, in "
-                f"{stream.source}: {images[0].shape[1:]} and "
-                f"{chunk['image'].shape[1:]}. Give `image_size`, or train on "
-                "`data.two_views(data.read(...).dataset, ...)`."
-            )
-        images.append(chunk["image"])
-        labels.append(chunk["label"])
-    images = np.concatenate(images)
-    inputs.check_images(images)
-    return ImageSet(
-        images,
-        np.concatenate(labels),
-        stream.class_names,
-        stream.source,
-        stream.skipped,
-    )
+    return stream.load(image_size=image_size)
 
 
 def read(
@@ -242,7 +272,6 @@ def _read_tfds(builder, split, examples):
         kept,
         list(features["label"].names) if labelled else [],
         builder.info.full_name,
-        [],
     )
 
 
@@ -304,6 +333,9 @@ def _read_folder(folder, examples, on_bad_image):
         image = image_files.decode(tf.io.read_file(example["path"]))
         return {"image": image, "label": example["label"]}
 
+    names = b"\0".join(os.fsencode(path.relative_to(folder)) for path in files)
+    digest = hashlib.sha256(names).hexdigest()[:12]
+    source = f"{image_files.printable(folder.resolve().name)} {digest}"
     return ImageStream(
-        in_order, decode, len(files), class_names, str(folder), skipped
+        in_order, decode, len(files), class_names, source, skipped
     )

@@ -103,8 +103,11 @@ def decode(contents):
 def _declared_size(contents):
     """Height and width, or the reverse, as the first bytes say; int32 (2,)."""
 
+    # However short the file is.
+    head = tf.strings.join([tf.strings.substr(contents, 0, 32), bytes(32)])
+
     def begins_with(signature):
-        return tf.strings.substr(contents, 0, len(signature)) == signature
+        return tf.strings.substr(head, 0, len(signature)) == signature
 
     def refuse():
         # TensorFlow decodes other formats too, of whatever size.
@@ -116,7 +119,7 @@ def _declared_size(contents):
 
     def numbers(start, kind, **kwargs):
         size = 2 * tf.as_dtype(kind).size
-        text = tf.strings.substr(contents, start, size)
+        text = tf.strings.substr(head, start, size)
         values = tf.io.decode_raw(text, kind, **kwargs)
         return tf.cast(tf.ensure_shape(values, (2,)), "int32")
 
@@ -135,6 +138,19 @@ def _declared_size(contents):
         ],
         default=refuse,
     )
+
+
+def summary(skipped):
+    """Says what `scan` skipped, a line for each reason."""
+    lines = [f"{len(skipped)} files are no images that can be used:"]
+    by_reason = {}
+    for path, reason in skipped:
+        by_reason.setdefault(reason, []).append(path)
+    for reason, paths in by_reason.items():
+        names = ", ".join(printable(path.name) for path in paths[:3])
+        more = ", ..." if len(paths) > 3 else ""
+        lines.append(f"  {len(paths)} {reason}: {names}{more}")
+    return "\n".join(lines)
 
 
 def printable(path):
@@ -179,5 +195,6 @@ def _why_not(path):
         return error.strerror
     except tf.errors.OpError as error:
         # Without the operation that said it.
-        return re.sub(r"\{\{.*?\}\} | ?\[.*", "", error.message.splitlines()[0])
+        line = error.message.splitlines()[0]
+        return re.sub(r"\{\{.*?\}\} | ?\[.*", "", line).rstrip(".")
     return None

@@ -9,21 +9,39 @@ _ACCENT = "#c0504d"
 _OTHER = "#3b75af"
 
 
-def curves(epochs, raw_pixels, untrained, path):
-    """Draws kNN accuracy, loss and contrastive accuracy by epoch.
+def curves(epochs, path, raw_pixels=None, untrained=None):
+    """Draws loss and contrastive accuracy by epoch, and kNN accuracy if known.
 
     Args:
         epochs: a dict for each epoch: "epoch", counted from 1, "loss",
             "contrastive_accuracy", and "knn" where it was evaluated.
-        raw_pixels, untrained: kNN accuracies to compare with.
         path: of the PNG file.
+        raw_pixels, untrained: kNN accuracies to compare with, or None.
     """
-    figure, (left, middle, right) = _figure(1, 3, figsize=(12, 3.6))
+    columns = 2 if untrained is None else 3
+    figure, panels = _figure(1, columns, figsize=(4 * columns, 3.6))
+    if untrained is not None:
+        _knn(panels[0], epochs, raw_pixels, untrained)
+    number = [e["epoch"] for e in epochs]
+    for axes, name, title in (
+        (panels[-2], "loss", "InfoNCE loss, nats"),
+        (panels[-1], "contrastive_accuracy", "contrastive accuracy"),
+    ):
+        axes.plot(number, [e[name] for e in epochs], color=_OTHER)
+        axes.set_title(title)
+    for axes in panels:
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _knn(axes, epochs, raw_pixels, untrained):
     known = [(e["epoch"], e["knn"]) for e in epochs if "knn" in e]
-    left.plot(*zip((0, untrained), *known, strict=True), "o-", color=_ACCENT)
+    axes.plot(*zip((0, untrained), *known, strict=True), "o-", color=_ACCENT)
     for value, name in ((untrained, "untrained"), (raw_pixels, "raw pixels")):
-        left.axhline(value, color=_INK, linestyle=":", linewidth=1)
-        left.annotate(
+        axes.axhline(value, color=_INK, linestyle=":", linewidth=1)
+        axes.annotate(
             name,
             (1, value),
             xycoords=("axes fraction", "data"),
@@ -32,7 +50,7 @@ def curves(epochs, raw_pixels, untrained, path):
             fontsize=8,
             color=_INK,
         )
-    left.annotate(
+    axes.annotate(
         f"{known[-1][1]:.3f}",
         known[-1],
         xytext=(0, 6),
@@ -40,20 +58,8 @@ def curves(epochs, raw_pixels, untrained, path):
         ha="center",
         color=_ACCENT,
     )
-    left.set_title("kNN accuracy")
-    left.margins(y=0.15)
-    number = [e["epoch"] for e in epochs]
-    middle.plot(number, [e["loss"] for e in epochs], color=_OTHER)
-    middle.set_title("InfoNCE loss, nats")
-    right.plot(
-        number, [e["contrastive_accuracy"] for e in epochs], color=_OTHER
-    )
-    right.set_title("contrastive accuracy")
-    for axes in (left, middle, right):
-        axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    axes.set_title("kNN accuracy")
+    axes.margins(y=0.15)
 
 
 def views(images, im_q, im_k, path):
@@ -74,14 +80,14 @@ def views(images, im_q, im_k, path):
 
 
 def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
-    """Draws images beside their nearest neighbours, right ones framed.
+    """Draws images beside their nearest neighbours, framed by their labels.
 
     Args:
         queries: uint8 (N, H, W, 3).
         query_labels: int (N,).
         bank: uint8 (N, k, H, W, 3), the neighbours, nearest first.
         bank_labels: int (N, k).
-        class_names: a name for each label.
+        class_names: a name for each label; none leaves the frames away.
         path: of the PNG file.
     """
     num_queries, k = bank_labels.shape
@@ -98,15 +104,18 @@ def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
     for i in range(num_queries):
         row = grid[i % num_rows, (i // num_rows) * (k + 2) :][: k + 2]
         _show(row[0], queries[i])
-        row[0].set_title(class_names[query_labels[i]], fontsize=9, color=_INK)
+        if class_names:
+            name = class_names[query_labels[i]]
+            row[0].set_title(name, fontsize=9, color=_INK)
         for j in range(k):
+            if not class_names:
+                _show(row[1 + j], bank[i, j])
+                continue
             right = bank_labels[i, j] == query_labels[i]
-            _show(row[1 + j], bank[i, j], frame=_OTHER if right else _ACCENT)
-            row[1 + j].set_title(
-                class_names[bank_labels[i, j]],
-                fontsize=8,
-                color=_OTHER if right else _ACCENT,
-            )
+            color = _OTHER if right else _ACCENT
+            _show(row[1 + j], bank[i, j], frame=color)
+            name = class_names[bank_labels[i, j]]
+            row[1 + j].set_title(name, fontsize=8, color=color)
     _save(figure, path)
 
 

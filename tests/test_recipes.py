@@ -207,7 +207,7 @@ def test_presets_are_settings(file):
     _settings.define_flags(_settings.Settings(), values)
     flags.DEFINE_string("flagfile", None, "presets", values)
     values(["program", f"--flagfile={file}"])
-    settings = _settings.from_flags(values)
+    settings = _settings.from_flags(flag_values=values)
     if file.stem == "cifar10_v1":
         assert settings == _settings.Settings()
     else:
@@ -231,9 +231,9 @@ def test_bad_settings(changes, message):
 
 
 @pytest.mark.parametrize(("replicas", "splits"), [(1, 8), (2, 4), (16, 1)])
-def test_devices_share_the_groups_of_batch_norm(replicas, splits, images):
+def test_devices_share_the_groups_of_batch_norm(replicas, splits):
     settings = _settings.Settings(width=4, batch_size=16, queue_size=32)
-    model = _pretrain.build_model(settings, images, replicas)
+    model = _pretrain.build_model(settings, 16, 8, replicas)
     norms = {
         layer.splits
         for layer in model.query_encoder.layers

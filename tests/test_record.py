@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from moco_keras import data
-from moco_keras.recipes import _record
+from moco_keras.recipes import _pretrain, _record
 from moco_keras.recipes._settings import Settings
 
 
@@ -16,7 +16,8 @@ def open_folder(images):
     noise = data.ImageSet(images, labels, ["noise"], "noise")
 
     def open_with(settings, recipe="recipe", source=noise):
-        record = _record.make(settings, recipe, source, noise, num_replicas=1)
+        images = _pretrain.Images(source, noise, noise)
+        record = _record.make(settings, recipe, images, num_replicas=1)
         return _record.open_folder(record)
 
     return open_with

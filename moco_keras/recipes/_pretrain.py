@@ -1,38 +1,48 @@
 """What every pre-training program does: train, watch, evaluate, export."""
 
 import contextlib
+import functools
 import shlex
 import shutil
 import signal
 import sys
 import time
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 from absl import app, logging
 
 import moco_keras
-from moco_keras import data, distribution, features, knn, plotting
+from moco_keras import (
+    data,
+    distribution,
+    features,
+    image_files,
+    knn,
+    plotting,
+)
 from moco_keras.recipes import _record, _settings, _threads
 
 
-def run(recipe, source, defaults=None):
+def run(recipe, read, defaults=None):
     """Runs a program: reads its flags, trains, and ends with an exit code.
 
     Args:
         recipe: its name, the folder of its runs.
-        source: the data set, see `data.load`.
+        read: function from the settings to `Images`.
         defaults: `Settings`, where they differ from the notebook's.
     """
     logging.set_verbosity(logging.WARNING)  # --verbosity=0 for more
-    _settings.define_flags(defaults or _settings.Settings())
+    defaults = defaults or _settings.Settings()
+    _settings.define_flags(defaults)
 
     def main(argv):
         if len(argv) > 1:
             raise app.UsageError(f"Expected flags only. Received: {argv[1:]}.")
         _threads.share_cores()
         try:
-            pretrain(_settings.from_flags(), recipe, source)
+            pretrain(_settings.from_flags(type(defaults)), recipe, read)
         except (
             ValueError,
             OSError,
@@ -48,13 +58,45 @@ def run(recipe, source, defaults=None):
     app.run(main)
 
 
-def pretrain(settings, recipe, source):
+class Images(NamedTuple):
+    """What a program trains on and evaluates with.
+
+    Attributes:
+        train: `data.ImageSet` or `data.ImageStream`, to train on.
+        bank, test: `data.ImageSet`s; where all have labels, kNN finds those of
+            the test images among the bank.
+    """
+
+    train: data.ImageSet | data.ImageStream
+    bank: data.ImageSet
+    test: data.ImageSet
+
+
+def by_name(name):
+    """A function that reads a data set of TFDS, for `run`."""
+
+    def read(settings):
+        bank, test = (
+            data.load(
+                name, split, data_dir=settings.data_dir, examples=examples
+            )
+            for split, examples in (
+                ("train", settings.train_examples),
+                ("test", settings.test_examples),
+            )
+        )
+        return Images(bank, bank, test)
+
+    return read
+
+
+def pretrain(settings, recipe, read):
     """Trains an encoder, and leaves it with its record in a folder.
 
     Args:
         settings: `Settings`.
         recipe: name of the program, for the folder.
-        source: the data set, see `data.load`.
+        read: see `run`.
 
     Returns:
         The folder, a `Path`; of many workers, that of the chief, and None to
@@ -63,33 +105,20 @@ def pretrain(settings, recipe, source):
     # First, for TensorFlow must know other hosts before it does anything.
     strategy = distribution.strategy(settings.strategy)
     with distribution.loss_of_workers(strategy):
-        return _pretrain(settings, recipe, source, strategy)
-
-
-def _pretrain(settings, recipe, source, strategy):
-    chief = distribution.is_chief(strategy)
-    keras.config.set_dtype_policy(settings.precision)
-    with distribution.chief_first(strategy):  # it may prepare the data
-        bank, test = (
-            data.load(
-                source, split, data_dir=settings.data_dir, examples=examples
-            )
-            for split, examples in (
-                ("train", settings.train_examples),
-                ("test", settings.test_examples),
-            )
-        )
-    folder = None
-    if chief:
-        replicas = strategy.num_replicas_in_sync
-        folder = _record.open_folder(
-            _record.make(settings, recipe, bank, test, replicas)
-        )
-    with _saying_how_to_go_on(folder):
-        _train_and_leave(settings, bank, test, strategy, folder)
-        # Should the chief fail, all start again.
-        distribution.meet(strategy)
-    return folder
+        keras.config.set_dtype_policy(settings.precision)
+        with distribution.chief_first(strategy):  # it may prepare the data
+            images = read(settings)
+        folder = None
+        if distribution.is_chief(strategy):
+            replicas = strategy.num_replicas_in_sync
+            record = _record.make(settings, recipe, images, replicas)
+            folder = _record.open_folder(record)
+            _record.write_skipped(folder, images.train)
+        with _saying_how_to_go_on(folder):
+            _train_and_leave(settings, images, strategy, folder)
+            # Should the chief fail, all start again.
+            distribution.meet(strategy)
+        return folder
 
 
 @contextlib.contextmanager
@@ -110,55 +139,84 @@ def _saying_how_to_go_on(folder):
         raise
 
 
-def _train_and_leave(settings, bank, test, strategy, folder):
+def _train_and_leave(settings, images, strategy, folder):
     """Trains, and writes what there is to write where there is a folder."""
     # Not before: a data set that is prepared first takes random numbers.
     keras.utils.set_random_seed(settings.seed)
+    train, bank, test = images
+    labelled = bank.labelled and test.labelled
     with strategy.scope():
         model = build_model(
-            settings, bank.images, strategy.num_replicas_in_sync
+            settings,
+            train.num_examples,
+            bank.images.shape[1],
+            strategy.num_replicas_in_sync,
         )
     k = min(200, len(bank.images))
     monitor = moco_keras.callbacks.KNNMonitor(
         bank, test, every=settings.knn_every, k=k
     )
     monitor.set_model(model)
-    untrained = monitor.evaluate()["knn"]
-
-    watchers = [moco_keras.callbacks.StopOnNaN(), monitor]
+    callbacks, metrics = [moco_keras.callbacks.StopOnNaN()], {}
+    if labelled:
+        metrics["knn_untrained"] = monitor.evaluate()["knn"]
+        callbacks.append(monitor)
     checkpoints = None
     if folder is not None:
-        checkpoints = folder / "checkpoints"
-        metrics = _before(bank, test, untrained, k)
+        _before(images, metrics, k)
         log = _record.History(folder / "history.csv")
         board = keras.callbacks.TensorBoard(folder / "logs", write_graph=False)
-        watchers += [log, board]
+        callbacks += [log, board]
+        checkpoints = folder / "checkpoints"
+    checkpoint = moco_keras.Checkpoint(checkpoints, settings.checkpoint_every)
+    if isinstance(train, data.ImageStream):
+        views = data.two_views(train, model.augmenter, settings.batch_size)
+        fit = functools.partial(model.fit, views)
+    else:
+        fit = functools.partial(
+            model.fit, train.images, batch_size=settings.batch_size
+        )
     start = time.perf_counter()
-    history = model.fit(
-        bank.images,
-        batch_size=settings.batch_size,
+    history = fit(
         epochs=settings.epochs,
-        callbacks=[
-            *watchers,
-            moco_keras.Checkpoint(checkpoints, settings.checkpoint_every),
-        ],
+        callbacks=[*callbacks, checkpoint],
         verbose="auto" if folder is not None else 0,
     )
     seconds = time.perf_counter() - start
-    if not history.epoch:  # only the export was missing
-        monitor.evaluate()
+    if not (history.epoch and labelled):
+        monitor.extract()
     if folder is not None:
-        metrics |= {
-            "knn_trained": log.epochs[-1]["knn"],
-            "knn_trained_projection": log.epochs[-1]["knn_projection"],
-            "history": log.epochs,
-        }
         # Of this process; tracing and the kNN evaluations are part of it.
         speed = log.steps * settings.batch_size / seconds
         timing = {"seconds": seconds, "images_per_second": speed}
         _record.write_json(folder / "timing.json", timing)
+        for name in ("knn", "knn_projection") if labelled else ():
+            trained = name.replace("knn", "knn_trained")
+            metrics[trained] = log.epochs[-1][name]
+        metrics["history"] = log.epochs
         _leave(folder, model, monitor, bank, test, metrics)
         _print_summary(metrics, k, speed, folder)
+
+
+def _before(images, metrics, k):
+    """Prints what there is, and what to compare a training with."""
+    train, bank, test = images
+    print(f"{train.source}: {train.num_examples} training images")
+    if train.skipped:
+        print(image_files.summary(train.skipped))
+    if "knn_untrained" in metrics:
+        metrics["knn_raw_pixels"] = knn.accuracy(
+            features.unit_rows(bank.images),
+            bank.labels,
+            features.unit_rows(test.images),
+            test.labels,
+            k=k,
+        )
+        print(
+            f"kNN (k={k}) of {len(test.images)} test images: of raw pixels "
+            f"{metrics['knn_raw_pixels']:.3f}, of the untrained encoder "
+            f"{metrics['knn_untrained']:.3f}"
+        )
 
 
 def _leave(folder, model, monitor, bank, test, metrics):
@@ -171,32 +229,14 @@ def _leave(folder, model, monitor, bank, test, metrics):
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def _before(bank, test, untrained, k):
-    """Prints, and returns, what there is to compare a training with."""
-    raw_pixels = knn.accuracy(
-        features.unit_rows(bank.images),
-        bank.labels,
-        features.unit_rows(test.images),
-        test.labels,
-        k=k,
-    )
-    print(
-        f"{bank.source}: {len(bank.images)} training, {len(test.images)} test"
-    )
-    print(f"kNN (k={k}) of raw pixels: {raw_pixels:.3f}")
-    print(f"kNN (k={k}) of the untrained encoder: {untrained:.3f}")
-    return {"knn_raw_pixels": raw_pixels, "knn_untrained": untrained}
-
-
-def build_model(settings, images, num_replicas=1):
-    """The compiled `MoCo` of the settings, for uint8 images (N, S, S, 3)."""
-    if settings.batch_size > len(images):
+def build_model(settings, num_images, image_size, num_replicas=1):
+    """The compiled `MoCo` of the settings, for views (N, S, S, 3)."""
+    if settings.batch_size > num_images:
         raise ValueError(
             "--batch_size must be at most the number of training images. "
-            f"Received: --batch_size={settings.batch_size}, {len(images)} "
+            f"Received: --batch_size={settings.batch_size}, {num_images} "
             "images."
         )
-    image_size = images.shape[1]
     encoder = moco_keras.build_encoder(
         settings.encoder,
         image_size,
@@ -216,7 +256,7 @@ def build_model(settings, images, num_replicas=1):
         temperature=settings.temperature,
         symmetric=settings.symmetric,
     )
-    steps_per_epoch = len(images) // settings.batch_size
+    steps_per_epoch = num_images // settings.batch_size
     learning_rate = moco_keras.schedules.EpochCosine(
         settings.learning_rate, steps_per_epoch, settings.epochs
     )
@@ -229,9 +269,9 @@ def build_model(settings, images, num_replicas=1):
 def _draw(folder, model, monitor, bank, test, metrics):
     plotting.curves(
         metrics["history"],
-        metrics["knn_raw_pixels"],
-        metrics["knn_untrained"],
         folder / "curves.png",
+        metrics.get("knn_raw_pixels"),
+        metrics.get("knn_untrained"),
     )
     shown = test.images[:8]
     plotting.views(
@@ -241,21 +281,23 @@ def _draw(folder, model, monitor, bank, test, metrics):
         folder / "views.png",
     )
     bank_features, test_features = monitor.features
-    _, rows = knn.nearest(bank_features, test_features[:8], k=5)
+    k = min(5, len(bank.images))
+    _, rows = knn.nearest(bank_features, test_features[:8], k)
     plotting.neighbours(
         shown,
         test.labels[:8],
         bank.images[rows],
         bank.labels[rows],
-        test.class_names,
+        test.class_names if "knn_trained" in metrics else [],
         folder / "neighbours.png",
     )
 
 
 def _print_summary(metrics, k, images_per_second, folder):
-    print(f"\nkNN, k={k}, share of test images right")
-    for name in ("raw_pixels", "untrained", "trained"):
-        print(f"  {name.replace('_', ' '):<12}{metrics[f'knn_{name}']:.3f}")
+    if "knn_trained" in metrics:
+        print(f"\nkNN, k={k}, share of test images right")
+        for name in ("raw_pixels", "untrained", "trained"):
+            print(f"  {name.replace('_', ' '):<12}{metrics[f'knn_{name}']:.3f}")
     if images_per_second:
         print(f"{images_per_second:.0f} images a second")
     print(f"The encoder, its record and its pictures are in {folder}")

@@ -15,11 +15,13 @@ import keras
 import tensorflow as tf
 
 import moco_keras
+from moco_keras import image_files
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 # What may change on the way.
 _PLACES = (
     "data_dir",
+    "images",
     "export_dir",
     "run_dir",
     "checkpoint_every",
@@ -27,13 +29,13 @@ _PLACES = (
 )
 
 
-def make(settings, recipe, bank, test, num_replicas):
+def make(settings, recipe, images, num_replicas):
     """What a run is, for settings.json.
 
     Args:
         settings: `Settings`.
         recipe: name of the program.
-        bank, test: `data.ImageSet`s.
+        images: `_pretrain.Images`.
         num_replicas: devices that share each step.
     """
     gpus = [
@@ -52,11 +54,11 @@ def make(settings, recipe, bank, test, num_replicas):
         "device": gpus or f"CPU {platform.machine()}, {os.cpu_count()} cores",
         "replicas": num_replicas,
         "data": {
-            "source": bank.source,
-            "train_images": len(bank.images),
-            "test_images": len(test.images),
-            "image_shape": list(bank.images.shape[1:]),
-            "classes": bank.class_names,
+            "source": images.train.source,
+            "train_images": images.train.num_examples,
+            "test_images": images.test.num_examples,
+            "image_shape": list(images.test.images.shape[1:]),
+            "classes": images.test.class_names,
         },
     }
 
@@ -90,6 +92,24 @@ def open_folder(record):
 def write_json(path, value):
     """Writes a file as a whole."""
     _write(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_skipped(folder, images):
+    """Writes skipped.csv, of the files that are no images, if there are any."""
+    if images.skipped:
+        rows = [
+            {"file": image_files.printable(path), "reason": reason}
+            for path, reason in images.skipped
+        ]
+        _write_csv(folder / "skipped.csv", rows)
+
+
+def _write_csv(path, rows):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(path, text.getvalue())
 
 
 def _write(path, text):
@@ -152,11 +172,7 @@ class History(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append({"epoch": epoch + 1, **logs})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.epochs[0]))
-        writer.writeheader()
-        writer.writerows(self.epochs)
-        _write(self.path, text.getvalue())
+        _write_csv(self.path, self.epochs)
 
 
 def _number(text):

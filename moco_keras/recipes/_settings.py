@@ -9,7 +9,7 @@ from absl import flags
 from moco_keras import checkpoint, distribution
 
 
-def _setting(default, help, low=None, choices=None):
+def setting(default, help, low=None, choices=None):
     """A field with its default, its help and its bounds.
 
     `low` is a bound that the value must exceed, for numbers.
@@ -22,82 +22,82 @@ def _setting(default, help, low=None, choices=None):
 class Settings:
     """What a run is told; the defaults are those of the paper's notebook."""
 
-    data_dir: str | None = _setting(
+    data_dir: str | None = setting(
         None,
         "where TensorFlow Datasets keeps its data; by default the environment "
         "variable MOCO_KERAS_DATA_DIR, or else its own default",
     )
-    export_dir: str = _setting(
+    export_dir: str = setting(
         "saved_models", "where the folder of the run is written"
     )
-    run_dir: str | None = _setting(
+    run_dir: str | None = setting(
         None,
         "the folder of the run instead; a run that was interrupted there goes "
         "on from its last checkpoint",
     )
-    checkpoint_every: str = _setting(
+    checkpoint_every: str = setting(
         "1 minute", "how often a run is saved, in steps or minutes"
     )
-    train_examples: int | None = _setting(
+    train_examples: int | None = setting(
         None, "train on the first N of a fixed shuffle; all by default", low=0
     )
-    test_examples: int | None = _setting(
+    test_examples: int | None = setting(
         None, "test on the first N of a fixed shuffle; all by default", low=0
     )
-    encoder: str = _setting(
+    encoder: str = setting(
         "resnet18", "backbone", choices=("resnet18", "resnet34", "resnet50")
     )
-    stem: str = _setting(
+    stem: str = setting(
         "auto",
         "first layers: for CIFAR's size, ImageNet's, or what fits the images",
         choices=("auto", "cifar", "imagenet"),
     )
-    width: int = _setting(64, "channels of the first stage", low=0)
-    head: str = _setting(
+    width: int = setting(64, "channels of the first stage", low=0)
+    head: str = setting(
         "linear", "projection head of MoCo v1 or v2", choices=("linear", "mlp")
     )
-    projection_dim: int = _setting(128, "length of a projection, C", low=0)
-    bn_splits: int = _setting(
+    projection_dim: int = setting(128, "length of a projection, C", low=0)
+    bn_splits: int = setting(
         8,
         "groups of a batch, that of all devices, that batch norm treats apart; "
         "divided by the devices, at least one each",
         low=0,
     )
-    augmentation: str = _setting(
+    augmentation: str = setting(
         "cifar",
         "kind of random views",
         choices=("cifar", "moco_v1", "moco_v2"),
     )
-    min_area: float = _setting(
+    min_area: float = setting(
         0.08, "smallest part of an image that a view shows", low=0
     )
-    batch_size: int = _setting(512, "images in a step, of all devices", low=0)
-    epochs: int = _setting(200, "passes over the training images", low=0)
-    queue_size: int = _setting(4096, "keys in the queue, K", low=0)
-    momentum: float = _setting(0.99, "of the key encoder, m, in [0, 1]")
-    temperature: float = _setting(0.1, "divides the similarities, T", low=0)
-    symmetric: bool = _setting(False, "let both views be query and key in turn")
-    learning_rate: float = _setting(
+    batch_size: int = setting(512, "images in a step, of all devices", low=0)
+    epochs: int = setting(200, "passes over the training images", low=0)
+    queue_size: int = setting(4096, "keys in the queue, K", low=0)
+    momentum: float = setting(0.99, "of the key encoder, m, in [0, 1]")
+    temperature: float = setting(0.1, "divides the similarities, T", low=0)
+    symmetric: bool = setting(False, "let both views be query and key in turn")
+    learning_rate: float = setting(
         0.06,
         "of SGD with momentum 0.9; falls by a cosine, epoch by epoch",
         low=0,
     )
-    l2: float = _setting(
+    l2: float = setting(
         5e-4, "weight decay of PyTorch's kind, added to the gradient"
     )
-    strategy: str = _setting(
+    strategy: str = setting(
         "auto",
         "over which devices a step is spread: one, all GPUs of this host, all "
         "hosts of TF_CONFIG, a TPU, or what fits",
         choices=distribution.NAMES,
     )
-    seed: int = _setting(0, "of everything random")
-    precision: str = _setting(
+    seed: int = setting(0, "of everything random")
+    precision: str = setting(
         "float32",
         "of the arithmetic",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
-    knn_every: int = _setting(
+    knn_every: int = setting(
         5, "epochs between kNN evaluations; the first and last always", low=0
     )
 
@@ -136,8 +136,8 @@ _DEFINERS = {
 
 def define_flags(defaults, flag_values=flags.FLAGS):
     """Makes an absl flag of each field, with the values of `defaults`."""
-    types = typing.get_type_hints(Settings)
-    for field in dataclasses.fields(Settings):
+    types = typing.get_type_hints(type(defaults))
+    for field in dataclasses.fields(defaults):
         default = getattr(defaults, field.name)
         choices, help = field.metadata["choices"], field.metadata["help"]
         if choices:
@@ -151,14 +151,17 @@ def define_flags(defaults, flag_values=flags.FLAGS):
         flag_values.register_key_flag_for_module(sys.argv[0], flag)
 
 
-def from_flags(flag_values=flags.FLAGS):
-    """The `Settings` that the command line asks for.
+def from_flags(kind=Settings, flag_values=flags.FLAGS):
+    """The settings that the command line asks for.
+
+    Args:
+        kind: `Settings`, or those of a program that has more.
 
     Raises:
         ValueError: if a value is out of range.
     """
     values = {
         field.name: flag_values[field.name].value
-        for field in dataclasses.fields(Settings)
+        for field in dataclasses.fields(kind)
     }
-    return Settings(**values)
+    return kind(**values)

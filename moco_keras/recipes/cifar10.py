@@ -10,4 +10,4 @@ Settings of other sizes are in the top-level folder recipes/.
 from moco_keras.recipes import _pretrain
 
 if __name__ == "__main__":
-    _pretrain.run("cifar10", "cifar10")
+    _pretrain.run("cifar10", _pretrain.by_name("cifar10"))

@@ -21,4 +21,4 @@ _DEFAULTS = _settings.Settings(
 )
 
 if __name__ == "__main__":
-    _pretrain.run("textures", "textures", _DEFAULTS)
+    _pretrain.run("textures", _pretrain.by_name("textures"), _DEFAULTS)

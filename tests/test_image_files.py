@@ -1,0 +1,175 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moco_keras import augmentations, data, image_files
+
+OTHER = "Neither JPEG nor PNG, GIF or BMP"
+LARGE = "More than 50,000,000 pixels"
+
+
+def noise(width=40, height=30):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (height, width, 3), "uint8")
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images of all kinds, and what is none."""
+    folder = tmp_path_factory.mktemp("images")
+    for suffix in ("jpg", "png", "bmp"):
+        noise().save(folder / f"good.{suffix}")
+    noise().convert("CMYK").save(folder / "cmyk.jpg")
+    deep = np.random.default_rng(0).integers(0, 65536, (30, 40)).astype("<u2")
+    Image.fromarray(deep).save(folder / "deep.png")
+    noise().convert("RGBA").save(folder / "alpha.png")
+    frames = [noise().rotate(90 * i) for i in range(4)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames)
+    noise(1, 1).save(folder / "pixel.jpg")
+    name = os.path.join(os.fsencode(folder), b"\xff\xfe name.png")  # noqa: PTH118
+    noise().save(name, format="PNG")
+    (folder / "within").mkdir()
+    noise().save(folder / "within" / "deeper.png")
+    (folder / "within" / "loop").symlink_to(folder)
+    (folder / ".hidden").write_text("not looked at")
+
+    for suffix in ("jpg", "png", "bmp"):
+        whole = (folder / f"good.{suffix}").read_bytes()
+        half = folder / f"truncated.{suffix}"
+        half.write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.jpg").touch()
+    (folder / "short.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "text.jpg").write_text("a list of things to buy")
+    noise().save(folder / "photo.webp")
+    for suffix in ("jpg", "png", "gif"):
+        vast = Image.new("L", (20_000, 20_000))
+        vast.save(folder / f"vast.{suffix}")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "itself.jpg").symlink_to("itself.jpg")
+    (folder / "nothing.jpg").symlink_to("gone.jpg")
+    return folder
+
+
+GOOD = [
+    "alpha.png",
+    "cmyk.jpg",
+    "deep.png",
+    "good.bmp",
+    "good.jpg",
+    "good.png",
+    "moving.gif",
+    "pixel.jpg",
+    "within/deeper.png",
+    "\\xff\\xfe name.png",
+]
+SKIPPED = {
+    "empty.jpg": OTHER,
+    "itself.jpg": "Too many levels of symbolic links",
+    "nothing.jpg": "No such file or directory",
+    "photo.webp": OTHER,
+    "pipe.jpg": "not a file",
+    "short.png": "Invalid PNG",
+    "text.jpg": OTHER,
+    "truncated.bmp": "Incomplete bmp content",
+    "truncated.jpg": "jpeg::Uncompress failed. Invalid JPEG data",
+    "truncated.png": "Invalid PNG data",
+    "vast.gif": LARGE,
+    "vast.jpg": LARGE,
+    "vast.png": LARGE,
+}
+
+
+def test_what_cannot_be_decoded_is_skipped_and_listed(folder):
+    scan = image_files.scan(folder)
+    names = [
+        image_files.printable(path.relative_to(folder)) for path in scan.files
+    ]
+    assert sorted(names) == sorted(GOOD)
+    skipped = {path.name: reason for path, reason in scan.skipped}
+    assert skipped.keys() == SKIPPED.keys()
+    for name, reason in SKIPPED.items():
+        assert skipped[name].startswith(reason), name
+    summary = image_files.summary(scan.skipped)
+    assert f"{len(SKIPPED)} files" in summary
+    assert f"3 {LARGE}: vast.gif, vast.jpg, vast.png" in summary
+
+
+def test_the_first_of_them_is_an_error_if_told_so(folder):
+    with pytest.raises(ValueError, match=r'empty.jpg: Neither.*"skip"'):
+        image_files.scan(folder, "error")
+    with pytest.raises(ValueError, match="on_bad_image='ignore'"):
+        image_files.scan(folder, "ignore")
+
+
+def test_the_others_are_what_they_show(folder):
+    images = {
+        path.name: image_files.decode(path.read_bytes()).numpy()
+        for path in image_files.scan(folder).files
+    }
+    expected = np.asarray(noise())
+    for name in ("good.bmp", "good.png", "alpha.png"):
+        np.testing.assert_array_equal(images[name], expected, name)
+    with Image.open(folder / "cmyk.jpg") as cmyk:
+        expected = np.asarray(cmyk.convert("RGB"))
+    np.testing.assert_allclose(images["cmyk.jpg"], expected, atol=2)
+    with Image.open(folder / "deep.png") as deep:
+        high_bytes = np.asarray(deep) // 256
+    for channel in range(3):
+        np.testing.assert_allclose(
+            images["deep.png"][..., channel], high_bytes, atol=1
+        )
+    with Image.open(folder / "moving.gif") as moving:
+        first = np.asarray(moving.convert("RGB"))
+    np.testing.assert_array_equal(images["moving.gif"], first)
+    assert images["pixel.jpg"].shape == (1, 1, 3)
+
+
+def test_they_train(folder, make_model):
+    """Those of one pixel and of names that are no text too."""
+    views = data.two_views(data.read(folder), augmentations.moco_v2(8), 5)
+    history = make_model().fit(views, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert data.load(folder, image_size=8).images.shape == (10, 8, 8, 3)
+
+
+def test_memory_is_bounded(folder):
+    """A process that decodes a vast image would need 1.2 GB more."""
+    code = (
+        "import moco_keras, resource; from moco_keras import image_files\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"assert len(image_files.scan({str(folder)!r}).skipped) == 13\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert int(result.stdout) < 300_000  # kB
+
+
+def test_what_may_not_be_read(tmp_path):
+    if not hasattr(os, "seteuid") or os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    for path in ("open/a.png", "shut/b.png", "c.png"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        noise().save(tmp_path / path)
+    (tmp_path / "c.png").chmod(0)
+    (tmp_path / "shut").chmod(0)
+    for parent in tmp_path.parents:
+        if not parent.stat().st_mode & 1:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    tmp_path.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        scan = image_files.scan(tmp_path)
+    finally:
+        os.seteuid(0)
+    assert [path.name for path in scan.files] == ["a.png"]
+    assert sorted((path.name, reason) for path, reason in scan.skipped) == [
+        ("c.png", "Permission denied"),
+        ("shut", "Permission denied"),
+    ]
