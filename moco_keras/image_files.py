@@ -102,7 +102,6 @@ def decode(contents):
 
 def _declared_size(contents):
     """Height and width, or the reverse, as the first bytes say; int32 (2,)."""
-
     # However short the file is.
     head = tf.strings.join([tf.strings.substr(contents, 0, 32), bytes(32)])
 

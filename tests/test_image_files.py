@@ -75,7 +75,7 @@ SKIPPED = {
     "pipe.jpg": "not a file",
     "short.png": "Invalid PNG",
     "text.jpg": OTHER,
-    "truncated.bmp": "Incomplete bmp content",
+    "truncated.bmp": "Input size should match",
     "truncated.jpg": "jpeg::Uncompress failed. Invalid JPEG data",
     "truncated.png": "Invalid PNG data",
     "vast.gif": LARGE,

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import time
 
 import numpy as np
@@ -9,12 +10,13 @@ import programs
 import pytest
 import tensorflow as tf
 from absl import flags
+from PIL import Image
 from programs import ROOT, numbers, run
 from replicas import free_ports, tf_config
 
 import moco_keras
 from moco_keras import textures
-from moco_keras.recipes import _pretrain, _settings, _threads
+from moco_keras.recipes import _pretrain, _settings, _threads, image_folder
 
 PICTURES = ["curves.png", "views.png", "neighbours.png"]
 
@@ -114,6 +116,74 @@ def test_a_seed_gives_the_same_numbers_even_to_an_interrupted_run(
         np.testing.assert_array_equal(a, b, err_msg=path)
     history = (folder / "history.csv").read_text()
     assert history == (smoke[1] / "history.csv").read_text()
+
+
+def test_a_folder_of_images_stopped_and_gone_on_with(tmp_path):
+    folder = tmp_path / "images"
+    (folder / "within").mkdir(parents=True)
+    images, _ = textures.draw(60, seed=0)
+    for i, image in enumerate(images):
+        size = (20 + i, 40 - i // 2)
+        Image.fromarray(image).resize(size).save(folder / f"within/{i}.jpg")
+    Image.fromarray(images[0]).save(folder / "no class.png")
+    (folder / "notes.jpg").write_text("a list of things to buy")
+    run_dir = tmp_path / "run"
+    command = (
+        "image_folder",
+        "--flagfile=recipes/smoke.flags",
+        f"--images={folder}",
+        f"--run_dir={run_dir}",
+        "--checkpoint_every=1 step",
+        "--encoder=resnet18",
+        "--image_size=16",
+        "--train_examples=61",
+        "--test_examples=9",
+        "--batch_size=8",
+        "--epochs=4",
+    )
+    process = programs.start(*command)
+    while len(list(run_dir.glob("checkpoints/*.index"))) < 3:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    stopped = programs.finish(process)
+    assert stopped.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in stopped.stderr
+    assert "Stopped by SIGTERM, and saved" in stopped.stderr
+    assert f"--run_dir={run_dir}" in stopped.stderr
+    assert "1 Neither JPEG nor PNG, GIF or BMP: notes.jpg" in stopped.stdout
+
+    result = run(*command)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in run_dir.iterdir()} == {
+        "encoder",
+        "logs",
+        "model.keras",
+        "settings.json",
+        "metrics.json",
+        "timing.json",
+        "history.csv",
+        "skipped.csv",
+        *PICTURES,
+    }
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert metrics.keys() == {"history"}  # not all have a class
+    assert [epoch["epoch"] for epoch in metrics["history"]] == [1, 2, 3, 4]
+    assert "notes.jpg" in (run_dir / "skipped.csv").read_text()
+
+
+def test_a_folder_is_needed():
+    with pytest.raises(ValueError, match="--images must be given"):
+        image_folder.read(image_folder.FolderSettings())
+
+
+def test_a_bad_image_ends_a_run_if_told_so(tmp_path):
+    (tmp_path / "notes.jpg").write_text("a list of things to buy")
+    settings = image_folder.FolderSettings(
+        images=str(tmp_path), on_bad_image="error"
+    )
+    with pytest.raises(ValueError, match="notes.jpg: Neither"):
+        image_folder.read(settings)
 
 
 def test_another_seed_gives_other_numbers(smoke, run_smoke):
