@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # TensorFlow's greetings are not news; its warnings are.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test soak lint clean
 
 ## Trains an encoder on textures that draw themselves: minutes on a CPU.
 demo: $(VENV)/installed
@@ -14,6 +14,11 @@ demo: $(VENV)/installed
 ## Runs the tests.
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+
+## Kills runs at many moments, starts them again, and compares: ten minutes.
+soak: $(VENV)/installed
+	PYTHONPATH=. $(BIN)/python tests/soak.py $(SOAK)
+	PYTHONPATH=. $(BIN)/python tests/soak.py $(SOAK) --replicas=2
 
 ## Checks the style.
 lint: $(VENV)/installed

@@ -81,28 +81,27 @@ class Checkpoint(keras.callbacks.Callback):
             self._snapshots = Snapshots(self.folder)
             state = self._newest(state)
         state = distribution.of_chief(state, strategy)
-        position, *values = state.values()
-        steps, epochs, batches = (int(number) for number in position)
+        steps, epochs, batches = map(int, state["position"])
         if epochs < 0:
             return None
         self._steps = steps
-        for variable, value in zip(self._same, values, strict=False):
-            variable.assign(value)
-        values = values[len(self._same) :]
-        self._of_replicas.assign(values)
+        for i, variable in enumerate(self._same):
+            variable.assign(state[f"variable/{i:04d}"])
+        self._of_replicas.assign(state["of_replicas"])
         # Keras sets the metrics among them back when an epoch begins.
-        self._restored = values if batches else None
+        self._restored = state["of_replicas"] if batches else None
         return epochs, batches
 
     def _state(self, epochs, batches):
         """All that is saved: tensors by name."""
         position = [self._steps, epochs, batches]
-        state = {"position": tf.constant(position, "int64")}
+        state = {
+            "position": tf.constant(position, "int64"),
+            "of_replicas": self._of_replicas.values(),
+        }
         for i, variable in enumerate(self._same):
             # What it is now: Keras's `convert_to_tensor` is the variable.
             state[f"variable/{i:04d}"] = tf.identity(variable.value)
-        for i, values in enumerate(self._of_replicas.values()):
-            state[f"of_replicas/{i:04d}"] = values
         return state
 
     def _newest(self, state):
@@ -110,27 +109,23 @@ class Checkpoint(keras.callbacks.Callback):
         saved = self._snapshots.newest()
         if saved is None:
             return state
+        if "of_replicas" in saved:
+            saved["of_replicas"] = distribution.share(
+                saved["of_replicas"], len(state["of_replicas"])
+            )
+        saved = {name: tf.convert_to_tensor(x) for name, x in saved.items()}
         kinds, expected = (
-            {
-                name: (x.dtype, x.shape[name.startswith("of_replicas") :])
-                for name, x in tensors.items()
-            }
+            {(name, x.dtype, *x.shape) for name, x in tensors.items()}
             for tensors in (saved, state)
         )
         if kinds != expected:
             raise ValueError(
                 "A training can go on only with the model and the optimizer "
                 f"that it was saved from. Received, in {self.folder}, one of "
-                f"which {len(kinds.items() ^ expected.items())} tensors "
-                "differ. Build the same, or choose another folder."
+                f"which {len(kinds - expected)} tensors differ. Build the "
+                "same, or choose another folder."
             )
-        return {
-            # On other devices than before, all get the mean.
-            name: distribution.share(saved[name], len(x))
-            if name.startswith("of_replicas")
-            else saved[name]
-            for name, x in state.items()
-        }
+        return {name: saved[name] for name in state}
 
     @contextlib.contextmanager
     def at_work(self):

@@ -5,6 +5,7 @@ batch. Without a strategy there is one, and nothing here changes anything.
 """
 
 import contextlib
+import math
 import os
 
 import numpy as np
@@ -108,7 +109,8 @@ def chief_first(strategy):
 
 def meet(strategy):
     """Waits until all workers are here."""
-    of_chief([0], strategy)
+    if across_workers(strategy):
+        _of_first(tf.zeros(1), strategy)
 
 
 @contextlib.contextmanager
@@ -255,7 +257,7 @@ class OfReplicas:
     """Variables of which each replica has values of its own.
 
     Args:
-        variables: Keras variables.
+        variables: Keras variables, float32.
         strategy: that trains.
     """
 
@@ -266,28 +268,30 @@ class OfReplicas:
         self._assign = tf.function(lambda x: strategy.run(self._take, (x,)))
 
     def _gather(self):
-        # Copies, for variables cannot be gathered over workers of one device.
-        return [all_gather(tf.identity(v.value)[None]) for v in self._variables]
+        # As one tensor, for a message costs more than what it holds.
+        values = [tf.reshape(v.value, (1, -1)) for v in self._variables]
+        return all_gather(tf.concat(values, axis=1))
 
     def _take(self, values):
-        for variable, value in zip(self._variables, values, strict=True):
-            variable.assign(own_part(value)[0])
+        sizes = [math.prod(v.shape) for v in self._variables]
+        own = tf.split(own_part(values)[0], sizes)
+        for variable, value in zip(self._variables, own, strict=True):
+            variable.assign(tf.reshape(value, variable.shape))
 
     def values(self):
-        """What all replicas hold, in their order: (replicas, ...) each."""
-        local = self._strategy.experimental_local_results
-        return [local(values)[0] for values in self._values()]
+        """What all replicas hold, in their order: float32 (replicas, n)."""
+        return self._strategy.experimental_local_results(self._values())[0]
 
     def assign(self, values):
-        """Gives each replica its own: (replicas, ...) each."""
+        """Gives each replica its own of float32 (replicas, n)."""
         self._assign(values)
 
     def average(self):
         """Gives all replicas the mean of what they hold."""
         replicas = self._strategy.num_replicas_in_sync
-        if replicas > 1:
-            means = [tf.reduce_mean(x, 0, True) for x in self.values()]
-            self.assign([share(x, replicas) for x in means])
+        if replicas > 1 and self._variables:
+            mean = tf.reduce_mean(self.values(), 0, keepdims=True)
+            self.assign(share(mean, replicas))
 
 
 def share(values, replicas):
@@ -301,25 +305,41 @@ def share(values, replicas):
     """
     if len(values) == replicas:
         return values
-    return tf.repeat(tf.reduce_mean(values, 0, True), replicas, axis=0)
+    return tf.repeat(tf.reduce_mean(values, 0, keepdims=True), replicas, axis=0)
 
 
 def of_chief(values, strategy):
     """The chief's values, on all workers.
 
     Args:
-        values: a structure of tensors and numbers, of the same shapes on all.
+        values: dict of tensors, of the same shapes on all.
     """
     if not across_workers(strategy):
         return values
+    by_kind = {}
+    for name, value in values.items():
+        by_kind.setdefault(value.dtype, []).append(name)
+    received = {}
+    for names in by_kind.values():
+        flat = [tf.reshape(values[name], -1) for name in names]
+        whole = _of_first(tf.concat(flat, 0), strategy)
+        parts = tf.split(whole, [len(x) for x in flat])
+        for name, part in zip(names, parts, strict=True):
+            received[name] = tf.reshape(part, values[name].shape)
+    return {name: received[name] for name in values}
 
-    @tf.function
+
+def _of_first(values, strategy):
+    """The first replica's values of a tensor, as a sum, which is exact."""
+
     def spread_out(values):
-        return strategy.run(tf.nest.map_structure, (_of_first, values))
+        replica = tf.distribute.get_replica_context()
+        first = replica.replica_id_in_sync_group == 0
+        zeros = tf.zeros_like(values)
+        return replica.all_reduce("SUM", tf.where(first, values, zeros))
 
-    local = strategy.experimental_local_results
-    values = tf.nest.map_structure(tf.convert_to_tensor, values)
-    return tf.nest.map_structure(lambda x: local(x)[0], spread_out(values))
+    received = tf.function(lambda x: strategy.run(spread_out, (x,)))(values)
+    return strategy.experimental_local_results(received)[0]
 
 
 def agreement(strategy):
@@ -342,14 +362,6 @@ def agreement(strategy):
         return [number > 0 for number in of_all.numpy().tolist()]
 
     return agree
-
-
-def _of_first(value):
-    """The first replica's value of a tensor, as a sum, which is exact."""
-    replica = tf.distribute.get_replica_context()
-    value = tf.convert_to_tensor(value)
-    first = replica.replica_id_in_sync_group == 0
-    return replica.all_reduce("SUM", tf.where(first, value, 0))
 
 
 def check_scope(strategy, **variables):

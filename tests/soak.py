@@ -23,7 +23,7 @@ import programs
 
 import moco_keras  # noqa: F401 (registers what a saved model is made of)
 
-EPOCHS, STEPS = 12, 8  # 8 steps of 64 images, of 512
+STEPS = 8  # of 64 images, of 512
 TWO_DEVICES = (
     "import runpy, replicas; replicas.logical_cpus(2); "
     "runpy.run_module('moco_keras.recipes.textures', run_name='__main__')"
@@ -33,7 +33,7 @@ TWO_DEVICES = (
 class Run:
     """A run of the smoke recipe, by one process after another."""
 
-    def __init__(self, folder, data_dir, replicas):
+    def __init__(self, folder, data_dir, replicas, epochs):
         self.folder, self.log = folder / "run", folder / "log"
         folder.mkdir(parents=True)
         how = {
@@ -43,7 +43,7 @@ class Run:
         _, *flags = programs.smoke(
             data_dir,
             f"--run_dir={self.folder}",
-            f"--epochs={EPOCHS}",
+            f"--epochs={epochs}",
             "--checkpoint_every=1 step",
         )
         self.command = [sys.executable, "-u", *how[replicas], *flags]
@@ -116,13 +116,13 @@ def compare(run, other):
         np.testing.assert_array_equal(a, b, err_msg=path)
 
 
-def soak(folder, data_dir, kills, replicas, seed, minutes):
+def soak(folder, data_dir, kills, epochs, replicas, seed, minutes):
     """Runs, kills and compares; returns what happened."""
     start = time.monotonic()
     random.seed(seed)
-    alone = Run(folder / "alone", data_dir, replicas)
+    alone = Run(folder / "alone", data_dir, replicas, epochs)
     alone.finish()
-    run = Run(folder / "killed", data_dir, replicas)
+    run = Run(folder / "killed", data_dir, replicas, epochs)
     killed = collections.Counter()
     steps = []
     for i in range(kills):
@@ -148,6 +148,7 @@ def soak(folder, data_dir, kills, replicas, seed, minutes):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--replicas", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10)
