@@ -44,6 +44,7 @@ class Run:
             data_dir,
             f"--run_dir={self.folder}",
             f"--epochs={epochs}",
+            "--test_examples=2000",  # an evaluation that takes its time
             "--checkpoint_every=1 step",
         )
         self.command = [sys.executable, "-u", *how[replicas], *flags]
@@ -64,43 +65,46 @@ class Run:
         assert code == 0, self.log.read_text()[-2000:]
 
     def kill(self, moment):
-        """Starts a process and kills it at a moment, if it does not end."""
+        """Starts a process and kills it at a moment, unless it ends before."""
+        before = self.saved(), self.evaluated()
+        more = random.randint(1, STEPS - 1)
         process = self.start()
-        some = self.saved() + random.randint(1, STEPS - 1)
         while process.poll() is None:
-            if self.is_at(moment, some):
+            if self.is_at(moment, before, more):
                 process.kill()
                 process.wait()
                 return True
         assert process.returncode == 0, self.log.read_text()[-2000:]
         return False
 
-    def is_at(self, moment, some):
-        if moment == "after some steps":
-            time.sleep(0.001 * random.randint(1, 20))
-            return self.saved() >= some
+    def is_at(self, moment, before, more):
         if moment == "writing":
             return any(self.folder.glob("checkpoints/*.tempstate*"))
-        # What it printed of the epoch that it is in.
-        said = self.log.read_bytes()[self.written :].rpartition(b"Epoch ")[2]
-        if f"{STEPS}/{STEPS}".encode() not in said:
-            return False
-        evaluated = self.epochs() >= int(said.split(b"/")[0])
-        return evaluated == (moment == "between epochs")
+        saved, evaluated = self.saved(), self.evaluated()
+        if moment == "in an epoch":
+            return saved >= before[0] + more
+        if moment == "between epochs":
+            return evaluated > before[1] and evaluated * STEPS > saved
+        # A step is left, of 30 ms or so, and then the evaluation, of 300.
+        if saved > before[0] and saved % STEPS == STEPS - 1:
+            time.sleep(random.uniform(0.05, 0.3))
+            return True
+        return False
 
     def saved(self):
         """Steps after which the newest checkpoint was written."""
         names = [p.stem for p in self.folder.glob("checkpoints/*.index")]
         return int(max(names, default=0))
 
-    def epochs(self):
+    def evaluated(self):
+        """Epochs of which history.csv knows."""
         try:
             return (self.folder / "history.csv").read_text().count("\n") - 1
         except FileNotFoundError:
             return 0
 
 
-MOMENTS = ("after some steps", "writing", "evaluating", "between epochs")
+MOMENTS = ("in an epoch", "writing", "evaluating", "between epochs")
 
 
 def compare(run, other):

@@ -5,13 +5,12 @@ import re
 import signal
 import time
 
-import numpy as np
 import programs
 import pytest
 import tensorflow as tf
 from absl import flags
 from PIL import Image
-from programs import ROOT, numbers, run
+from programs import ROOT, run
 from replicas import free_ports, tf_config
 
 import moco_keras
