@@ -16,6 +16,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 ## Kills runs at many moments, starts them again, and compares: ten minutes.
+SOAK ?= --kills=20 --minutes=4
 soak: $(VENV)/installed
 	PYTHONPATH=. $(BIN)/python tests/soak.py $(SOAK)
 	PYTHONPATH=. $(BIN)/python tests/soak.py $(SOAK) --replicas=2
