@@ -1,5 +1,6 @@
 """The benchmark's work in moco_keras."""
 
+import tempfile
 from pathlib import Path
 
 import keras
@@ -7,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_keras import (
+    Checkpoint,
     MoCo,
     augmentations,
     build_encoder,
@@ -165,6 +167,25 @@ def end_to_end(s):
     return run, steps * s["batch_size"]
 
 
+def saved(s):
+    """Steps of `fit` on images, with checkpoints if told so."""
+    model = _moco(s)
+    images = _random_pixels(s["steps"] * s["batch_size"], 32, 32, 3)
+
+    def run():
+        with tempfile.TemporaryDirectory() as folder:
+            every = s["every"]
+            callbacks = [Checkpoint(folder, every)] if every else []
+            model.fit(
+                images,
+                batch_size=s["batch_size"],
+                callbacks=callbacks,
+                verbose=0,
+            )
+
+    return run, len(images)
+
+
 def replicas(s):
     """Steps on images, by parts of the processor that pass for devices."""
     (cpu,) = tf.config.list_physical_devices("CPU")
@@ -259,6 +280,7 @@ if __name__ == "__main__":
         input_pipeline,
         read_files,
         end_to_end,
+        saved,
         replicas,
         momentum_update,
         queue,

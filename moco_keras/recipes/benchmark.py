@@ -56,6 +56,11 @@ _BENCHMARKS = {
             "shuffle": "split",
         },
     ],
+    # Saved forty times as often as once a minute, and not at all.
+    "checkpoint": [
+        {"work": "saved", "steps": 8, **_FULL, "queue_size": 65536, "every": n}
+        for n in ("1 step", None)
+    ],
     "augment_32": [{"work": "augment_32", "batch_size": 1024, "cores": 1}],
     "augment_224": [
         {"work": "augment_224", "batch_size": 32, "epochs": 32, "cores": 1}
@@ -87,7 +92,7 @@ _COMMANDS = {
     "import keras": (["-c", "import keras"], 0),
     "cifar10 --help": (["-m", "moco_keras.recipes.cifar10", "--help"], 1),
 }
-_NOT_OF_PEER = {"supervised", "read_files", "replicas", *_COMMANDS}
+_NOT_OF_PEER = {"supervised", "read_files", "replicas", "saved", *_COMMANDS}
 _OURS = [sys.executable, "-m", "moco_keras.recipes._work"]
 
 FLAGS = flags.FLAGS
