@@ -130,15 +130,16 @@ def training_batches(data, batch_size, strategy):
     Raises:
         ValueError: if the images cannot be trained on.
     """
-    own = isinstance(data, tf.data.Dataset), hasattr(data, "training_batches")
-    if any(own) and batch_size is not None:
+    batched = isinstance(data, tf.data.Dataset)
+    of_views = hasattr(data, "training_batches")
+    if (batched or of_views) and batch_size is not None:
         raise ValueError(
             "`batch_size` must not be given with a data set, which has "
             f"its own batches. Received: batch_size={batch_size}."
         )
-    if own[1]:
+    if of_views:
         return data.training_batches(strategy)
-    if own[0]:
+    if batched:
         spec = data.element_spec
         _check(images_of(spec))
         distribution.check_batch(keras.tree.flatten(spec)[0].shape[0], strategy)

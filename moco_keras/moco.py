@@ -183,8 +183,8 @@ class MoCo(keras.Model):
             x: uint8 images (N, H, W, 3), as an array or a batched
                 `tf.data.Dataset` of images, of (image, label) or of {"image",
                 "label"}; labels are ignored. Or pairs of views, float (N, S, S,
-                3) each, as `(im_q, im_k)` or a data set of such tuples; they
-                are used as they are.
+                3) each, as `(im_q, im_k)` or a data set of such tuples, which
+                are used as they are. Or what `data.two_views` returns.
             y: ignored labels.
             batch_size: images in a batch of an array, 32 unless told. The last
                 batch is dropped when it is not full.
