@@ -50,10 +50,13 @@ def main():
     parser.add_argument("--thousands", type=int, default=20)
     thousands = parser.parse_args().thousands
     keras.utils.set_random_seed(0)
-    encoder = moco_keras.build_encoder("resnet18", 16, 16, width=2, bn_splits=2)
-    model = moco_keras.MoCo(encoder, augmentations.cifar(16), queue_size=512)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, use_bias=False)(inputs)
+    x = moco_keras.SplitBatchNormalization(2, activation="relu")(x)
+    encoder = moco_keras.build_encoder(keras.Model(inputs, x), 8, 16)
+    model = moco_keras.MoCo(encoder, augmentations.cifar(8), queue_size=512)
     model.compile(optimizer=optimizers.SGD(0.01))
-    images = np.random.default_rng(0).integers(0, 256, (960, 16, 16, 3))
+    images = np.random.default_rng(0).integers(0, 256, (960, 8, 8, 3))
     images = images.astype("uint8")
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
