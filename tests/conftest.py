@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import fcntl
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -62,9 +63,15 @@ def make_model(make_encoder):
 
 @pytest.fixture(scope="session")
 def textures_dir(tmp_path_factory):
-    """A folder in which TFDS has prepared the textures."""
-    folder = tmp_path_factory.mktemp("tfds")
-    moco_keras.data.read("textures", data_dir=folder)
+    """A folder in which TFDS has prepared the textures, once for all."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all processes of this run
+    folder = base / "tfds"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        moco_keras.data.read("textures", data_dir=folder)
     return folder
 
 

@@ -34,11 +34,11 @@ BATCH, STEPS = 16, 10
 # By name: splits of batch norm of one device (0: no batch norm, "sync": one of
 # all replicas), settings, and numbers of replicas to try.
 RUNS = {
-    "plain": (0, {}, (1, 2, 4)),
+    "plain": (0, {}, (1, 2, "workers")),
     "symmetric v2": (
         0,
         {"symmetric": True, "head": "mlp", "ready_views": True},
-        (1, 2, 4),
+        (1, 2, 4, "workers"),
     ),
     "in order": (0, {"shuffle": "none", "ready_views": True}, (1, 2)),
     # Of two replicas, each has its own.
@@ -76,17 +76,20 @@ def make_images(count):
     return np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), "uint8")
 
 
+def ready_views(images):
+    """Two views of each image, as the images are and with colours swapped."""
+    return images.astype("float32"), images[..., ::-1, :].astype("float32")
+
+
 def train(model, steps=STEPS):
     """Trains in order; returns what there is to compare, by name."""
     losses = []
     watch = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: losses.append(dict(logs))
     )
-    data = make_images(steps * BATCH)
-    if model.augmenter is None:
-        data = data.astype("float32"), data[..., ::-1, :].astype("float32")
+    images = make_images(steps * BATCH)
     model.fit(
-        data,
+        images if model.augmenter else ready_views(images),
         batch_size=BATCH,
         shuffle=False,
         callbacks=[watch],
@@ -104,6 +107,17 @@ def train(model, steps=STEPS):
 def copies(variable):
     """The values that the replicas hold of a variable."""
     return [copy.numpy() for copy in getattr(variable.value, "values", ())]
+
+
+def are_same(model):
+    """Whether replicas hold the same after 50 steps in all, by variable."""
+    train(model, steps=50 - STEPS)
+    results = {}
+    for variable in model.variables:
+        first, *others = copies(variable)
+        same = [np.array_equal(first, other) for other in others]
+        results[f"same/{variable.path}"] = same
+    return results
 
 
 def logical_cpus(count):
@@ -219,7 +233,7 @@ def compare(strategy, folder):
     workers = distribution.across_workers(strategy)
     results = {}
     for name, (splits, settings, counts) in RUNS.items():
-        if replicas not in counts:
+        if ("workers" if workers else replicas) not in counts:
             continue
         with strategy.scope():
             model = make_model(
@@ -232,14 +246,9 @@ def compare(strategy, folder):
                 leave(model, folder)
             images = make_images(19)
             results["predicted"] = model.predict(images, 8, verbose=0)
+        if name == "batch norm" and replicas == 2:
+            results |= are_same(model)
     if replicas == 2:
-        with strategy.scope():
-            model = make_model(splits=1, ready_views=True)
-        train(model, steps=50)
-        for variable in model.variables:
-            first, *others = copies(variable)
-            same = [np.array_equal(first, other) for other in others]
-            results[f"same/{variable.path}"] = same
         results |= complaints(strategy)
     elif workers:
         for key, value in survive(strategy).items():
@@ -257,7 +266,7 @@ def survive(strategy, folder=None, dies=False):
     Another worker than the chief dies on the way, if told to.
     """
     with strategy.scope():
-        model = make_model(splits=1)
+        model = make_model(splits=1, ready_views=True)
 
     def perhaps_die(batch, logs):
         steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
@@ -266,7 +275,7 @@ def survive(strategy, folder=None, dies=False):
 
     death = keras.callbacks.LambdaCallback(on_train_batch_end=perhaps_die)
     model.fit(
-        make_images(5 * BATCH),
+        ready_views(make_images(5 * BATCH)),
         batch_size=BATCH,
         epochs=3,
         callbacks=[death, Checkpoint(folder / "run", "2 steps")]

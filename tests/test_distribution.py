@@ -102,8 +102,16 @@ def assert_same(results, expected, name):
         )
 
 
-@pytest.mark.parametrize("name", ["plain", "symmetric v2"])
-@pytest.mark.parametrize("count", ["two", "four", "workers"])
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [
+        ("two", "plain"),
+        ("workers", "plain"),
+        ("two", "symmetric v2"),
+        ("four", "symmetric v2"),
+        ("workers", "symmetric v2"),
+    ],
+)
 def test_replicas_train_as_one_device(one, name, count, request):
     """Losses, weights, key weights, queue, even the views, step by step."""
     assert_same(request.getfixturevalue(count), one, name)

@@ -109,6 +109,7 @@ def test_a_folder_of_images_stopped_and_gone_on_with(tmp_path):
         "--train_examples=61",
         "--test_examples=9",
         "--batch_size=8",
+        "--bn_splits=1",
         "--epochs=4",
     )
     process = programs.start(*command)
@@ -211,7 +212,7 @@ def test_missing_data_ends_at_once_with_one_message(tmp_path):
 def test_nan_ends_the_run_and_keeps_what_was_exported(textures_dir, smoke):
     export_dir = smoke[1].parent.parent
     before = {p: p.stat().st_mtime_ns for p in smoke[1].rglob("*")}
-    flags = f"--export_dir={export_dir}", "--learning_rate=inf"
+    flags = f"--export_dir={export_dir}", "--learning_rate=inf", "--bn_splits=1"
     result = run(*programs.smoke(textures_dir, *flags))
     assert result.returncode != 0
     assert "Traceback" not in result.stderr

@@ -20,7 +20,7 @@ def test_moco_learns_textures():
     """A short training lifts kNN well above the untrained encoder's."""
     bank, test = textures.draw(2000, seed=0), textures.draw(400, seed=1)
     encoder = moco_keras.build_encoder(
-        "resnet18", 32, 32, width=16, stem="imagenet", bn_splits=4
+        "resnet18", 32, 32, width=16, stem="imagenet", bn_splits=2
     )
     model = moco_keras.MoCo(
         encoder,
