@@ -139,7 +139,9 @@ class Checkpoint(keras.callbacks.Callback):
         self._signal = self._writing = None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                handlers[number] = signal.signal(number, note)
+                # Ignored, as SIGINT is by a shell's background jobs, it stays.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    handlers[number] = signal.signal(number, note)
         try:
             with concurrent.futures.ThreadPoolExecutor(1) as self._writer:
                 yield

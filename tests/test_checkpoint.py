@@ -177,12 +177,25 @@ def test_it_saves_by_minutes(make, views, tmp_path, monkeypatch):
     assert kept(tmp_path) == [4, 6, 8]  # at 100, 200, 300 and 400 s
 
 
+@pytest.fixture
+def ctrl_c():
+    """Sets what Ctrl-C does: nothing in a background job of a shell."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def set_to(handler):
+        signal.signal(signal.SIGINT, handler)
+
+    set_to(signal.default_int_handler)
+    yield set_to
+    set_to(before)
+
+
 @pytest.mark.parametrize(
     ("number", "error"),
     [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)],
 )
 def test_a_signal_ends_it_after_the_step(
-    make, views, tmp_path, number, error, capsys
+    make, views, tmp_path, number, error, capsys, ctrl_c
 ):
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     watch = Watch((0, 1), lambda: os.kill(os.getpid(), number))
@@ -200,7 +213,7 @@ def test_a_signal_ends_it_after_the_step(
     ]
 
 
-def test_the_second_signal_acts_at_once(make, views, tmp_path):
+def test_the_second_signal_acts_at_once(make, views, tmp_path, ctrl_c):
     def twice():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -208,6 +221,13 @@ def test_the_second_signal_acts_at_once(make, views, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(make(), views, 1, tmp_path, Watch((0, 1), twice))
     assert kept(tmp_path) == [1]
+
+
+def test_an_ignored_signal_stays_ignored(make, views, tmp_path, ctrl_c):
+    ctrl_c(signal.SIG_IGN)
+    watch = Watch((0, 1), lambda: signal.raise_signal(signal.SIGINT))
+    assert train(make(), views, 1, tmp_path, watch) == [0]
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_it_works_in_another_thread(make, views, tmp_path):

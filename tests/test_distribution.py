@@ -142,6 +142,10 @@ def test_shuffling_hides_batch_statistics(four):
     assert four["cheat/replicas"] < 0.25  # a quarter of the batch is shared
 
 
+def test_workers_wait_for_what_the_chief_prepares(workers):
+    assert workers["chief first"]  # of both, for their results are equal
+
+
 @pytest.mark.parametrize("count", ["two", "workers"])
 def test_what_replicas_leave_loads_on_one_device(folder, count, request):
     """Written by one worker alone, where there are several."""

@@ -148,24 +148,26 @@ def test_a_bad_image_ends_a_run_if_told_so(tmp_path):
         image_folder.read(settings)
 
 
-def test_workers_train_as_one_and_the_chief_alone_writes(smoke, tmp_path):
-    """They prepare the data set together too."""
+def test_workers_train_as_one_and_the_chief_alone_writes(
+    smoke, textures_dir, tmp_path
+):
     ports = free_ports(2)
     processes = []
     for i in range(2):
         flags = (
             "--seed=7",
+            "--epochs=1",
             f"--run_dir={tmp_path}/run{i}",
             f"--export_dir={tmp_path}/runs",
         )
-        command = programs.smoke(tmp_path / "data", *flags)
+        command = programs.smoke(textures_dir, *flags)
         config = tf_config(ports, i)
         processes.append(programs.start(*command, TF_CONFIG=config))
     results = [programs.finish(process) for process in processes]
     for result in results:
         assert result.returncode == 0, result.stderr
     assert results[1].stdout == ""
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "run0"}
+    assert {path.name for path in tmp_path.iterdir()} == {"run0"}
     written, expected = (
         {path.name for path in folder.iterdir()}
         for folder in (tmp_path / "run0", smoke[1])
@@ -175,7 +177,6 @@ def test_workers_train_as_one_and_the_chief_alone_writes(smoke, tmp_path):
         json.loads((folder / "metrics.json").read_text())
         for folder in (tmp_path / "run0", smoke[1])
     )
-    # Though these draw the data set first.
     assert metrics["knn_untrained"] == expected["knn_untrained"]
     # Roundings grow: the step of a batch norm on few images is a steep one.
     loss, expected_loss = (m["history"][0]["loss"] for m in (metrics, expected))
