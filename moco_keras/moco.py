@@ -210,19 +210,7 @@ class MoCo(keras.Model):
                 raise ValueError(
                     f"`{name}` must be at least 1. Received: {name}={value}."
                 )
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks = callbacks.callbacks
-        callbacks = list(keras.tree.flatten(callbacks or []))
-        if not any(isinstance(c, MomentumUpdate) for c in callbacks):
-            # First, so that the others see the key encoder after its step.
-            callbacks = [self._momentum_update, *callbacks]
-        average = keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: setattr(self, "_drifted", True),
-            on_epoch_end=lambda epoch, logs: self.average_statistics(),
-        )
-        # A `Checkpoint` last, to save what the others have done.
-        callbacks.sort(key=lambda c: isinstance(c, Checkpoint))
-        callbacks = [average, *callbacks]
+        callbacks = self._with_own(callbacks)
         strategy = self.distribute_strategy
         read, steps = inputs.training_batches(x, batch_size, strategy)
         steps = steps_per_epoch or steps
@@ -277,6 +265,22 @@ class MoCo(keras.Model):
                 steps_per_epoch=steps,
                 **kwargs,
             )
+
+    def _with_own(self, callbacks):
+        """The user's callbacks, and those that every training needs."""
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = callbacks.callbacks
+        callbacks = list(keras.tree.flatten(callbacks or []))
+        if not any(isinstance(c, MomentumUpdate) for c in callbacks):
+            # First, so that the others see the key encoder after its step.
+            callbacks = [self._momentum_update, *callbacks]
+        average = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: setattr(self, "_drifted", True),
+            on_epoch_end=lambda epoch, logs: self.average_statistics(),
+        )
+        # A `Checkpoint` last, to save what the others have done.
+        callbacks.sort(key=lambda c: isinstance(c, Checkpoint))
+        return [average, *callbacks]
 
     def _build_optimizer(self):
         # Keras would build it while it traces `train_step`, and have to trace
