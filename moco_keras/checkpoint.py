@@ -60,7 +60,7 @@ class Checkpoint(keras.callbacks.Callback):
             next one; None where nothing is saved.
         """
         strategy = model.distribute_strategy
-        self._agree = distribution.agreement(strategy)
+        self._strategy = strategy
         own = [*model.statistics, *model.metrics_variables]
         self._of_replicas = distribution.OfReplicas(own, strategy)
         own = {id(v) for v in own}
@@ -151,6 +151,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._saved_at = time.monotonic()
+        self._ask_at, self._asked = self._steps, (self._steps, self._saved_at)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -174,7 +175,9 @@ class Checkpoint(keras.callbacks.Callback):
     def _perhaps_save(self, epochs, batches, last=False):
         if self._writing is not None and self._writing.done():
             self._wait()  # raises what went wrong
-        stop, due = self._agree([self._signal is not None, self._due()])
+        stop, due = self._signal is not None, self._due()
+        if distribution.across_workers(self._strategy):
+            stop, due = self._ask_others(stop, due)
         if stop or due or last:
             self._save(epochs, batches)
         if stop:
@@ -184,6 +187,23 @@ class Checkpoint(keras.callbacks.Callback):
         if self._unit == "step":
             return self._steps % self._every == 0
         return time.monotonic() - self._saved_at >= 60 * self._every
+
+    def _ask_others(self, stop, due):
+        """Whether any worker is to stop, and whether one is due to save.
+
+        Once a second, for an answer cannot be had before the step is done, and
+        the next one could have begun. All ask after the same steps.
+        """
+        if self._steps < self._ask_at:
+            return False, due and self._unit == "step"  # which all know
+        now = time.monotonic()
+        pace = (self._steps - self._asked[0]) / (now - self._asked[1])
+        self._asked = self._steps, now
+        stop, due, paces, workers = distribution.total(
+            [stop, due, max(1, int(pace)), 1], self._strategy
+        )
+        self._ask_at = self._steps + paces // workers
+        return stop, due
 
     def _save(self, epochs, batches):
         self._wait()

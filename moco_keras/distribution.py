@@ -5,6 +5,7 @@ batch. Without a strategy there is one, and nothing here changes anything.
 """
 
 import contextlib
+import functools
 import math
 import os
 
@@ -79,12 +80,17 @@ def _tpu():
     return tf.distribute.TPUStrategy(resolver)
 
 
+def num_workers(strategy):
+    """How many processes a strategy is that of."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1
+    jobs = strategy.cluster_resolver.cluster_spec().as_dict()
+    return max(1, sum(len(workers) for workers in jobs.values()))
+
+
 def across_workers(strategy):
     """Whether a strategy is that of several processes, one a worker."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return False
-    jobs = strategy.cluster_resolver.cluster_spec().as_dict()
-    return sum(len(workers) for workers in jobs.values()) > 1
+    return num_workers(strategy) > 1
 
 
 def is_chief(strategy):
@@ -110,7 +116,7 @@ def chief_first(strategy):
 def meet(strategy):
     """Waits until all workers are here."""
     if across_workers(strategy):
-        _of_first(tf.zeros(1), strategy)
+        total([0], strategy)
 
 
 @contextlib.contextmanager
@@ -155,7 +161,10 @@ def all_gather(values):
     """
     if num_replicas() == 1:
         return values
-    gathered = tf.distribute.get_replica_context().all_gather(values, axis=0)
+    replica = tf.distribute.get_replica_context()
+    # A worker's only replica gets its images on no device, and TensorFlow
+    # cannot gather those.
+    gathered = replica.all_gather(tf.identity(values), axis=0)
     length = values.shape[0] and values.shape[0] * num_replicas()
     return tf.ensure_shape(gathered, (length, *values.shape[1:]))
 
@@ -316,52 +325,53 @@ def of_chief(values, strategy):
     """
     if not across_workers(strategy):
         return values
-    by_kind = {}
-    for name, value in values.items():
-        by_kind.setdefault(value.dtype, []).append(name)
+    # As one tensor, of words of four bytes.
+    wide = {
+        name: x if x.dtype.size >= 4 else tf.cast(x, "float32")
+        for name, x in values.items()
+    }
+    words = {name: tf.bitcast(x, "int32") for name, x in wide.items()}
+    flat = tf.concat([tf.reshape(x, -1) for x in words.values()], 0)
+    if not is_chief(strategy):
+        flat = tf.zeros_like(flat)
+    parts = tf.split(
+        _total(flat, strategy), [tf.size(x) for x in words.values()]
+    )
     received = {}
-    for names in by_kind.values():
-        flat = [tf.reshape(values[name], -1) for name in names]
-        whole = _of_first(tf.concat(flat, 0), strategy)
-        parts = tf.split(whole, [len(x) for x in flat])
-        for name, part in zip(names, parts, strict=True):
-            received[name] = tf.reshape(part, values[name].shape)
-    return {name: received[name] for name in values}
+    for (name, x), part in zip(words.items(), parts, strict=True):
+        part = tf.bitcast(tf.reshape(part, x.shape), wide[name].dtype)
+        received[name] = tf.cast(part, values[name].dtype)
+    return received
 
 
-def _of_first(values, strategy):
-    """The first replica's values of a tensor, as a sum, which is exact."""
+def total(counts, strategy):
+    """Adds up what all workers count; all wait for each other.
 
-    def spread_out(values):
-        replica = tf.distribute.get_replica_context()
-        first = replica.replica_id_in_sync_group == 0
-        zeros = tf.zeros_like(values)
-        return replica.all_reduce("SUM", tf.where(first, values, zeros))
+    Args:
+        counts: list of integers, as long on all workers.
 
-    received = tf.function(lambda x: strategy.run(spread_out, (x,)))(values)
-    return strategy.experimental_local_results(received)[0]
-
-
-def agreement(strategy):
-    """A function with which all workers find out what any of them wants.
-
-    It takes a list of bools, and returns whether any worker has each.
+    Returns:
+        A list of integers, the same on all.
     """
-    if not across_workers(strategy):
-        return lambda wishes: wishes
+    return _total(tf.constant(counts, "int32"), strategy).numpy().tolist()
 
-    def count(wishes):
+
+def _total(values, strategy):
+    """The sum of the workers' values, int32 (n,)."""
+    return strategy.experimental_local_results(_adder(strategy)(values))[0]
+
+
+@functools.cache
+def _adder(strategy):
+    here = strategy.num_replicas_in_sync // num_workers(strategy)
+
+    def add(values):
         replica = tf.distribute.get_replica_context()
-        return replica.all_reduce("SUM", tf.identity(wishes))
+        first = replica.replica_id_in_sync_group % here == 0  # of its worker
+        values = tf.where(first, values, tf.zeros_like(values))
+        return replica.all_reduce("SUM", values)
 
-    counts = tf.function(lambda wishes: strategy.run(count, (wishes,)))
-
-    def agree(wishes):
-        of_all = counts(tf.cast(wishes, "int32"))
-        of_all = strategy.experimental_local_results(of_all)[0]
-        return [number > 0 for number in of_all.numpy().tolist()]
-
-    return agree
+    return tf.function(lambda values: strategy.run(add, (values,)))
 
 
 def check_scope(strategy, **variables):

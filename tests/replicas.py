@@ -4,7 +4,7 @@
 
 WHAT is the name of a function below that ends with results to save. One
 strategy a process: TensorFlow's collectives on a CPU break with the second.
-Where TF_CONFIG is set, the replicas are those of all workers, two of each.
+Where TF_CONFIG is set, the replicas are those of two workers together.
 """
 
 import contextlib
@@ -262,8 +262,6 @@ def compare(strategy, folder):
         results |= complaints(strategy)
     elif workers:
         results["chief first"] = chief_first(strategy, folder.parent / "made")
-        for key, value in survive(strategy).items():
-            results[f"whole/{key}"] = value
     elif replicas == 4:
         with strategy.scope():
             for shuffle in ("replicas", "none"):
@@ -271,44 +269,64 @@ def compare(strategy, folder):
     return results
 
 
-def survive(strategy, folder=None, dies=False):
+def train_or_die(strategy, folder=None, dies=False):
     """Trains with batch norm; from checkpoints in the folder, if there is one.
 
     Another worker than the chief dies on the way, if told to.
+
+    Returns:
+        What has been trained, by number, and the number of steps that it took.
     """
+    trained = 0
     with strategy.scope():
         model = make_model(splits=1, ready_views=True)
 
     def perhaps_die(batch, logs):
+        nonlocal trained
+        trained += 1
         steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
         if dies and steps == 8 and not distribution.is_chief(strategy):
             os._exit(9)
 
-    death = keras.callbacks.LambdaCallback(on_train_batch_end=perhaps_die)
+    callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=perhaps_die)]
+    if folder:
+        callbacks.append(Checkpoint(folder / "run", "2 steps"))
     model.fit(
         ready_views(make_images(5 * BATCH)),
         batch_size=BATCH,
         epochs=3,
-        callbacks=[death, Checkpoint(folder / "run", "2 steps")]
-        if folder
-        else [],
+        callbacks=callbacks,
         verbose=0,
     )
     variables = (*model.variables, *model.optimizer.variables)
-    return {  # by number, for names count up in a process
+    values = {  # by number, for names count up in a process
         str(i): keras.ops.convert_to_numpy(v)
         for i, v in enumerate(variables)
         if not any(v is metric for metric in model.metrics_variables)
     }
+    return values, trained
 
 
 def die(strategy, folder):
-    return survive(strategy, folder, dies=True)
+    """Is not survived by another worker than the chief."""
+    return train_or_die(strategy, folder, dies=True)
+
+
+def survive(strategy, folder):
+    """Goes on where the others died, and trains again as if none had."""
+    results = {}
+    for name, where in {"rest": folder, "whole": None}.items():
+        values, steps = train_or_die(strategy, where)
+        results[f"steps of {name}"] = steps
+        for key, value in values.items():
+            results[f"{name}/{key}"] = value
+    return results
 
 
 def main(what, replicas, folder):
     if "TF_CONFIG" in os.environ:
-        two_cpus_a_worker()
+        if replicas == 4:
+            two_cpus_a_worker()
         strategy = distribution.strategy("auto")
     else:
         logical_cpus(replicas)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_keras import Checkpoint
+from moco_keras import Checkpoint, distribution
 from moco_keras.snapshots import Snapshots
 
 
@@ -228,6 +228,31 @@ def test_an_ignored_signal_stays_ignored(make, views, tmp_path, ctrl_c):
     watch = Watch((0, 1), lambda: signal.raise_signal(signal.SIGINT))
     assert train(make(), views, 1, tmp_path, watch) == [0]
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_workers_ask_each_other_once_a_second(tmp_path, monkeypatch):
+    """Ten steps a second here, and one of two is told to stop at the 35th."""
+    now, asked = [0.0], []
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint._strategy, checkpoint._steps = None, 0
+
+    def total(counts, strategy):
+        asked.append(checkpoint._steps)
+        other = [checkpoint._steps >= 35, 0, counts[2], 1]
+        return [own + its for own, its in zip(counts, other, strict=True)]
+
+    monkeypatch.setattr(distribution, "total", total)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    checkpoint.on_train_begin()
+    stops = []
+    for step in range(1, 61):
+        now[0], checkpoint._steps = step / 10, step
+        stop, due = checkpoint._ask_others(False, False)
+        assert not due
+        if stop:
+            stops.append(step)
+    assert stops == [41, 51]
+    assert asked == [1, 11, 21, 31, 41, 51]
 
 
 def test_it_works_in_another_thread(make, views, tmp_path):
