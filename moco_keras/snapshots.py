@@ -6,6 +6,8 @@ knows one replica's values only, and its manager's list of what there is would
 be one more file to be damaged.
 """
 
+import re
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -21,12 +23,15 @@ class Snapshots:
         folder: made where it does not exist.
 
     Raises:
-        OSError: if the folder cannot be made.
+        OSError: if the folder cannot be made, or not be written to.
     """
 
     def __init__(self, folder):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Hours before there is something to write.
+        with tempfile.TemporaryFile(dir=self.folder):
+            pass
 
     def write(self, number, tensors):
         """Adds a snapshot, and removes the oldest.
@@ -106,4 +111,6 @@ class Snapshots:
 def _reason(error):
     """One line of TensorFlow's, which are long, or of the system's."""
     message = getattr(error, "message", None) or str(error)
-    return (message.splitlines() or [type(error).__name__])[0].rstrip(".")
+    line = (message.splitlines() or [type(error).__name__])[0]
+    # Without the operation, which says nothing to a reader.
+    return re.sub(r"^{{.*?}} *| *\[Op:\w+\]$|\.$", "", line)

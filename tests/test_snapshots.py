@@ -138,9 +138,14 @@ def test_a_folder_that_became_read_only(small_disk):
     snapshots = Snapshots(folder / "folder")
     snapshots.write(1, tensors(1))
     make_read_only()
-    with pytest.raises(OSError, match="Read-only file system.*is still there"):
+    with pytest.raises(
+        OSError,
+        match=r"folder: [^{]*Read-only file system\. .*is still there",
+    ):
         snapshots.write(2, tensors(2))
     assert_newest(snapshots, 1)
+    with pytest.raises(OSError, match="Read-only file system"):
+        Snapshots(folder / "folder")
 
 
 def test_a_folder_that_vanished(snapshots):
