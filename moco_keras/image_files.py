@@ -141,7 +141,7 @@ def _declared_size(contents):
 
 def summary(skipped):
     """Says what `scan` skipped, a line for each reason."""
-    lines = [f"{len(skipped)} files are no images that can be used:"]
+    lines = [f"Files skipped, for they are no images: {len(skipped)}"]
     by_reason = {}
     for path, reason in skipped:
         by_reason.setdefault(reason, []).append(path)
