@@ -160,7 +160,7 @@ def test_what_replicas_leave_loads_on_one_device(folder, count, request):
         model.query_encoder.input,
         model.query_encoder.get_layer("features").output,
     )
-    served = tf.saved_model.load(place.parent / "encoder")
+    served = tf.saved_model.load(place.parent / "encoder" / "1")
     embedding = served.signatures["serving_default"](images=tf.constant(images))
     np.testing.assert_allclose(
         embedding["embedding"], features(images), rtol=0, atol=1e-5

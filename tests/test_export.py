@@ -1,12 +1,16 @@
+import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import moco_keras
 from moco_keras import export_encoder
+from moco_keras.augmentations import evaluation
 
 # TensorFlow's loader looks for Keras, so it is hidden rather than not imported.
 WITHOUT_KERAS = """
@@ -14,37 +18,177 @@ import sys
 sys.modules["keras"] = sys.modules["moco_keras"] = None
 import numpy as np
 import tensorflow as tf
-loaded = tf.saved_model.load(sys.argv[1])
-images = tf.constant(np.load(sys.argv[2]))
-embedding = loaded.signatures["serving_default"](images=images)["embedding"]
-np.save(sys.argv[3], embedding)
+
+folder, given, found = sys.argv[1:]
+given = dict(np.load(given, allow_pickle=False))
+loaded = tf.saved_model.load(folder)
+results = {}
+takes = {"serving_default": "images", "serve_encoded": "image_bytes"}
+for name, key in takes.items():
+    signature = loaded.signatures[name]
+    values = tf.constant(given[key])
+    for n in (1, 7, len(given[key])):
+        results[f"{key}/{n}"] = signature(**{key: values[:n]})["embedding"]
+with tf.compat.v1.Session(graph=tf.Graph()) as session:
+    meta = tf.compat.v1.saved_model.load(session, ["serve"], folder)
+    for name, key in takes.items():
+        signature = meta.signature_def[name]
+        results[f"{key}/v1"] = session.run(
+            signature.outputs["embedding"].name,
+            {signature.inputs[key].name: given[key]},
+        )
+np.savez(found, **results)
 """
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_loads_without_keras(images, tmp_path, precision):
+@pytest.fixture
+def encoded(rng):
+    """Sixteen JPEG and PNG files of different sizes."""
+    files = []
+    for i in range(16):
+        shape = (9 + 7 * i, 60 - 3 * i, 3)
+        image = rng.integers(0, 256, shape, "uint8")
+        encode = tf.io.encode_png if i % 2 else tf.io.encode_jpeg
+        files.append(encode(image).numpy())
+    return files
+
+
+def embed(encoder, images, normalize=False):
+    """What an export is to return."""
+    embedding = encoder.predict(images, verbose=0).astype("float32")
+    if normalize:
+        embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    return embedding
+
+
+@pytest.mark.parametrize(
+    ("precision", "output", "normalize"),
+    [
+        ("float32", "features", False),
+        ("float32", "projection", True),
+        ("mixed_bfloat16", "features", True),
+    ],
+)
+def test_both_signatures_without_keras(
+    images, encoded, tmp_path, precision, output, normalize
+):
     keras.config.set_dtype_policy(precision)
     encoder = moco_keras.build_encoder("resnet18", 8, width=4)
-    export_encoder(encoder, tmp_path / "saved")
-    np.save(tmp_path / "images.npy", images)
-    command = [sys.executable, "-c", WITHOUT_KERAS]
-    files = [tmp_path / n for n in ("saved", "images.npy", "embedding.npy")]
-    subprocess.run([*command, *map(str, files)], check=True, cwd=tmp_path)
-    embedding = np.load(files[2])
-    expected = moco_keras.backbone(encoder).predict(images, verbose=0)
-    assert embedding.dtype == np.float32
-    assert embedding.shape == (16, 32)
-    np.testing.assert_allclose(
-        embedding,
-        expected.astype("float32"),
-        rtol=1e-2 if precision != "float32" else 1e-5,
-        atol=1e-5,
+    folder = export_encoder(
+        encoder, tmp_path / "saved", output=output, normalize=normalize
     )
+    assert folder == tmp_path / "saved" / "1"
+    given, found = tmp_path / "given.npz", tmp_path / "found.npz"
+    np.savez(given, images=images, image_bytes=np.array(encoded))
+    subprocess.run(
+        [sys.executable, "-c", WITHOUT_KERAS, folder, given, found],
+        check=True,
+        cwd=tmp_path,
+    )
+    if output == "features":
+        encoder = moco_keras.backbone(encoder)
+    sized = [
+        evaluation(8)(tf.io.decode_image(x, channels=3)[None])[0]
+        for x in encoded
+    ]
+    expected = {
+        "images": embed(encoder, images, normalize),
+        "image_bytes": embed(encoder, np.stack(sized), normalize),
+    }
+    results = dict(np.load(found))
+    assert len(results) == 8
+    for name, embedding in results.items():
+        wanted = expected[name.split("/")[0]][: len(embedding)]
+        assert embedding.dtype == np.float32
+        np.testing.assert_allclose(
+            embedding,
+            wanted,
+            rtol=1e-2 if precision != "float32" else 0,
+            atol=1e-5 if precision == "float32" else 1e-2,
+            err_msg=name,
+        )
 
 
-def test_what_exists_is_not_overwritten(make_model, tmp_path):
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "file").write_text("precious")
+def test_bytes_that_are_no_image_are_refused(encoded, make_encoder, tmp_path):
+    folder = export_encoder(make_encoder(), tmp_path)
+    serve = tf.saved_model.load(folder).signatures["serve_encoded"]
+    for bad in (b"", b"a list of things to buy", encoded[0][:50]):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            serve(image_bytes=tf.constant([encoded[1], bad]))
+    good = serve(image_bytes=tf.constant(encoded[:2]))["embedding"]
+    assert good.shape == (2, 6)
+
+
+def test_nothing_but_the_encoder_is_in_it(make_model, tmp_path):
+    model = make_model()
+    folder = export_encoder(model, tmp_path)
+    loaded = tf.saved_model.load(folder)
+    backbone = moco_keras.backbone(model.query_encoder)
+    held = sorted(tuple(v.shape) for v in loaded.variables)
+    assert held == sorted(tuple(v.shape) for v in backbone.variables)
+    weights = sum(v.numpy().nbytes for v in backbone.variables)
+    (data,) = folder.glob("variables/variables.data*")
+    assert data.stat().st_size < weights + 4096  # and names
+
+
+def test_versions_count_up_and_are_never_overwritten(make_encoder, tmp_path):
+    encoder = make_encoder()
+    assert export_encoder(encoder, tmp_path, version=7).name == "7"
+    assert export_encoder(encoder, tmp_path).name == "8"
+    assert export_encoder(encoder, tmp_path, version=2).name == "2"
+    assert export_encoder(encoder, tmp_path).name == "9"
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     with pytest.raises(FileExistsError, match="Nothing was overwritten"):
-        export_encoder(make_model(), tmp_path / "old")
-    assert (tmp_path / "old" / "file").read_text() == "precious"
+        export_encoder(encoder, tmp_path, version=7)
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+
+
+def test_a_killed_export_leaves_no_version(tmp_path):
+    """At any of ten moments; a server looks at numbers only."""
+    program = (
+        "import sys, keras, moco_keras\n"
+        "encoder = moco_keras.build_encoder('resnet18', 8, width=4)\n"
+        "print('now', flush=True)\n"
+        "while True: moco_keras.export_encoder(encoder, sys.argv[1])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout.readline() == b"now\n"
+    while not list(tmp_path.glob(".partial-*/variables")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert list(tmp_path.glob(".partial-*"))
+    for folder in tmp_path.glob("[0-9]*"):
+        tf.saved_model.load(folder)
+    again = export_encoder(moco_keras.build_encoder("resnet18", 8), tmp_path)
+    assert again.name.isdecimal() and (again / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"version": 0}, "version=0"),
+        ({"version": "new"}, "version='new'"),
+        ({"output": "queue"}, "output='queue'"),
+    ],
+)
+def test_bad_arguments(make_encoder, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        export_encoder(make_encoder(), tmp_path / "saved", **arguments)
+    assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("shape", [(8, 9, 3), (8, 8, 1), (None, None, 3)])
+def test_an_encoder_of_other_images_is_refused(shape, tmp_path):
+    inputs = keras.Input(shape)
+    encoder = keras.Model(
+        inputs, keras.layers.GlobalAveragePooling2D(name="features")(inputs)
+    )
+    with pytest.raises(ValueError, match="square RGB images"):
+        export_encoder(encoder, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()

@@ -58,4 +58,4 @@ def test_readme_trains_and_exports(tmp_path):
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
-    assert list(tmp_path.glob("saved_models/my_encoder/saved_model.pb"))
+    assert list(tmp_path.glob("saved_models/my_encoder/1/saved_model.pb"))

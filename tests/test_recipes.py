@@ -58,7 +58,7 @@ def smoke(run_smoke):
 def test_a_run_leaves_everything(smoke):
     result, folder = smoke
     assert {path.name for path in folder.iterdir()} == LEFT
-    assert (folder / "encoder" / "saved_model.pb").is_file()
+    assert (folder / "encoder" / "1" / "saved_model.pb").is_file()
     assert list(folder.glob("logs/train/events*"))
     metrics = json.loads((folder / "metrics.json").read_text())
     assert [e["epoch"] for e in metrics["history"]] == [1, 2]
