@@ -1,7 +1,9 @@
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -107,6 +109,65 @@ def test_both_signatures_without_keras(
             atol=1e-5 if precision == "float32" else 1e-2,
             err_msg=name,
         )
+
+
+@pytest.fixture(scope="module")
+def consumer(tmp_path_factory):
+    """The program in C beside this, or a skip where it cannot be compiled."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler here")
+    library = Path(tf.sysconfig.get_lib())
+    program = tmp_path_factory.mktemp("consumer") / "serve"
+    subprocess.run(
+        [
+            compiler,
+            "-Wall",
+            "-Werror",
+            f"-I{tf.sysconfig.get_include()}",
+            Path(__file__).with_name("serve.c"),
+            "-o",
+            program,
+            f"-L{library}",
+            "-l:libtensorflow_cc.so.2",
+            "-l:libtensorflow_framework.so.2",
+            f"-Wl,-rpath,{library}",
+        ],
+        check=True,
+    )
+
+    def consume(*arguments):
+        return subprocess.run(
+            [program, *arguments], capture_output=True, text=True
+        )
+
+    return consume
+
+
+def test_a_program_in_c_gets_the_same(
+    consumer, images, encoded, make_encoder, tmp_path
+):
+    """By the C API, whose loader is TensorFlow Serving's."""
+    folder = export_encoder(make_encoder(), tmp_path / "saved")
+    images.tofile(tmp_path / "pixels")
+    paths = [tmp_path / f"{i}.jpg" for i in range(len(encoded))]
+    for path, contents in zip(paths, encoded, strict=True):
+        path.write_bytes(contents)
+    signatures = tf.saved_model.load(folder).signatures
+    for name, given, value in (
+        ("serving_default", ["8", tmp_path / "pixels"], {"images": images}),
+        ("serve_encoded", paths, {"image_bytes": encoded}),
+    ):
+        result = consumer(folder, name, *given)
+        assert result.returncode == 0, result.stderr
+        value = {key: tf.constant(x) for key, x in value.items()}
+        expected = signatures[name](**value)["embedding"]
+        found = np.loadtxt(result.stdout.splitlines(), ndmin=2)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    paths[3].write_text("a list of things to buy")
+    refused = consumer(folder, "serve_encoded", *paths)
+    assert refused.returncode == tf.errors.INVALID_ARGUMENT
+    assert "Neither JPEG nor PNG" in refused.stderr
 
 
 def test_bytes_that_are_no_image_are_refused(encoded, make_encoder, tmp_path):
