@@ -1,5 +1,6 @@
 """SavedModels of trained encoders, for TensorFlow Serving and others."""
 
+import json
 import shutil
 import uuid
 from pathlib import Path
@@ -7,13 +8,19 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from moco_keras import encoders, image_files
+from moco_keras import card, encoders, image_files
 
 _OUTPUTS = ("features", "projection")
 
 
 def export_encoder(
-    model, path, version=None, *, output="features", normalize=False
+    model,
+    path,
+    version=None,
+    *,
+    output="features",
+    normalize=False,
+    training=None,
 ):
     """Writes a query encoder as a new version of a SavedModel.
 
@@ -33,6 +40,9 @@ def export_encoder(
       It brings them to the encoder's size as `augmentations.evaluation` does,
       and fails with `InvalidArgument` if one of them is something else.
 
+    Beside it are `encoder.keras`, the same for fine-tuning, and what is known
+    of it: `encoder.json`, and `README.md` made from that.
+
     Args:
         model: a `MoCo`, or an encoder from `build_encoder`.
         path: folder of all versions.
@@ -41,6 +51,8 @@ def export_encoder(
         output: "features", those of the backbone, or "projection", what the
             loss compares.
         normalize: whether to divide each embedding by its length.
+        training: what to record of the training: settings, data, metrics; a
+            dict of what JSON can hold.
 
     Returns:
         The version's folder, a `Path`.
@@ -49,7 +61,7 @@ def export_encoder(
         FileExistsError: if the version exists.
         ValueError: if an argument is none of the above, or the encoder does not
             take square RGB images of one size, or its backbone cannot be told
-            from its head.
+            from its head, or Keras does not know one of its layers.
     """
     encoder = getattr(model, "query_encoder", model)
     size = _image_size(encoder)
@@ -68,20 +80,28 @@ def export_encoder(
         raise _exists(path / str(version))
     if output == "features":
         encoder = encoders.backbone(encoder)
+    training = _json(training or {})
     path.mkdir(parents=True, exist_ok=True)
     # A server looks at names that are numbers only.
     partial = path / f".partial-{uuid.uuid4().hex}"
     try:
-        _archive(encoder, size, normalize).write_out(
-            str(partial), verbose=False
+        signatures = _write_saved_model(encoder, size, normalize, partial)
+        _write_keras(encoder, partial / "encoder.keras")
+        card.write(
+            partial,
+            path.resolve().name,
+            signatures=signatures,
+            output=output,
+            normalized=normalize,
+            training=training,
         )
         return _name(partial, path, version)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _archive(encoder, size, normalize):
-    """Both signatures, ready to be written."""
+def _write_saved_model(encoder, size, normalize, folder):
+    """Returns its signatures, as `card.write` takes them."""
     from moco_keras import augmentations  # slow to import
 
     evaluation = augmentations.evaluation(size)
@@ -99,19 +119,50 @@ def _archive(encoder, size, normalize):
         image = tf.TensorSpec((size, size, 3), "float32")
         return embed(tf.map_fn(decode, contents, fn_output_signature=image))
 
+    images = tf.TensorSpec((None, size, size, 3), "uint8", name="images")
+    contents = tf.TensorSpec((None,), "string", name="image_bytes")
+    embedding = tf.TensorSpec((None, encoder.output_shape[1]), "float32")
     archive = keras.export.ExportArchive()
     archive.track(encoder)
     archive.add_endpoint(
         "serving_default",
         lambda images: embed(tf.cast(images, "float32")),
-        [tf.TensorSpec((None, size, size, 3), "uint8", name="images")],
+        [images],
     )
-    archive.add_endpoint(
-        "serve_encoded",
-        serve_encoded,
-        [tf.TensorSpec((None,), "string", name="image_bytes")],
-    )
-    return archive
+    archive.add_endpoint("serve_encoded", serve_encoded, [contents])
+    archive.write_out(str(folder), verbose=False)
+    outputs = {"embedding": embedding}
+    return {
+        "serving_default": ({"images": images}, outputs),
+        "serve_encoded": ({"image_bytes": contents}, outputs),
+    }
+
+
+def _write_keras(encoder, path):
+    """For fine-tuning; reads it back, for others must be able to."""
+    encoder.save(path)
+    try:
+        keras.models.load_model(path)
+    except (TypeError, ValueError) as error:
+        cause = error
+        while cause.__context__ is not None:  # of the model, of its part, ...
+            cause = cause.__context__
+        raise ValueError(
+            "An encoder to export must be of layers that Keras can load. "
+            f"Received one that it cannot: {str(cause).partition('. ')[0]}. "
+            "Put `@keras.saving.register_keras_serializable()` before the "
+            "class of each layer of your own, and give it a `get_config`."
+        ) from error
+
+
+def _json(training):
+    try:
+        return json.loads(json.dumps(training))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`training` must be a dict of numbers, texts, lists and dicts. "
+            f"Received: {error}."
+        ) from error
 
 
 def _image_size(encoder):
@@ -134,8 +185,7 @@ def _image_size(encoder):
 def _name(partial, path, version):
     """Gives a written version its number, which nobody else has."""
     while True:
-        taken = [int(p.name) for p in path.iterdir() if p.name.isdecimal()]
-        folder = path / str(version or 1 + max(taken, default=0))
+        folder = path / str(version or 1 + max(_versions(path), default=0))
         try:
             return partial.rename(folder)
         except OSError:
@@ -150,3 +200,60 @@ def _exists(folder):
         f"A version must not exist yet. Received: {folder}, which does. "
         "Nothing was overwritten; choose another number, or none for the next."
     )
+
+
+def load_encoder(path, version=None, *, encoded=False):
+    """Loads what `export_encoder` wrote, as a frozen Keras layer.
+
+    The layer is a function of images, and a part for other models:
+
+        encoder = load_encoder("saved_models/my_encoder")
+        embeddings = encoder(images)
+
+        inputs = keras.Input((32, 32, 3), dtype="uint8")
+        outputs = keras.layers.Dense(10)(encoder(inputs))
+
+    To train the encoder too, load `encoder.keras` from the version's folder
+    with `keras.models.load_model`.
+
+    Args:
+        path: folder of all versions, or of one.
+        version: number of one; by default the highest.
+        encoded: whether the layer takes image files, string (N,), instead of
+            images, uint8 (N, S, S, 3).
+
+    Returns:
+        A `keras.layers.TFSMLayer` that returns embeddings, float32 (N, D).
+
+    Raises:
+        FileNotFoundError: if there is no such version.
+    """
+    path = Path(path)
+    folder = path
+    if version is not None:
+        folder = path / str(version)
+    elif not _is_saved_model(path):
+        folder = path / str(max(_versions(path), default=""))
+    if not _is_saved_model(folder):
+        raise FileNotFoundError(
+            "`path` must be a folder that `export_encoder` wrote, and "
+            f"`version` one of those in it. Received: path={path}, "
+            f"version={version}. There are {sorted(_versions(path)) or 'none'}."
+        )
+    endpoint = "serve_encoded" if encoded else "serving_default"
+    return _FrozenEncoder(str(folder), endpoint, trainable=False)
+
+
+class _FrozenEncoder(keras.layers.TFSMLayer):
+    def call(self, inputs, training=False):
+        return super().call(inputs)["embedding"]
+
+
+def _is_saved_model(folder):
+    return (folder / "saved_model.pb").is_file()
+
+
+def _versions(path):
+    if not path.is_dir():
+        return []
+    return [int(p.name) for p in path.iterdir() if p.name.isdecimal()]

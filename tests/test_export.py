@@ -1,3 +1,4 @@
+import json
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import moco_keras
-from moco_keras import export_encoder
+from moco_keras import export_encoder, load_encoder
 from moco_keras.augmentations import evaluation
 
 # TensorFlow's loader looks for Keras, so it is hidden rather than not imported.
@@ -190,6 +191,97 @@ def test_nothing_but_the_encoder_is_in_it(make_model, tmp_path):
     weights = sum(v.numpy().nbytes for v in backbone.variables)
     (data,) = folder.glob("variables/variables.data*")
     assert data.stat().st_size < weights + 4096  # and names
+
+
+def test_it_is_described(make_encoder, tmp_path):
+    training = {"settings": {"epochs": 3}, "metrics": {"knn": 0.5}}
+    folder = export_encoder(
+        make_encoder(), tmp_path / "mine", version=4, training=training
+    )
+    record = json.loads((folder / "encoder.json").read_text())
+    assert record["name"] == "mine"
+    assert record["image_size"] == 8
+    assert record["embedding_size"] == 6
+    assert (record["output"], record["normalized"]) == ("features", False)
+    assert record["training"] == training
+    file = folder / record["weights"]["file"]
+    digest = subprocess.run(
+        ["sha256sum", file], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
+    assert record["weights"]["sha256"] == digest
+    signatures = tf.saved_model.load(folder).signatures
+    assert record["signatures"].keys() == signatures.keys()
+    for name, table in record["signatures"].items():
+        signature = signatures[name]
+        inputs = signature.structured_input_signature[1]
+        for specs, part in (
+            (inputs, "inputs"),
+            (signature.structured_outputs, "outputs"),
+        ):
+            assert table[part] == {
+                key: {"dtype": spec.dtype.name, "shape": list(spec.shape)}
+                for key, spec in specs.items()
+            }
+    card = (folder / "README.md").read_text()
+    for words in ("# mine", "`image_bytes`, string (N)", '"epochs": 3', digest):
+        assert words in card
+
+
+def test_what_json_cannot_hold_is_refused_at_once(make_encoder, tmp_path):
+    with pytest.raises(ValueError, match="`training` must be a dict of"):
+        export_encoder(make_encoder(), tmp_path / "no", training={"a": {1}})
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_layer_that_others_cannot_load_is_refused(tmp_path):
+    class Secret(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+    inputs = keras.Input((8, 8, 3))
+    encoder = moco_keras.build_encoder(keras.Model(inputs, Secret()(inputs)), 8)
+    with pytest.raises(ValueError, match="Secret.*register_keras_seri"):
+        export_encoder(encoder, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_comes_back_as_a_frozen_layer(
+    images, encoded, make_encoder, tmp_path
+):
+    encoder = make_encoder()
+    backbone = moco_keras.backbone(encoder)
+    export_encoder(encoder, tmp_path)
+    export_encoder(encoder, tmp_path, output="projection")
+    first = load_encoder(tmp_path, version=1)
+    np.testing.assert_allclose(first(images), backbone(images), atol=1e-5)
+    np.testing.assert_allclose(
+        load_encoder(tmp_path)(images), encoder(images), atol=1e-5
+    )
+    served = tf.saved_model.load(tmp_path / "1").signatures["serve_encoded"]
+    contents = tf.constant(encoded)
+    np.testing.assert_array_equal(
+        load_encoder(tmp_path / "1", encoded=True)(contents),
+        served(image_bytes=contents)["embedding"],
+    )
+
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    probe = keras.Model(inputs, keras.layers.Dense(2)(first(inputs)))
+    probe.compile(optimizer="sgd", loss="mse")
+    probe.fit(images, np.ones((16, 2)), verbose=0)
+    assert len(probe.trainable_variables) == 2
+    np.testing.assert_allclose(first(images), backbone(images), atol=1e-5)
+
+    tuned = keras.models.load_model(tmp_path / "1" / "encoder.keras")
+    np.testing.assert_array_equal(tuned(images), backbone(images))
+    assert tuned.trainable_variables
+
+
+@pytest.mark.parametrize("version", [None, 3])
+def test_what_is_not_there_is_not_loaded(make_encoder, tmp_path, version):
+    if version:
+        export_encoder(make_encoder(), tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"There are (none|\[1\])"):
+        load_encoder(tmp_path, version)
 
 
 def test_versions_count_up_and_are_never_overwritten(make_encoder, tmp_path):

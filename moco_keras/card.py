@@ -1,0 +1,144 @@
+"""What is known of an exported encoder: encoder.json and its model card."""
+
+import datetime
+import hashlib
+import json
+import platform
+import subprocess
+from importlib import metadata
+
+_PACKAGES = ("keras", "tensorflow", "numpy")
+_WEIGHTS = "variables/variables.data-00000-of-00001"
+
+
+def write(folder, name, *, signatures, output, normalized, training):
+    """Writes encoder.json and README.md into the folder of a SavedModel.
+
+    Args:
+        folder: a `Path`, in which the SavedModel is.
+        name: of the encoder.
+        signatures: {name: (inputs, outputs)}, both `tf.TensorSpec`s by name.
+        output: what an embedding is, "features" or "projection".
+        normalized: whether embeddings have length 1.
+        training: what the user says of the training; JSON values by name.
+    """
+    record = {
+        "name": name,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
+            timespec="seconds"
+        ),
+        "image_size": signatures["serving_default"][0]["images"].shape[1],
+        "embedding_size": signatures["serving_default"][1]["embedding"].shape[
+            1
+        ],
+        "output": output,
+        "normalized": normalized,
+        "signatures": {
+            signature: {"inputs": _table(inputs), "outputs": _table(outputs)}
+            for signature, (inputs, outputs) in signatures.items()
+        },
+        "weights": {"file": _WEIGHTS, "sha256": _sha256(folder / _WEIGHTS)},
+        "versions": {
+            "moco_keras": _library_version(),
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in _PACKAGES},
+        },
+        "git_revision": _git_revision(),
+        "training": training,
+    }
+    (folder / "encoder.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / "README.md").write_text(_card(record))
+
+
+def _table(specs):
+    return {
+        name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()}
+        for name, spec in specs.items()
+    }
+
+
+def _sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _library_version():
+    import moco_keras
+
+    return moco_keras.__version__
+
+
+def _git_revision():
+    """That of the folder in which the program runs; None where there is none.
+
+    It ends in "-dirty" where files differ from it.
+    """
+    command = "git describe --always --dirty --abbrev=40 --exclude=*"
+    try:
+        said = subprocess.run(
+            command.split(), capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return said.stdout.strip() or None
+
+
+def _card(record):
+    lines = [
+        f"# {record['name']}",
+        "",
+        "An image encoder that learned without labels, by Momentum Contrast "
+        "([He et al., 2020](https://arxiv.org/abs/1911.05722)) in moco_keras "
+        f"{record['versions']['moco_keras']}. It embeds an image as "
+        f"{record['embedding_size']} numbers: the "
+        + {
+            "features": "features of its backbone",
+            "projection": "projection that the loss compares",
+        }[record["output"]]
+        + (", of length 1." if record["normalized"] else ", of any length."),
+        "",
+        "## Signatures",
+        "",
+        "| signature | input | embedding |",
+        "|---|---|---|",
+    ]
+    for name, table in record["signatures"].items():
+        cells = [
+            f"`{key}`, {value['dtype']} {_shape(value['shape'])}"
+            for part in ("inputs", "outputs")
+            for key, value in table[part].items()
+        ]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    size = record["image_size"]
+    lines += [
+        "",
+        f"`images` have pixels from 0 to 255 and {size} by {size} of them. "
+        "`image_bytes` are JPEG, PNG, BMP or GIF files of any size, whose "
+        "centre is resized.",
+        "",
+        "    import tensorflow as tf",
+        "",
+        "    encoder = tf.saved_model.load(FOLDER)",
+        '    serve = encoder.signatures["serve_encoded"]',
+        '    serve(image_bytes=tf.constant([JPEG]))["embedding"]',
+        "",
+        "`encoder.keras` is the same encoder for fine-tuning with Keras.",
+        "",
+        "## Training",
+        "",
+    ]
+    if record["training"]:
+        text = json.dumps(record["training"], indent=2)
+        lines += ["    " + line for line in text.splitlines()]
+    else:
+        lines.append("Nothing was recorded.")
+    lines += [
+        "",
+        f"Exported {record['created']}, git revision "
+        f"{record['git_revision'] or 'unknown'}. SHA-256 of "
+        f"`{record['weights']['file']}`: `{record['weights']['sha256']}`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _shape(shape):
+    return f"({', '.join('N' if n is None else str(n) for n in shape)})"
