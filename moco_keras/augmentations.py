@@ -223,6 +223,11 @@ class CenterCropAndResize(_Crop):
             return ops.cast(images, "float32")
         height, width = image_ops.height_and_width(images)
         side = ops.minimum(height, width) * 7 / 8
+        # Their size may be known only now.
+        fit = ops.logical_and(
+            height == self.image_size, width == self.image_size
+        )
+        side = ops.where(fit, ops.cast(self.image_size, side.dtype), side)
         batch = ops.ones((ops.shape(images)[0],))
         return image_ops.crop_and_resize(
             images,

@@ -208,6 +208,9 @@ def test_each_image_is_changed_or_left(make_layer, changed, rng):
 def test_evaluation_leaves_images_of_its_size(pictures):
     square = pictures[:, :16, :16]
     np.testing.assert_array_equal(aug.evaluation(16)(square), square)
+    spec = tf.TensorSpec((None, None, None, 3), square.dtype)
+    unaware = tf.function(aug.evaluation(16), input_signature=[spec])
+    np.testing.assert_array_equal(unaware(square), square)
 
 
 def test_evaluation_cuts_the_centre(rng):
