@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from moco_keras import card, encoders, image_files
+from moco_keras import card, encoders, image_files, warmup
 
 _OUTPUTS = ("features", "projection")
 
@@ -41,7 +41,9 @@ def export_encoder(
       and fails with `InvalidArgument` if one of them is something else.
 
     Beside it are `encoder.keras`, the same for fine-tuning, and what is known
-    of it: `encoder.json`, and `README.md` made from that.
+    of it: `encoder.json`, and `README.md` made from that. Where the package
+    tensorflow-serving-api is installed, there are requests in `assets.extra`
+    with which a server warms up.
 
     Args:
         model: a `MoCo`, or an encoder from `build_encoder`.
@@ -86,6 +88,7 @@ def export_encoder(
     partial = path / f".partial-{uuid.uuid4().hex}"
     try:
         signatures = _write_saved_model(encoder, size, normalize, partial)
+        warmup.write(partial, size)
         _write_keras(encoder, partial / "encoder.keras")
         card.write(
             partial,

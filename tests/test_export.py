@@ -309,6 +309,39 @@ def test_what_is_not_there_is_not_loaded(make_encoder, tmp_path, version):
         load_encoder(tmp_path, version)
 
 
+def test_a_server_warms_up_with_both_signatures(make_encoder, tmp_path):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    folder = export_encoder(make_encoder(), tmp_path)
+    signatures = tf.saved_model.load(folder).signatures
+    seen = []
+    path = folder / "assets.extra" / "tf_serving_warmup_requests"
+    for record in tf.data.TFRecordDataset(path):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        request = log.predict_log.request
+        inputs = {
+            name: tf.constant(tf.make_ndarray(proto))
+            for name, proto in request.inputs.items()
+        }
+        name = request.model_spec.signature_name
+        embedding = signatures[name](**inputs)["embedding"].numpy()
+        assert np.isfinite(embedding).all()
+        seen.append((name, *embedding.shape))
+    assert sorted(seen) == [
+        ("serve_encoded", 1, 6),
+        ("serve_encoded", 32, 6),
+        ("serving_default", 1, 6),
+        ("serving_default", 32, 6),
+    ]
+
+
+def test_an_export_needs_no_server(make_encoder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
+    folder = export_encoder(make_encoder(), tmp_path)
+    assert not (folder / "assets.extra").exists()
+    assert (folder / "saved_model.pb").exists()
+
+
 def test_versions_count_up_and_are_never_overwritten(make_encoder, tmp_path):
     encoder = make_encoder()
     assert export_encoder(encoder, tmp_path, version=7).name == "7"
