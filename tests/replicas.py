@@ -101,7 +101,8 @@ def train(model, steps=STEPS):
         for name in ("loss", "contrastive_accuracy")
     }
     for i, variable in enumerate(model.variables):
-        results[f"{i} {variable.path}"] = variable.numpy()
+        # Not its path, for names count up in a process.
+        results[f"{i} {variable.name}"] = variable.numpy()
     return results
 
 
