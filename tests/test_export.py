@@ -22,24 +22,26 @@ sys.modules["keras"] = sys.modules["moco_keras"] = None
 import numpy as np
 import tensorflow as tf
 
-folder, given, found = sys.argv[1:]
+given, found, *folders = sys.argv[1:]
 given = dict(np.load(given, allow_pickle=False))
-loaded = tf.saved_model.load(folder)
-results = {}
 takes = {"serving_default": "images", "serve_encoded": "image_bytes"}
-for name, key in takes.items():
-    signature = loaded.signatures[name]
-    values = tf.constant(given[key])
-    for n in (1, 7, len(given[key])):
-        results[f"{key}/{n}"] = signature(**{key: values[:n]})["embedding"]
-with tf.compat.v1.Session(graph=tf.Graph()) as session:
-    meta = tf.compat.v1.saved_model.load(session, ["serve"], folder)
+results = {}
+for folder in folders:
+    loaded = tf.saved_model.load(folder)
     for name, key in takes.items():
-        signature = meta.signature_def[name]
-        results[f"{key}/v1"] = session.run(
-            signature.outputs["embedding"].name,
-            {signature.inputs[key].name: given[key]},
-        )
+        signature = loaded.signatures[name]
+        values = tf.constant(given[key])
+        for n in (1, 7, len(given[key])):
+            embedding = signature(**{key: values[:n]})["embedding"]
+            results[f"{folder} {key} {n}"] = embedding
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        meta = tf.compat.v1.saved_model.load(session, ["serve"], folder)
+        for name, key in takes.items():
+            signature = meta.signature_def[name]
+            results[f"{folder} {key} v1"] = session.run(
+                signature.outputs["embedding"].name,
+                {signature.inputs[key].name: given[key]},
+            )
 np.savez(found, **results)
 """
 
@@ -64,51 +66,42 @@ def embed(encoder, images, normalize=False):
     return embedding
 
 
-@pytest.mark.parametrize(
-    ("precision", "output", "normalize"),
-    [
-        ("float32", "projection", True),
-        ("mixed_bfloat16", "features", False),
-    ],
-)
-def test_both_signatures_without_keras(
-    images, encoded, tmp_path, precision, output, normalize
-):
-    keras.config.set_dtype_policy(precision)
-    encoder = moco_keras.build_encoder("resnet18", 8, width=4)
-    folder = export_encoder(
-        encoder, tmp_path / "saved", output=output, normalize=normalize
-    )
-    assert folder == tmp_path / "saved" / "1"
-    given, found = tmp_path / "given.npz", tmp_path / "found.npz"
-    np.savez(given, images=images, image_bytes=np.array(encoded))
-    subprocess.run(
-        [sys.executable, "-c", WITHOUT_KERAS, folder, given, found],
-        check=True,
-        cwd=tmp_path,
-    )
-    if output == "features":
-        encoder = moco_keras.backbone(encoder)
+def test_both_signatures_without_keras(images, encoded, tmp_path):
     # In a graph, for bfloat16 would show its other roundings.
     resize = tf.function(evaluation(8), reduce_retracing=True)
     sized = [
         resize(tf.io.decode_image(x, channels=3)[None])[0] for x in encoded
     ]
-    expected = {
-        "images": embed(encoder, images, normalize),
-        "image_bytes": embed(encoder, np.stack(sized), normalize),
-    }
+    expected = {}
+    for precision, output, normalize in (
+        ("float32", "projection", True),
+        ("mixed_bfloat16", "features", False),
+    ):
+        keras.config.set_dtype_policy(precision)
+        encoder = moco_keras.build_encoder("resnet18", 8, width=4)
+        folder = export_encoder(
+            encoder, tmp_path / precision, output=output, normalize=normalize
+        )
+        assert folder == tmp_path / precision / "1"
+        if output == "features":
+            encoder = moco_keras.backbone(encoder)
+        for key, x in {"images": images, "image_bytes": sized}.items():
+            expected[f"{folder} {key}"] = embed(encoder, np.stack(x), normalize)
+    given, found = tmp_path / "given.npz", tmp_path / "found.npz"
+    np.savez(given, images=images, image_bytes=np.array(encoded))
+    folders = [name.split()[0] for name in expected][::2]
+    subprocess.run(
+        [sys.executable, "-c", WITHOUT_KERAS, given, found, *folders],
+        check=True,
+        cwd=tmp_path,
+    )
     results = dict(np.load(found))
-    assert len(results) == 8
+    assert len(results) == 16
     for name, embedding in results.items():
-        wanted = expected[name.split("/")[0]][: len(embedding)]
+        wanted = expected[name.rpartition(" ")[0]][: len(embedding)]
         assert embedding.dtype == np.float32
         np.testing.assert_allclose(
-            embedding,
-            wanted,
-            rtol=0,
-            atol=1e-5,
-            err_msg=name,
+            embedding, wanted, rtol=0, atol=1e-5, err_msg=name
         )
 
 
