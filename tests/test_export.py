@@ -347,7 +347,7 @@ def test_versions_count_up_and_are_never_overwritten(make_encoder, tmp_path):
 
 
 def test_a_killed_export_leaves_no_version(tmp_path):
-    """At any of ten moments; a server looks at numbers only."""
+    """Killed between its files; a server looks at numbers only."""
     program = (
         "import sys, keras, moco_keras\n"
         "encoder = moco_keras.build_encoder('resnet18', 8, width=4)\n"
