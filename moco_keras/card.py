@@ -11,7 +11,7 @@ _PACKAGES = ("keras", "tensorflow", "numpy")
 _WEIGHTS = "variables/variables.data-00000-of-00001"
 
 
-def write(folder, name, *, signatures, output, normalized, training):
+def write(folder, name, *, signatures, output, normalized, file, training):
     """Writes encoder.json and README.md into the folder of a SavedModel.
 
     Args:
@@ -20,6 +20,7 @@ def write(folder, name, *, signatures, output, normalized, training):
         signatures: {name: (inputs, outputs)}, both `tf.TensorSpec`s by name.
         output: what an embedding is, "features" or "projection".
         normalized: whether embeddings have length 1.
+        file: name of what is there for another runtime, or None.
         training: what the user says of the training; JSON values by name.
     """
     record = {
@@ -37,6 +38,7 @@ def write(folder, name, *, signatures, output, normalized, training):
             signature: {"inputs": _table(inputs), "outputs": _table(outputs)}
             for signature, (inputs, outputs) in signatures.items()
         },
+        "other_runtime": file,
         "weights": {"file": _WEIGHTS, "sha256": _sha256(folder / _WEIGHTS)},
         "versions": {
             "moco_keras": _library_version(),
@@ -122,6 +124,7 @@ def _card(record):
         '    serve(image_bytes=tf.constant([JPEG]))["embedding"]',
         "",
         "`encoder.keras` is the same encoder for fine-tuning with Keras.",
+        *_other_runtime(record["other_runtime"]),
         "",
         "## Training",
         "",
@@ -138,6 +141,16 @@ def _card(record):
         f"`{record['weights']['file']}`: `{record['weights']['sha256']}`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _other_runtime(file):
+    runtimes = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}
+    if file is None:
+        return []
+    return [
+        f"`{file}` is the same for {runtimes[file.partition('.')[2]]}, from "
+        "`images` to `embedding`, in float32.",
+    ]
 
 
 def _shape(shape):

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from moco_keras import card, encoders, image_files, warmup
+from moco_keras import card, encoders, image_files, portable, warmup
 
 _OUTPUTS = ("features", "projection")
 
@@ -20,6 +20,7 @@ def export_encoder(
     *,
     output="features",
     normalize=False,
+    format=None,
     training=None,
 ):
     """Writes a query encoder as a new version of a SavedModel.
@@ -43,7 +44,9 @@ def export_encoder(
     Beside it are `encoder.keras`, the same for fine-tuning, and what is known
     of it: `encoder.json`, and `README.md` made from that. Where the package
     tensorflow-serving-api is installed, there are requests in `assets.extra`
-    with which a server warms up.
+    with which a server warms up. If told so, there is also a file for another
+    runtime, `encoder.onnx` or `encoder.tflite`, of which `images` is the input
+    and `embedding` the output, and whose arithmetic is float32.
 
     Args:
         model: a `MoCo`, or an encoder from `build_encoder`.
@@ -53,6 +56,9 @@ def export_encoder(
         output: "features", those of the backbone, or "projection", what the
             loss compares.
         normalize: whether to divide each embedding by its length.
+        format: another to write too: "onnx", for ONNX Runtime, which needs the
+            package tf2onnx, or "litert", for LiteRT, which was called
+            TensorFlow Lite.
         training: what to record of the training: settings, data, metrics; a
             dict of what JSON can hold.
 
@@ -61,6 +67,7 @@ def export_encoder(
 
     Raises:
         FileExistsError: if the version exists.
+        ImportError: if the format's converter is not installed.
         ValueError: if an argument is none of the above, or the encoder does not
             take square RGB images of one size, or its backbone cannot be told
             from its head, or Keras does not know one of its layers.
@@ -77,6 +84,8 @@ def export_encoder(
             "`version` must be a whole number, 1 or more. "
             f"Received: version={version!r}."
         )
+    if format is not None:
+        portable.check(format)
     path = Path(path)
     if version is not None and (path / str(version)).exists():
         raise _exists(path / str(version))
@@ -90,12 +99,18 @@ def export_encoder(
         signatures = _write_saved_model(encoder, size, normalize, partial)
         warmup.write(partial, size)
         _write_keras(encoder, partial / "encoder.keras")
+        if format is not None:
+            float32 = portable.in_float32(encoder)
+            embed = _embedder(float32, normalize)
+            images = signatures["serving_default"][0]["images"]
+            portable.write(float32, embed, images, format, partial)
         card.write(
             partial,
             path.resolve().name,
             signatures=signatures,
             output=output,
             normalized=normalize,
+            file=portable.FILES.get(format),
             training=training,
         )
         return _name(partial, path, version)
@@ -103,17 +118,25 @@ def export_encoder(
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _embedder(encoder, normalize):
+    """A function of images (N, S, S, 3), of any dtype, that a graph holds."""
+
+    def embed(images):
+        embedding = encoder(tf.cast(images, "float32"), training=False)
+        embedding = tf.cast(embedding, "float32")
+        if normalize:
+            embedding = tf.math.l2_normalize(embedding, axis=1)
+        return {"embedding": embedding}
+
+    return embed
+
+
 def _write_saved_model(encoder, size, normalize, folder):
     """Returns its signatures, as `card.write` takes them."""
     from moco_keras import augmentations  # slow to import
 
     evaluation = augmentations.evaluation(size)
-
-    def embed(images):
-        embedding = tf.cast(encoder(images, training=False), "float32")
-        if normalize:
-            embedding = tf.math.l2_normalize(embedding, axis=1)
-        return {"embedding": embedding}
+    embed = _embedder(encoder, normalize)
 
     def decode(contents):
         return evaluation(image_files.decode(contents)[None])[0]
@@ -127,11 +150,7 @@ def _write_saved_model(encoder, size, normalize, folder):
     embedding = tf.TensorSpec((None, encoder.output_shape[1]), "float32")
     archive = keras.export.ExportArchive()
     archive.track(encoder)
-    archive.add_endpoint(
-        "serving_default",
-        lambda images: embed(tf.cast(images, "float32")),
-        [images],
-    )
+    archive.add_endpoint("serving_default", embed, [images])
     archive.add_endpoint("serve_encoded", serve_encoded, [contents])
     archive.write_out(str(folder), verbose=False)
     outputs = {"embedding": embedding}

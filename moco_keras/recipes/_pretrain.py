@@ -5,14 +5,11 @@ import functools
 import json
 import shlex
 import shutil
-import signal
 import sys
 import time
 from typing import NamedTuple
 
 import keras
-import tensorflow as tf
-from absl import app, logging
 
 import moco_keras
 from moco_keras import (
@@ -23,40 +20,23 @@ from moco_keras import (
     knn,
     plotting,
 )
-from moco_keras.recipes import _record, _settings, _threads
+from moco_keras.recipes import _program, _record, _settings, _threads
 
 
 def run(recipe, read, defaults=None):
-    """Runs a program: reads its flags, trains, and ends with an exit code.
+    """Runs a program that trains.
 
     Args:
         recipe: its name, the folder of its runs.
         read: function from the settings to `Images`.
         defaults: `Settings`, where they differ from the notebook's.
     """
-    logging.set_verbosity(logging.WARNING)  # --verbosity=0 for more
-    defaults = defaults or _settings.Settings()
-    _settings.define_flags(defaults)
 
-    def main(argv):
-        if len(argv) > 1:
-            raise app.UsageError(f"Expected flags only. Received: {argv[1:]}.")
+    def work(settings):
         _threads.share_cores()
-        try:
-            pretrain(_settings.from_flags(type(defaults)), recipe, read)
-        except (
-            ValueError,
-            OSError,
-            FloatingPointError,
-            tf.errors.OpError,
-        ) as error:
-            logging.debug("Where it happened:", exc_info=True)  # --verbosity=1
-            print(f"\nError: {error}", file=sys.stderr)
-            sys.exit(1)
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
+        pretrain(settings, recipe, read)
 
-    app.run(main)
+    _program.run(defaults or _settings.Settings(), work)
 
 
 class Images(NamedTuple):

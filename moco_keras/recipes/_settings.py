@@ -19,8 +19,23 @@ def setting(default, help, low=None, choices=None):
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a run is told; the defaults are those of the paper's notebook."""
+class Bounded:
+    """Settings of a program, of fields made by `setting`."""
+
+    def __post_init__(self):
+        """Refuses values that cannot be meant, all before any work."""
+        for field in dataclasses.fields(self):
+            value, low = getattr(self, field.name), field.metadata["low"]
+            if low is not None and value is not None and not value > low:
+                raise ValueError(
+                    f"--{field.name} must be greater than {low}. "
+                    f"Received: --{field.name}={value}."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Bounded):
+    """What a training is told; the defaults are those of the paper's notebook."""
 
     data_dir: str | None = setting(
         None,
@@ -102,14 +117,8 @@ class Settings:
     )
 
     def __post_init__(self):
-        """Refuses values that cannot be meant, all before any work."""
-        for field in dataclasses.fields(self):
-            value, low = getattr(self, field.name), field.metadata["low"]
-            if low is not None and value is not None and not value > low:
-                raise ValueError(
-                    f"--{field.name} must be greater than {low}. "
-                    f"Received: --{field.name}={value}."
-                )
+        """Also refuses what does not fit together."""
+        super().__post_init__()
         checkpoint.period(self.checkpoint_every)
         if not 0 <= self.momentum <= 1:
             raise ValueError(

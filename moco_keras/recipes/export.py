@@ -1,0 +1,93 @@
+"""Exports an encoder that was trained, for servers and for others.
+
+    python -m moco_keras.recipes.export --model=saved_models/textures/TIME
+    python -m moco_keras.recipes.export --model=mine.keras --path=FOLDER
+
+A run has exported its backbone already; this exports it again as something
+else: with its projection head, with embeddings of length 1, or for ONNX Runtime
+or LiteRT too.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import keras
+
+import moco_keras
+from moco_keras.recipes import _program, _settings
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings(_settings.Bounded):
+    """What an export is told."""
+
+    model: str | None = _settings.setting(
+        None,
+        "folder of a finished run, or a .keras file, of a MoCo or an encoder",
+    )
+    path: str | None = _settings.setting(
+        None, "folder of all versions; by default the run's own, encoder"
+    )
+    version: int | None = _settings.setting(
+        None, "number of this one; by default the next", low=0
+    )
+    output: str = _settings.setting(
+        "features",
+        "what an embedding is: the features of the backbone, or the projection "
+        "that the loss compares",
+        choices=("features", "projection"),
+    )
+    normalize: bool = _settings.setting(
+        False, "divide each embedding by its length"
+    )
+    format: str | None = _settings.setting(
+        None,
+        "for which other runtime to write it too; onnx needs tf2onnx",
+        choices=("onnx", "litert"),
+    )
+
+
+def export(settings):
+    """Writes a version, with what the run's folder says of the training."""
+    if settings.model is None:
+        raise ValueError(
+            "--model must be given: the folder of a run, or a .keras file."
+        )
+    file, path, training = Path(settings.model), settings.path, None
+    if file.is_dir():
+        path = path or file / "encoder"
+        training = _training(file)
+        file = file / "model.keras"
+    if not file.is_file():
+        raise FileNotFoundError(
+            "--model must be the folder of a finished run, or a .keras file. "
+            f"Received: --model={settings.model}; there is no file {file}."
+        )
+    if path is None:
+        raise ValueError(
+            "--path must be given for a --model that is a file: the folder of "
+            f"all versions. Received: --model={settings.model}."
+        )
+    folder = moco_keras.export_encoder(
+        keras.models.load_model(file),
+        path,
+        settings.version,
+        output=settings.output,
+        normalize=settings.normalize,
+        format=settings.format,
+        training=training,
+    )
+    print(f"The encoder is in {folder}")
+
+
+def _training(run):
+    """What the run's folder says of its training, as the run exports it."""
+    training = json.loads((run / "settings.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics.pop("history")
+    return {**training, "metrics": metrics}
+
+
+if __name__ == "__main__":
+    _program.run(ExportSettings(), export)
