@@ -1,6 +1,7 @@
 """Folders of image files, some of which may be something else."""
 
 import concurrent.futures
+import errno
 import os
 import re
 import stat
@@ -48,29 +49,38 @@ def scan(folder, on_bad_image="skip"):
             '`on_bad_image` must be "skip" or "error". '
             f"Received: on_bad_image={on_bad_image!r}."
         )
-    paths, skipped = _walk(folder)
+    paths, skipped = walk(folder)
     files = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, reason in zip(paths, pool.map(_why_not, paths), strict=True):
+        for path, reason in zip(paths, pool.map(why_not, paths), strict=True):
             if reason is None:
                 files.append(path)
             else:
                 skipped.append((path, reason))
             if skipped and on_bad_image == "error":
                 pool.shutdown(cancel_futures=True)
-                path, reason = skipped[0]
-                raise ValueError(
-                    "A folder of images must hold nothing else. Received: "
-                    f"{printable(path)}: {reason}. Move it elsewhere, or skip "
-                    'such files, with on_bad_image="skip".'
-                )
+                raise bad_image(*skipped[0])
     if not files:
-        raise ValueError(
-            "A folder of images must hold at least one JPEG, PNG, GIF or BMP "
-            f"file that can be decoded. Received: {printable(folder)}, with "
-            f"{len(skipped)} other files."
-        )
+        raise no_image(folder, skipped)
     return Scan(files, skipped)
+
+
+def bad_image(path, reason):
+    """The error that a file is no image, where none is to be skipped."""
+    return ValueError(
+        "A folder of images must hold nothing else. Received: "
+        f"{printable(path)}: {reason}. Move it elsewhere, or skip such files, "
+        'with on_bad_image="skip".'
+    )
+
+
+def no_image(folder, skipped):
+    """The error that a folder holds other files only."""
+    return ValueError(
+        "A folder of images must hold at least one JPEG, PNG, GIF or BMP file "
+        f"that can be decoded. Received: {printable(folder)}, with "
+        f"{len(skipped)} other files."
+    )
 
 
 def decode(contents):
@@ -157,8 +167,16 @@ def printable(path):
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def _walk(folder):
-    """Paths of the files, sorted, and what could not be looked into."""
+def walk(folder):
+    """Finds the files of a folder and of the folders in it, as `scan` does.
+
+    Args:
+        folder: its path.
+
+    Returns:
+        Their paths, sorted, and (path, reason) of each folder that could not be
+        looked into.
+    """
     paths, unread, seen = [], [], set()
 
     def note(error):
@@ -181,15 +199,24 @@ def _walk(folder):
     return sorted(paths), unread
 
 
-def _why_not(path):
+def read(path):
+    """What a file holds, as bytes.
+
+    Raises:
+        OSError: if it is not a file, or longer than an image can be.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a file")
+    if status.st_size > _MAX_BYTES:
+        raise OSError(errno.EFBIG, f"{status.st_size / 1e6:.0f} MB")
+    return path.read_bytes()
+
+
+def why_not(path):
     """Why a file is not an image, or None."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return "not a file"
-        if status.st_size > _MAX_BYTES:
-            return f"{status.st_size / 1e6:.0f} MB"
-        decode(path.read_bytes())
+        decode(read(path))
     except OSError as error:
         return error.strerror
     except tf.errors.OpError as error:

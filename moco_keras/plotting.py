@@ -119,6 +119,33 @@ def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
     _save(figure, path)
 
 
+def nearest(query, pictures, similarities, names, path):
+    """Draws an image and those nearest to it, in rows of five.
+
+    Args:
+        query: uint8 (H, W, 3).
+        pictures: the nearest first, each uint8 of any height and width.
+        similarities: a number for each of them.
+        names: a text for each.
+        path: of the PNG file.
+    """
+    num_rows = math.ceil((1 + len(pictures)) / 5)
+    figure, grid = _figure(num_rows, 5, figsize=(10, 2.4 * num_rows))
+    for axes in grid.flat:
+        axes.axis("off")
+    first, *others = grid.flat
+    _show(first, query, frame=_ACCENT)
+    first.set_title("query", fontsize=9, color=_ACCENT)
+    for axes, picture, similarity, name in zip(
+        others, pictures, similarities, names, strict=False
+    ):
+        _show(axes, picture)
+        # A long name would push the pictures apart.
+        short = name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}"
+        axes.set_title(f"{short}\n{similarity:.3f}", fontsize=7, color=_INK)
+    _save(figure, path)
+
+
 def _figure(nrows, ncols, figsize, **gridspec):
     # A figure without pyplot: no window, whatever the machine.
     from matplotlib.figure import Figure

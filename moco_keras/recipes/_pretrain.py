@@ -94,7 +94,10 @@ def pretrain(settings, recipe, read):
             replicas = strategy.num_replicas_in_sync
             record = _record.make(settings, recipe, images, replicas)
             folder = _record.open_folder(record)
-            _record.write_skipped(folder, images.train)
+            if images.train.skipped:
+                _record.write_skipped(
+                    folder / "skipped.csv", images.train.skipped
+                )
         with _saying_how_to_go_on(folder):
             _train_and_leave(settings, images, strategy, folder)
             # Should the chief fail, all start again.

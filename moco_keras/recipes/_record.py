@@ -94,14 +94,13 @@ def write_json(path, value):
     _write(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_skipped(folder, images):
-    """Writes skipped.csv, of the files that are no images, if there are any."""
-    if images.skipped:
-        rows = [
-            {"file": image_files.printable(path), "reason": reason}
-            for path, reason in images.skipped
-        ]
-        _write_csv(folder / "skipped.csv", rows)
+def write_skipped(path, skipped):
+    """Writes a CSV file of (path, reason), of files that are no images."""
+    rows = [
+        {"file": image_files.printable(path), "reason": reason}
+        for path, reason in skipped
+    ]
+    _write_csv(path, rows)
 
 
 def _write_csv(path, rows):

@@ -35,7 +35,7 @@ class Bounded:
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Bounded):
-    """What a training is told; the defaults are those of the paper's notebook."""
+    """What a training is told; the defaults are the paper's notebook's."""
 
     data_dir: str | None = setting(
         None,

@@ -1,0 +1,263 @@
+"""Embeds a folder of images by an exported encoder, and finds the nearest.
+
+    python -m moco_keras.recipes.embed --encoder=saved_models/my_encoder \
+        --images=FOLDER --out=features.npz --neighbours=QUERY.jpg
+
+JPEG, PNG, GIF and BMP files of any sizes, in folders of any depth. What cannot
+be decoded is skipped, and listed in features.skipped.csv. The file holds
+`features`, float32 (N, D), and `files`, their N paths within the folder. If the
+program is interrupted, the same command goes on where it was.
+
+With --neighbours it prints the images that are nearest to another one, and
+draws them. A file that is there already is not made again.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import moco_keras
+from moco_keras import features, image_files, knn, plotting
+from moco_keras.recipes import _program, _record, _settings
+
+_FILES_OF_A_PART = 1024
+_NEIGHBOURS = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedSettings(_settings.Bounded):
+    """What an embedding is told."""
+
+    encoder: str | None = _settings.setting(
+        None, "folder of an export, of all its versions or of one"
+    )
+    images: str | None = _settings.setting(None, "the folder of images")
+    out: str = _settings.setting("features.npz", "the file to write")
+    batch_size: int = _settings.setting(32, "images embedded at a time", low=0)
+    on_bad_image: str = _settings.setting(
+        "skip",
+        "what to do with files that cannot be decoded: skip and list them, or "
+        "end with an error at the first",
+        choices=("skip", "error"),
+    )
+    neighbours: str | None = _settings.setting(
+        None, "an image file, to which the nearest are to be shown"
+    )
+
+
+def embed(settings):
+    """Embeds the folder where that is not done, and shows neighbours."""
+    for name in ("encoder", "images"):
+        if getattr(settings, name) is None:
+            raise ValueError(f"--{name} must be given; --help says what it is.")
+    folder, out = Path(settings.images), Path(settings.out)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"--images must be a folder that exists. Received: {folder}."
+        )
+    if (
+        out.suffix != ".npz"
+        or not out.parent.is_dir()
+        or folder.resolve() in out.resolve().parents
+    ):
+        raise ValueError(
+            "--out must be a file that ends with .npz, in a folder that "
+            f"exists, outside of --images. Received: --out={out}."
+        )
+    query = settings.neighbours and Path(settings.neighbours)
+    if query and (reason := image_files.why_not(query)):
+        raise ValueError(
+            f"--neighbours must be an image. Received: {query}: {reason}."
+        )
+    encoder = moco_keras.load_encoder(settings.encoder, encoded=True)
+    paths, unread = image_files.walk(folder)
+    about = {
+        "encoder": _sha256(Path(encoder.filepath, "encoder.json").read_bytes()),
+        "images": _sha256(b"\0".join(_state(p, folder) for p in paths)),
+    }
+    if out.exists():
+        _refuse_another(out, _read(out), about)
+        print(f"{out} holds the features of {folder}")
+    else:
+        parts = _embed_in_parts(encoder, paths, unread, settings, about)
+        _join(parts, unread, settings, about)
+    if query:
+        _show_neighbours(encoder, query, folder, out)
+
+
+def _sha256(contents):
+    return hashlib.sha256(contents).hexdigest()
+
+
+def _state(path, folder):
+    """What tells a file from one that it was before."""
+    name = os.fsencode(path.relative_to(folder))
+    try:
+        status = path.stat()
+        state = f" {status.st_size} {status.st_mtime_ns}"
+    except OSError:
+        state = ""
+    return name + state.encode()
+
+
+def _read(file):
+    try:
+        return np.load(file)
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        return {}
+
+
+def _refuse_another(place, found, about):
+    """Refuses features of another encoder or of other images."""
+    changed = [name for name in about if found.get(name) != about[name]]
+    if changed:
+        raise FileExistsError(
+            "--out must be new, or made with the same --encoder and --images. "
+            f"Received: {place}, which was not made with this --{changed[0]} "
+            "as it is now. Nothing was changed; choose another, or remove it."
+        )
+
+
+def _embed_in_parts(encoder, paths, unread, settings, about):
+    """Writes the features of so many files at a time; returns these parts."""
+    folder = Path(settings.out).with_suffix(".partial")
+    folder.mkdir(exist_ok=True)
+    record = folder / "about.json"
+    if any(folder.iterdir()):
+        found = json.loads(record.read_text()) if record.exists() else {}
+        _refuse_another(folder, found, about)
+    _record.write_json(record, about)
+    if settings.on_bad_image == "error" and unread:
+        raise image_files.bad_image(*unread[0])
+    bar = keras.utils.Progbar(len(paths), unit_name="file")
+    parts = []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), _FILES_OF_A_PART):
+            end = min(start + _FILES_OF_A_PART, len(paths))
+            parts.append(folder / f"{len(parts):06}.npz")
+            if not parts[-1].exists():
+                batches = []
+                for first in range(start, end, settings.batch_size):
+                    last = min(first + settings.batch_size, end)
+                    batch = _embed_batch(encoder, paths[first:last], pool)
+                    if settings.on_bad_image == "error" and batch.skipped:
+                        raise image_files.bad_image(*batch.skipped[0])
+                    batches.append(batch)
+                    bar.update(last, finalize=False)
+                _write_part(batches, parts[-1])
+            bar.update(end)
+    return parts
+
+
+class _Batch(NamedTuple):
+    features: np.ndarray  # float32 (N, D)
+    files: list[Path]  # N
+    skipped: list[tuple[Path, str]]  # with the reason
+
+
+def _embed_batch(encoder, paths, pool):
+    try:
+        contents = list(pool.map(image_files.read, paths))
+        return _Batch(encoder(tf.constant(contents, "string")), paths, [])
+    except (OSError, tf.errors.InvalidArgumentError):
+        reasons = dict(
+            zip(paths, pool.map(image_files.why_not, paths), strict=True)
+        )
+        skipped = [(path, why) for path, why in reasons.items() if why]
+        if not skipped:
+            raise
+        good = [path for path, why in reasons.items() if not why]
+        batch = _embed_batch(encoder, good, pool)
+        return batch._replace(skipped=skipped + batch.skipped)
+
+
+def _write_part(batches, path):
+    skipped = [entry for batch in batches for entry in batch.skipped]
+    _save(
+        path,
+        features=np.concatenate([batch.features for batch in batches]),
+        files=_names(file for batch in batches for file in batch.files),
+        skipped=_names(file for file, _ in skipped),
+        reasons=np.array([reason for _, reason in skipped], "str"),
+    )
+
+
+def _names(paths):
+    return np.array([os.fspath(path) for path in paths], "str")
+
+
+def _save(path, **arrays):
+    """Writes a .npz file as a whole."""
+    partial = path.with_suffix(".writing")
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)
+    partial.replace(path)
+
+
+def _join(parts, unread, settings, about):
+    """Makes one file of the parts, which need not fit into memory."""
+    out, files, skipped = Path(settings.out), [], list(unread)
+    for part in map(np.load, parts):
+        files += [
+            os.path.relpath(name, settings.images) for name in part["files"]
+        ]
+        reasons = part["reasons"].tolist()
+        skipped += zip(map(Path, part["skipped"]), reasons, strict=True)
+    if not files:
+        raise image_files.no_image(settings.images, skipped)
+    place = parts[0].parent
+    dim = np.load(parts[0])["features"].shape[1]
+    joined = np.lib.format.open_memmap(
+        place / "features.npy", "w+", "float32", (len(files), dim)
+    )
+    start = 0
+    for part in parts:
+        rows = np.load(part)["features"]
+        joined[start : start + len(rows)] = rows
+        start += len(rows)
+    if skipped:
+        print(image_files.summary(skipped))
+        _record.write_skipped(out.with_suffix(".skipped.csv"), skipped)
+    _save(out, features=joined, files=np.array(files), **about)
+    shutil.rmtree(place)
+    print(f"The features of {len(files)} images are in {out}")
+
+
+def _show_neighbours(encoder, query, folder, out):
+    """Prints and draws the images that are nearest to another."""
+    found = np.load(out)
+    bank = features.unit_rows(found["features"])
+    queries = features.unit_rows(encoder(tf.constant([query.read_bytes()])))
+    k = min(_NEIGHBOURS, len(bank))
+    (similarities,), (rows,) = knn.nearest(bank, queries, k)
+    names = found["files"][rows]
+    print(f"The nearest to {image_files.printable(query)}, by the cosine:")
+    for similarity, name in zip(similarities, names, strict=True):
+        print(f"  {similarity:.3f}  {image_files.printable(name)}")
+    picture = out.with_name(f"{out.stem}-{query.stem}.png")
+    pictures = [
+        image_files.decode(path.read_bytes())
+        for path in (query, *(folder / name for name in names))
+    ]
+    plotting.nearest(
+        pictures[0],
+        pictures[1:],
+        similarities,
+        [image_files.printable(Path(name).name) for name in names],
+        picture,
+    )
+    print(f"They are drawn in {picture}")
+
+
+if __name__ == "__main__":
+    _program.run(EmbedSettings(), embed)
