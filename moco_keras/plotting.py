@@ -19,7 +19,7 @@ def curves(epochs, path, raw_pixels=None, untrained=None):
         raw_pixels, untrained: kNN accuracies to compare with, or None.
     """
     columns = 2 if untrained is None else 3
-    figure, panels = _figure(1, columns, figsize=(4 * columns, 3.6))
+    figure, (panels,) = _figure(1, columns, figsize=(4 * columns, 3.6))
     if untrained is not None:
         _knn(panels[0], epochs, raw_pixels, untrained)
     number = [e["epoch"] for e in epochs]
@@ -119,14 +119,12 @@ def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
     _save(figure, path)
 
 
-def nearest(query, pictures, similarities, names, path):
+def nearest(query, pictures, path):
     """Draws an image and those nearest to it, in rows of five.
 
     Args:
         query: uint8 (H, W, 3).
-        pictures: the nearest first, each uint8 of any height and width.
-        similarities: a number for each of them.
-        names: a text for each.
+        pictures: (title, uint8 (H, W, 3)) of each of the others, of any size.
         path: of the PNG file.
     """
     num_rows = math.ceil((1 + len(pictures)) / 5)
@@ -136,13 +134,11 @@ def nearest(query, pictures, similarities, names, path):
     first, *others = grid.flat
     _show(first, query, frame=_ACCENT)
     first.set_title("query", fontsize=9, color=_ACCENT)
-    for axes, picture, similarity, name in zip(
-        others, pictures, similarities, names, strict=False
-    ):
+    for axes, (title, picture) in zip(others, pictures, strict=False):
         _show(axes, picture)
-        # A long name would push the pictures apart.
-        short = name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}"
-        axes.set_title(f"{short}\n{similarity:.3f}", fontsize=7, color=_INK)
+        # A long name would push the pictures apart; its end tells more.
+        lines = [line[-26:] for line in title.splitlines()]
+        axes.set_title("\n".join(lines), fontsize=7, color=_INK)
     _save(figure, path)
 
 
@@ -151,7 +147,8 @@ def _figure(nrows, ncols, figsize, **gridspec):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=figsize, layout="constrained")
-    return figure, figure.subplots(nrows, ncols, gridspec_kw=gridspec)
+    grid = figure.subplots(nrows, ncols, squeeze=False, gridspec_kw=gridspec)
+    return figure, grid
 
 
 def _show(axes, picture, frame=None):

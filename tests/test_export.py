@@ -378,6 +378,7 @@ def test_a_killed_export_leaves_no_version(tmp_path):
         ({"version": 0}, "version=0"),
         ({"version": "new"}, "version='new'"),
         ({"output": "queue"}, "output='queue'"),
+        ({"format": "pth"}, "one of onnx, litert, or None.*format='pth'"),
     ],
 )
 def test_bad_arguments(make_encoder, tmp_path, arguments, message):

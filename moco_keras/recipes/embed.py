@@ -79,10 +79,10 @@ def embed(settings):
         raise ValueError(
             f"--neighbours must be an image. Received: {query}: {reason}."
         )
-    encoder = moco_keras.load_encoder(settings.encoder, encoded=True)
+    encoder = _Encoder(settings.encoder)
     paths, unread = image_files.walk(folder)
     about = {
-        "encoder": _sha256(Path(encoder.filepath, "encoder.json").read_bytes()),
+        "encoder": encoder.sha256,
         "images": _sha256(b"\0".join(_state(p, folder) for p in paths)),
     }
     if out.exists():
@@ -93,6 +93,21 @@ def embed(settings):
         _join(parts, unread, settings, about)
     if query:
         _show_neighbours(encoder, query, folder, out)
+
+
+class _Encoder:
+    """An export, as a function of what files hold."""
+
+    def __init__(self, path):
+        self._layer = moco_keras.load_encoder(path, encoded=True)
+        record = Path(self._layer.filepath, "encoder.json").read_bytes()
+        self.sha256 = _sha256(record)
+        self._dim = json.loads(record)["embedding_size"]
+
+    def __call__(self, contents):
+        if not contents:  # TensorFlow convolves no empty batch
+            return np.zeros((0, self._dim), "float32")
+        return self._layer(tf.constant(contents)).numpy()
 
 
 def _sha256(contents):
@@ -168,7 +183,7 @@ class _Batch(NamedTuple):
 def _embed_batch(encoder, paths, pool):
     try:
         contents = list(pool.map(image_files.read, paths))
-        return _Batch(encoder(tf.constant(contents, "string")), paths, [])
+        return _Batch(encoder(contents), paths, [])
     except (OSError, tf.errors.InvalidArgumentError):
         reasons = dict(
             zip(paths, pool.map(image_files.why_not, paths), strict=True)
@@ -237,26 +252,33 @@ def _show_neighbours(encoder, query, folder, out):
     """Prints and draws the images that are nearest to another."""
     found = np.load(out)
     bank = features.unit_rows(found["features"])
-    queries = features.unit_rows(encoder(tf.constant([query.read_bytes()])))
-    k = min(_NEIGHBOURS, len(bank))
+    queries = features.unit_rows(encoder([query.read_bytes()]))
+    k = min(_NEIGHBOURS + 1, len(bank))
     (similarities,), (rows,) = knn.nearest(bank, queries, k)
-    names = found["files"][rows]
-    print(f"The nearest to {image_files.printable(query)}, by the cosine:")
-    for similarity, name in zip(similarities, names, strict=True):
-        print(f"  {similarity:.3f}  {image_files.printable(name)}")
+    nearest = [
+        (image_files.printable(name), similarity, folder / name)
+        for name, similarity in zip(
+            found["files"][rows], similarities, strict=True
+        )
+        if not (folder / name).samefile(query)
+    ][:_NEIGHBOURS]
+    print(f"Nearest to {image_files.printable(query)}, and their cosines:")
+    for name, similarity, _ in nearest:
+        print(f"  {similarity:.3f}  {name}")
     picture = out.with_name(f"{out.stem}-{query.stem}.png")
-    pictures = [
-        image_files.decode(path.read_bytes())
-        for path in (query, *(folder / name for name in names))
-    ]
     plotting.nearest(
-        pictures[0],
-        pictures[1:],
-        similarities,
-        [image_files.printable(Path(name).name) for name in names],
+        _picture(query),
+        [
+            (f"{name}\n{similarity:.3f}", _picture(path))
+            for name, similarity, path in nearest
+        ],
         picture,
     )
     print(f"They are drawn in {picture}")
+
+
+def _picture(path):
+    return image_files.decode(path.read_bytes()).numpy()
 
 
 if __name__ == "__main__":

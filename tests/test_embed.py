@@ -1,0 +1,235 @@
+import csv
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import moco_keras
+from moco_keras import plotting
+from moco_keras.recipes import embed
+from moco_keras.recipes.embed import EmbedSettings
+
+BAD = {
+    "empty.jpg": "Neither JPEG nor PNG, GIF or BMP",
+    "half.png": "Invalid PNG data, size 100",
+    "within/text.jpg": "Neither JPEG nor PNG, GIF or BMP",
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder")
+    keras.utils.set_random_seed(1)
+    small = moco_keras.build_encoder("resnet18", 8, width=4)
+    return moco_keras.export_encoder(small, folder)
+
+
+@pytest.fixture
+def folder(rng, tmp_path):
+    """Twenty images of different sizes, and three files that are none."""
+    folder = tmp_path / "images"
+    (folder / "within").mkdir(parents=True)
+    for i in range(20):
+        image = rng.integers(0, 256, (9 + i, 30 - i, 3), "uint8")
+        name = f"within/{i}.jpg" if i % 2 else f"{i}.png"
+        Image.fromarray(image).save(folder / name)
+    (folder / "empty.jpg").touch()
+    (folder / "half.png").write_bytes((folder / "0.png").read_bytes()[:100])
+    (folder / "within" / "text.jpg").write_text("a list of things to buy")
+    return folder
+
+
+@pytest.fixture
+def settings(encoder, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "_FILES_OF_A_PART", 8)
+    return EmbedSettings(
+        encoder=str(encoder.parent),
+        images=str(folder),
+        out=str(tmp_path / "features.npz"),
+        batch_size=3,
+    )
+
+
+def changed(settings, **changes):
+    return EmbedSettings(**{**vars(settings), **changes})
+
+
+def serve_each(encoder, paths):
+    serve = tf.saved_model.load(encoder).signatures["serve_encoded"]
+    return np.concatenate(
+        [
+            serve(image_bytes=tf.constant([path.read_bytes()]))["embedding"]
+            for path in paths
+        ]
+    )
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_features_are_the_exports(settings, encoder, folder, tmp_path, capsys):
+    embed.embed(settings)
+    with np.load(settings.out) as found:
+        names, features = found["files"].tolist(), found["features"]
+    wanted = {*folder.rglob("*.png"), *folder.rglob("*.jpg")}
+    wanted = sorted(p for p in wanted if str(p.relative_to(folder)) not in BAD)
+    assert names == [str(path.relative_to(folder)) for path in wanted]
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(
+        features, serve_each(encoder, wanted), rtol=0, atol=1e-5
+    )
+    with (tmp_path / "features.skipped.csv").open(newline="") as file:
+        skipped = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+    assert skipped == {str(folder / name): why for name, why in BAD.items()}
+    assert "no images: 3" in capsys.readouterr().out
+    assert not list(tmp_path.glob("features.partial"))
+
+
+def test_it_goes_on_where_it_was(settings, monkeypatch):
+    embed.embed(changed(settings, out=settings.out.replace("fea", "whole_fea")))
+    embed_batch, batches = embed._embed_batch, []
+
+    def stop_at(number):
+        def embed_some(*args):
+            batches.append(args)
+            if len(batches) == number:
+                raise KeyboardInterrupt
+            return embed_batch(*args)
+
+        return embed_some
+
+    # Parts of 3, 3 and 2 batches, for 8, 8 and 7 files.
+    monkeypatch.setattr(embed, "_embed_batch", stop_at(5))
+    with pytest.raises(KeyboardInterrupt):
+        embed.embed(settings)
+    batches.clear()
+    monkeypatch.setattr(embed, "_embed_batch", stop_at(None))
+    embed.embed(settings)
+    embedded = sum(len(paths) for _, paths, _ in batches)
+    assert embedded >= 8 + 7 and batches[0][1][0].name != "0.png"
+    with (
+        np.load(settings.out) as found,
+        np.load(settings.out.replace("fea", "whole_fea")) as whole,
+    ):
+        assert set(found) == {"features", "files", "encoder", "images"}
+        for name in found:
+            np.testing.assert_array_equal(found[name], whole[name])
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_other_features_are_not_mixed_in(settings, folder, done, monkeypatch):
+    """Neither into a file that is there nor into one that was begun."""
+    if done:
+        embed.embed(settings)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(embed, "_join", lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                embed.embed(settings)
+    before = {p: p.stat().st_mtime_ns for p in folder.parent.rglob("*")}
+    another = folder.parent / "another"
+    small = moco_keras.build_encoder("resnet18", 8, width=4)
+    moco_keras.export_encoder(small, another)
+    with pytest.raises(FileExistsError, match="this --encoder"):
+        embed.embed(changed(settings, encoder=str(another)))
+    (folder / "0.png").write_bytes((folder / "2.png").read_bytes())
+    with pytest.raises(FileExistsError, match="this --images"):
+        embed.embed(settings)
+    for path, time in before.items():
+        assert path.stat().st_mtime_ns == time or path.name == "0.png"
+
+
+def test_what_is_not_ours_is_not_removed(settings, tmp_path):
+    mine = tmp_path / "features.partial" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("keep")
+    with pytest.raises(FileExistsError, match="Nothing was changed"):
+        embed.embed(settings)
+    assert mine.read_text() == "keep"
+    shutil.rmtree(mine.parent)
+    (tmp_path / "features.npz").write_bytes(b"something else")
+    with pytest.raises(FileExistsError, match="Nothing was changed"):
+        embed.embed(settings)
+    assert (tmp_path / "features.npz").read_bytes() == b"something else"
+
+
+def test_bad_images_are_refused_if_told_so(settings):
+    with pytest.raises(ValueError, match="empty.jpg: Neither JPEG"):
+        embed.embed(changed(settings, on_bad_image="error"))
+
+
+def test_a_folder_without_images(settings, folder):
+    for path in [*folder.rglob("*.*")]:
+        if str(path.relative_to(folder)) not in BAD:
+            path.unlink()
+    with pytest.raises(ValueError, match="at least one JPEG.*3 other files"):
+        embed.embed(settings)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    shutil.rmtree(folder.parent / "features.partial")
+    with pytest.raises(ValueError, match="at least one JPEG.*0 other files"):
+        embed.embed(settings)
+
+
+def test_neighbours(settings, encoder, folder, tmp_path, capsys, monkeypatch):
+    query = folder / "4.png"  # libraries decode a JPEG not quite alike
+    embed.embed(settings)
+    capsys.readouterr()
+    drawn = []
+    draw = plotting.nearest
+    monkeypatch.setattr(
+        plotting, "nearest", lambda *args: (drawn.append(args), draw(*args))
+    )
+    monkeypatch.setattr(embed, "_embed_in_parts", None)  # it is done
+    embed.embed(changed(settings, neighbours=str(query)))
+    paths = [
+        path
+        for path in sorted(folder.rglob("*.*"))
+        if str(path.relative_to(folder)) not in BAD and path != query
+    ]
+    rows = serve_each(encoder, [*paths, query])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = rows[:-1] @ rows[-1]
+    nearest = np.argsort(-cosines)[:9]
+    printed = re.findall(r"^  (\S+)  (\S+)$", capsys.readouterr().out, re.M)
+    assert [name for _, name in printed] == [
+        str(paths[i].relative_to(folder)) for i in nearest
+    ]
+    np.testing.assert_allclose(
+        [float(cosine) for cosine, _ in printed], cosines[nearest], atol=6e-4
+    )
+    ((shown, others, picture),) = drawn
+    np.testing.assert_array_equal(shown, pixels_of(query))
+    for (_, pixels), i in zip(others, nearest, strict=True):
+        assert pixels.shape == pixels_of(paths[i]).shape
+    assert picture == tmp_path / "features-4.png" and picture.is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": None}, "--encoder must be given"),
+        ({"images": None}, "--images must be given"),
+        ({"images": "gone"}, "--images must be a folder that exists"),
+        ({"encoder": "gone"}, "must be a folder that `export_encoder` wrote"),
+        ({"out": "features"}, "--out must be a file that ends with .npz"),
+        ({"out": "gone/features.npz"}, "in a folder that exists"),
+        ({"neighbours": "gone.jpg"}, "--neighbours.*No such file"),
+    ],
+)
+def test_bad_settings(settings, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        embed.embed(changed(settings, **changes))
+
+
+def test_it_does_not_write_where_it_reads(settings, folder):
+    with pytest.raises(ValueError, match="outside of --images"):
+        embed.embed(changed(settings, out=str(folder / "features.npz")))
+    with pytest.raises(ValueError, match="--batch_size must be greater than 0"):
+        changed(settings, batch_size=0)

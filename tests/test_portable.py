@@ -1,0 +1,62 @@
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import moco_keras
+from moco_keras import export_encoder
+
+
+def run_onnx(path, images):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(path)
+    (given,), (returned,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type) == ("images", "tensor(uint8)")
+    assert returned.name == "embedding"
+    (embedding,) = session.run(["embedding"], {"images": images})
+    return embedding
+
+
+def run_litert(path, images):
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    runner = litert.Interpreter(model_path=str(path)).get_signature_runner()
+    return runner(images=images)["embedding"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the converters' own code
+@pytest.mark.parametrize(
+    ("format", "file", "run"),
+    [
+        ("onnx", "encoder.onnx", run_onnx),
+        ("litert", "encoder.tflite", run_litert),
+    ],
+)
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_other_runtimes_return_the_same(
+    format, file, run, precision, images, tmp_path
+):
+    if format == "onnx":
+        pytest.importorskip("tf2onnx")
+    keras.config.set_dtype_policy(precision)
+    encoder = moco_keras.build_encoder("resnet18", 8, 4, width=4, bn_splits=2)
+    folder = export_encoder(encoder, tmp_path, format=format, normalize=True)
+    # What it computes, if not how, is that of an encoder built in float32.
+    keras.config.set_dtype_policy("float32")
+    wanted = moco_keras.build_encoder("resnet18", 8, 4, width=4, bn_splits=2)
+    wanted.set_weights(encoder.get_weights())
+    wanted = moco_keras.backbone(wanted).predict(images, verbose=0)
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    for n in (1, 7, 16):
+        embedding = run(folder / file, images[:n])
+        assert embedding.dtype == np.float32
+        np.testing.assert_allclose(embedding, wanted[:n], rtol=0, atol=1e-5)
+    card = (folder / "README.md").read_text()
+    assert f"`{file}` is the same for" in card
+
+
+def test_the_converter_must_be_there(make_encoder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(ImportError, match="pip install tf2onnx"):
+        export_encoder(make_encoder(), tmp_path / "saved", format="onnx")
+    assert not (tmp_path / "saved").exists()
