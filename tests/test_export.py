@@ -10,40 +10,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import without_keras
 
 import moco_keras
 from moco_keras import export_encoder, load_encoder
 from moco_keras.augmentations import evaluation
-
-# TensorFlow's loader looks for Keras, so it is hidden rather than not imported.
-WITHOUT_KERAS = """
-import sys
-sys.modules["keras"] = sys.modules["moco_keras"] = None
-import numpy as np
-import tensorflow as tf
-
-given, found, *folders = sys.argv[1:]
-given = dict(np.load(given, allow_pickle=False))
-takes = {"serving_default": "images", "serve_encoded": "image_bytes"}
-results = {}
-for folder in folders:
-    loaded = tf.saved_model.load(folder)
-    for name, key in takes.items():
-        signature = loaded.signatures[name]
-        values = tf.constant(given[key])
-        for n in (1, 7, len(given[key])):
-            embedding = signature(**{key: values[:n]})["embedding"]
-            results[f"{folder} {key} {n}"] = embedding
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        meta = tf.compat.v1.saved_model.load(session, ["serve"], folder)
-        for name, key in takes.items():
-            signature = meta.signature_def[name]
-            results[f"{folder} {key} v1"] = session.run(
-                signature.outputs["embedding"].name,
-                {signature.inputs[key].name: given[key]},
-            )
-np.savez(found, **results)
-"""
 
 
 @pytest.fixture
@@ -67,6 +38,7 @@ def embed(encoder, images, normalize=False):
 
 
 def test_both_signatures_without_keras(images, encoded, tmp_path):
+    images, encoded = np.tile(images, (4, 1, 1, 1)), 4 * encoded
     # In a graph, for bfloat16 would show its other roundings.
     resize = tf.function(evaluation(8), reduce_retracing=True)
     sized = [
@@ -87,22 +59,37 @@ def test_both_signatures_without_keras(images, encoded, tmp_path):
             encoder = moco_keras.backbone(encoder)
         for key, x in {"images": images, "image_bytes": sized}.items():
             expected[f"{folder} {key}"] = embed(encoder, np.stack(x), normalize)
-    given, found = tmp_path / "given.npz", tmp_path / "found.npz"
-    np.savez(given, images=images, image_bytes=np.array(encoded))
     folders = [name.split()[0] for name in expected][::2]
-    subprocess.run(
-        [sys.executable, "-c", WITHOUT_KERAS, given, found, *folders],
-        check=True,
-        cwd=tmp_path,
-    )
-    results = dict(np.load(found))
+    given = tmp_path / "given.npz"
+    np.savez(given, images=images, image_bytes=np.array(encoded))
+    results = without_keras.embed(given, folders)
     assert len(results) == 16
+    for key, signature in without_keras.SIGNATURES.items():
+        name = f"{folders[0]} {key}"
+        results[f"{name} cli"] = saved_model_cli(
+            folders[0], signature, f"{key}={given}[{key}]", tmp_path / key
+        )
     for name, embedding in results.items():
         wanted = expected[name.rpartition(" ")[0]][: len(embedding)]
         assert embedding.dtype == np.float32
         np.testing.assert_allclose(
             embedding, wanted, rtol=0, atol=1e-5, err_msg=name
         )
+
+
+def saved_model_cli(folder, signature, inputs, outdir):
+    """What the command of this name, which comes with TensorFlow, returns."""
+    command = Path(sys.executable).with_name("saved_model_cli")
+    subprocess.run(
+        [
+            *(command, "run", f"--dir={folder}", "--tag_set=serve"),
+            *(f"--signature_def={signature}", f"--inputs={inputs}"),
+            f"--outdir={outdir}",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return np.load(outdir / "embedding.npy")
 
 
 @pytest.fixture(scope="module")

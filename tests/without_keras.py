@@ -1,0 +1,58 @@
+"""Embeds by exported encoders in a process without Keras and moco_keras."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+SIGNATURES = {"images": "serving_default", "image_bytes": "serve_encoded"}
+BATCHES = (1, 7, 64)
+
+
+def embed(given, folders):
+    """What both signatures of exports return, by the two loaders.
+
+    Args:
+        given: path of a .npz file of `images` and `image_bytes`.
+        folders: of the exports.
+
+    Returns:
+        {"<folder> <input> <batch or v1>": embedding}.
+    """
+    found = Path(given).with_name("found.npz")
+    subprocess.run(
+        [sys.executable, __file__, given, found, *folders], check=True
+    )
+    return dict(np.load(found))
+
+
+def main(given, found, *folders):
+    """Loads each with the loader of TensorFlow 2 and with that of 1."""
+    # TensorFlow's loader looks for Keras, so it is hidden, not just left out.
+    sys.modules["keras"] = sys.modules["moco_keras"] = None
+    import tensorflow as tf
+
+    given = dict(np.load(given))
+    results = {}
+    for folder in folders:
+        loaded = tf.saved_model.load(folder)
+        for key, name in SIGNATURES.items():
+            signature = loaded.signatures[name]
+            values = tf.constant(given[key])
+            for n in BATCHES:
+                embedding = signature(**{key: values[:n]})["embedding"]
+                results[f"{folder} {key} {n}"] = embedding
+        with tf.compat.v1.Session(graph=tf.Graph()) as session:
+            meta = tf.compat.v1.saved_model.load(session, ["serve"], folder)
+            for key, name in SIGNATURES.items():
+                signature = meta.signature_def[name]
+                results[f"{folder} {key} v1"] = session.run(
+                    signature.outputs["embedding"].name,
+                    {signature.inputs[key].name: given[key]},
+                )
+    np.savez(found, **results)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
