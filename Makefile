@@ -5,15 +5,21 @@ BIN := $(VENV)/bin
 # TensorFlow's greetings are not news; its warnings are.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test soak lint clean
+.PHONY: demo test slow soak lint clean
 
 ## Trains an encoder on textures that draw themselves: minutes on a CPU.
 demo: $(VENV)/installed
 	$(BIN)/python -m moco_keras.recipes.textures
 
-## Runs the tests.
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+
+## Runs the unit tests.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(PYTEST) -m "not slow"
+
+## Runs the others: whole programs, trainings by several devices and workers.
+slow: $(VENV)/installed
+	$(PYTEST) -m slow
 
 ## Kills runs at many moments, starts them again, and compares: ten minutes.
 SOAK ?= --kills=20 --minutes=4

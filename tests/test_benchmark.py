@@ -24,6 +24,7 @@ def test_unknown_benchmarks_are_refused():
     assert "Received: stop" in ended.stderr
 
 
+@pytest.mark.slow
 def test_sides_take_turns_and_are_compared(monkeypatch, capsys):
     settings = {"work": "queue", "steps": 2, "batch_size": 8, "cores": 1}
     works = [{**settings, "queue_size": size} for size in (32, 64)]

@@ -101,6 +101,7 @@ def slow_disk(monkeypatch):
     monkeypatch.setattr(Snapshots, "write", slowly)
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_as_if_never_interrupted(
     make, images, tmp_path, slow_disk
 ):

@@ -13,6 +13,8 @@ from programs import ROOT
 
 from moco_keras import distribution
 
+pytestmark = pytest.mark.slow  # most start processes that train
+
 
 def start(what, replicas, folder, **env):
     """A process of the program beside this, and where its results will be."""

@@ -37,6 +37,7 @@ def embed(encoder, images, normalize=False):
     return embedding
 
 
+@pytest.mark.slow
 def test_both_signatures_without_keras(images, encoded, tmp_path):
     images, encoded = np.tile(images, (4, 1, 1, 1)), 4 * encoded
     # In a graph, for bfloat16 would show its other roundings.
@@ -333,6 +334,7 @@ def test_versions_count_up_and_are_never_overwritten(make_encoder, tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_no_version(tmp_path):
     """Killed between its files; a server looks at numbers only."""
     program = (

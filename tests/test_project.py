@@ -47,6 +47,7 @@ def imported(source):
     return names
 
 
+@pytest.mark.slow
 def test_readme_trains_and_exports(tmp_path):
     (code,) = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S

@@ -15,7 +15,13 @@ from replicas import free_ports, tf_config
 
 import moco_keras
 from moco_keras import textures
-from moco_keras.recipes import _pretrain, _settings, _threads, image_folder
+from moco_keras.recipes import (
+    _pretrain,
+    _settings,
+    _threads,
+    export,
+    image_folder,
+)
 
 LEFT = {  # by a run
     "encoder",
@@ -55,6 +61,7 @@ def smoke(run_smoke):
     return run_smoke(seed=7)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything(smoke):
     result, folder = smoke
     assert {path.name for path in folder.iterdir()} == LEFT
@@ -78,6 +85,7 @@ def test_a_run_leaves_everything(smoke):
     assert settings["data"]["train_images"] == 512
 
 
+@pytest.mark.slow
 def test_the_model_of_a_run_loads(smoke):
     import keras
 
@@ -88,6 +96,40 @@ def test_the_model_of_a_run_loads(smoke):
     assert int(model.queue.pointer) == 2 * 8 * 64 % 192
 
 
+@pytest.mark.slow
+def test_a_run_is_exported_again(smoke, tmp_path):
+    _, folder = smoke
+    settings = export.ExportSettings(
+        model=str(folder), path=str(tmp_path), output="projection"
+    )
+    export.export(settings)
+    ours, first = (
+        json.loads((place / "1" / "encoder.json").read_text())
+        for place in (tmp_path, folder / "encoder")
+    )
+    assert ours["training"] == first["training"]
+    assert (first["output"], ours["output"]) == ("features", "projection")
+    assert ours["embedding_size"] == 128
+    file = str(folder / "model.keras")
+    export.export(export.ExportSettings(model=file, path=str(tmp_path)))
+    assert (tmp_path / "2" / "saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (None, "--model must be given"),
+        ("gone", "--model must be the folder of a finished run.*model=gone"),
+        (".", "there is no file model.keras"),
+        (__file__, "--path must be given for a --model that is a file"),
+    ],
+)
+def test_nothing_to_export(model, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        export.export(export.ExportSettings(model=model))
+
+
+@pytest.mark.slow
 def test_a_folder_of_images_stopped_and_gone_on_with(tmp_path):
     folder = tmp_path / "images"
     (folder / "within").mkdir(parents=True)
@@ -148,6 +190,7 @@ def test_a_bad_image_ends_a_run_if_told_so(tmp_path):
         image_folder.read(settings)
 
 
+@pytest.mark.slow
 def test_workers_train_as_one_and_the_chief_alone_writes(
     smoke, textures_dir, tmp_path
 ):
@@ -210,6 +253,7 @@ def test_missing_data_ends_at_once_with_one_message(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_nan_ends_the_run_and_keeps_what_was_exported(textures_dir, smoke):
     export_dir = smoke[1].parent.parent
     before = {p: p.stat().st_mtime_ns for p in smoke[1].rglob("*")}

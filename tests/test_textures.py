@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 import moco_keras
 from moco_keras import augmentations, callbacks, optimizers, textures
@@ -16,6 +17,7 @@ def test_the_same_bytes_for_the_same_seed():
     assert len(np.unique(images.reshape(200, -1), axis=0)) == 200
 
 
+@pytest.mark.slow
 def test_moco_learns_textures():
     """A short training lifts kNN well above the untrained encoder's."""
     bank, test = textures.draw(2000, seed=0), textures.draw(400, seed=1)

@@ -26,6 +26,7 @@ from moco_keras import data
 
 _FULL = {"width": 64, "batch_size": 64, "queue_size": 4096, "bn_splits": 1}
 _NARROW = {"width": 16, "batch_size": 256, "queue_size": 4096, "bn_splits": 8}
+_SERVED = {"encoder": "resnet50", "batch_size": 32}
 
 # By name, the sides: the work and its settings. The first is compared with the
 # others; one alone with the peer's, where that does the same work.
@@ -80,6 +81,15 @@ _BENCHMARKS = {
         {"work": "queue", "steps": 20, "batch_size": 256, "queue_size": 65536}
     ],
     "knn": [{"work": "knn", "bank": 50_000, "queries": 2_000}],
+    # An export, and its parts without it.
+    "serve_encoded": [
+        {"work": work, **_SERVED}
+        for work in ("serve_encoded", "decode_and_encode")
+    ],
+    "serve_images": [
+        {"work": work, **_SERVED} for work in ("serve_images", "encode_images")
+    ],
+    "load_export": [{"work": "load_export", **_SERVED}],
     "import": [
         {"work": "import moco_keras"},
         {"work": "import keras"},
@@ -92,7 +102,14 @@ _COMMANDS = {
     "import keras": (["-c", "import keras"], 0),
     "cifar10 --help": (["-m", "moco_keras.recipes.cifar10", "--help"], 1),
 }
-_NOT_OF_PEER = {"supervised", "read_files", "replicas", "saved", *_COMMANDS}
+_NOT_OF_PEER = {
+    "supervised",
+    "read_files",
+    "replicas",
+    "saved",
+    "load_export",
+    *_COMMANDS,
+}
 _OURS = [sys.executable, "-m", "moco_keras.recipes._work"]
 
 FLAGS = flags.FLAGS

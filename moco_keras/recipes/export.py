@@ -54,29 +54,26 @@ def export(settings):
         raise ValueError(
             "--model must be given: the folder of a run, or a .keras file."
         )
-    file, path, training = Path(settings.model), settings.path, None
-    if file.is_dir():
-        path = path or file / "encoder"
-        training = _training(file)
-        file = file / "model.keras"
+    given, path = Path(settings.model), settings.path
+    file = given / "model.keras" if given.is_dir() else given
     if not file.is_file():
         raise FileNotFoundError(
             "--model must be the folder of a finished run, or a .keras file. "
-            f"Received: --model={settings.model}; there is no file {file}."
+            f"Received: --model={given}; there is no file {file}."
         )
-    if path is None:
+    if path is None and given is file:
         raise ValueError(
             "--path must be given for a --model that is a file: the folder of "
-            f"all versions. Received: --model={settings.model}."
+            f"all versions. Received: --model={given}."
         )
     folder = moco_keras.export_encoder(
         keras.models.load_model(file),
-        path,
+        path or given / "encoder",
         settings.version,
         output=settings.output,
         normalize=settings.normalize,
         format=settings.format,
-        training=training,
+        training=None if given is file else _training(given),
     )
     print(f"The encoder is in {folder}")
 
