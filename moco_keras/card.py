@@ -40,16 +40,23 @@ def write(folder, name, *, signatures, output, normalized, file, training):
         },
         "other_runtime": file,
         "weights": {"file": _WEIGHTS, "sha256": _sha256(folder / _WEIGHTS)},
-        "versions": {
-            "moco_keras": _library_version(),
-            "python": platform.python_version(),
-            **{package: metadata.version(package) for package in _PACKAGES},
-        },
+        "versions": versions(_PACKAGES),
         "git_revision": _git_revision(),
         "training": training,
     }
     (folder / "encoder.json").write_text(json.dumps(record, indent=2) + "\n")
     (folder / "README.md").write_text(_card(record))
+
+
+def versions(packages):
+    """Of this library, of Python, and of installed packages; by name."""
+    import moco_keras
+
+    return {
+        "moco_keras": moco_keras.__version__,
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+    }
 
 
 def _table(specs):
@@ -61,12 +68,6 @@ def _table(specs):
 
 def _sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _library_version():
-    import moco_keras
-
-    return moco_keras.__version__
 
 
 def _git_revision():

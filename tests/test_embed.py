@@ -1,6 +1,7 @@
 import csv
 import re
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -159,9 +160,16 @@ def test_what_is_not_ours_is_not_removed(settings, tmp_path):
     assert (tmp_path / "features.npz").read_bytes() == b"something else"
 
 
-def test_bad_images_are_refused_if_told_so(settings):
+def test_bad_images_are_refused_if_told_so(settings, monkeypatch):
     with pytest.raises(ValueError, match="empty.jpg: Neither JPEG"):
         embed.embed(changed(settings, on_bad_image="error"))
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "_join", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            embed.embed(settings)
+    with pytest.raises(ValueError, match="empty.jpg: Neither JPEG"):
+        embed.embed(changed(settings, on_bad_image="error"))
+    assert not Path(settings.out).exists()
 
 
 def test_a_folder_without_images(settings, folder):

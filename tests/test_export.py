@@ -335,8 +335,11 @@ def test_versions_count_up_and_are_never_overwritten(make_encoder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_export_leaves_no_version(tmp_path):
-    """Killed between its files; a server looks at numbers only."""
+@pytest.mark.parametrize(
+    "there", ["variables", "encoder.keras", "encoder.json", "README.md"]
+)
+def test_a_killed_export_leaves_no_version(there, tmp_path):
+    """Killed as a file of it is there; a server looks at numbers only."""
     program = (
         "import sys, keras, moco_keras\n"
         "encoder = moco_keras.build_encoder('resnet18', 8, width=4)\n"
@@ -349,12 +352,11 @@ def test_a_killed_export_leaves_no_version(tmp_path):
         stderr=subprocess.DEVNULL,
     )
     assert process.stdout.readline() == b"now\n"
-    while not list(tmp_path.glob(".partial-*/variables")):
+    while not list(tmp_path.glob(f".partial-*/{there}")):
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert list(tmp_path.glob(".partial-*"))
     for folder in tmp_path.glob("[0-9]*"):
         tf.saved_model.load(folder)
     again = export_encoder(moco_keras.build_encoder("resnet18", 8), tmp_path)

@@ -8,14 +8,12 @@ import io
 import json
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-import moco_keras
-from moco_keras import image_files
+from moco_keras import card, image_files
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 # What may change on the way.
@@ -42,15 +40,10 @@ def make(settings, recipe, images, num_replicas):
         tf.config.experimental.get_device_details(gpu)["device_name"]
         for gpu in tf.config.list_physical_devices("GPU")
     ]
-    versions = {name: metadata.version(name) for name in _PACKAGES}
     return {
         "recipe": recipe,
         "settings": dataclasses.asdict(settings),
-        "versions": {
-            "moco_keras": moco_keras.__version__,
-            "python": platform.python_version(),
-            **versions,
-        },
+        "versions": card.versions(_PACKAGES),
         "device": gpus or f"CPU {platform.machine()}, {os.cpu_count()} cores",
         "replicas": num_replicas,
         "data": {

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -89,7 +90,11 @@ def embed(settings):
         _refuse_another(out, _read(out), about)
         print(f"{out} holds the features of {folder}")
     else:
-        parts = _embed_in_parts(encoder, paths, unread, settings, about)
+        try:
+            parts = _embed_in_parts(encoder, paths, unread, settings, about)
+        except KeyboardInterrupt:
+            print("\nTo go on, give the same command again", file=sys.stderr)
+            raise
         _join(parts, unread, settings, about)
     if query:
         _show_neighbours(encoder, query, folder, out)
@@ -230,6 +235,8 @@ def _join(parts, unread, settings, about):
         skipped += zip(map(Path, part["skipped"]), reasons, strict=True)
     if not files:
         raise image_files.no_image(settings.images, skipped)
+    if skipped and settings.on_bad_image == "error":  # by another command
+        raise image_files.bad_image(*skipped[0])
     place = parts[0].parent
     dim = np.load(parts[0])["features"].shape[1]
     joined = np.lib.format.open_memmap(
