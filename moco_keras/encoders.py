@@ -15,6 +15,7 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
 _HEADS = ("linear", "mlp")
+NORMALIZATION = "normalization"  # the layer that takes pixels in [0, 255]
 _FEATURES = "features"  # the layer whose output is the backbone's feature
 
 
@@ -91,7 +92,7 @@ def build_encoder(
         (1 / 255 / std).tolist(),
         (-mean / std).tolist(),
         dtype="float32",
-        name="normalization",
+        name=NORMALIZATION,
     )(inputs)
     if isinstance(backbone, keras.Model):
         x = _apply(backbone, x)

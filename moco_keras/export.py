@@ -69,8 +69,9 @@ def export_encoder(
         FileExistsError: if the version exists.
         ImportError: if the format's converter is not installed.
         ValueError: if an argument is none of the above, or the encoder does not
-            take square RGB images of one size, or its backbone cannot be told
-            from its head, or Keras does not know one of its layers.
+            take square RGB images of one size, or it is not known whether their
+            pixels are in [0, 255], or its backbone cannot be told from its
+            head, or Keras does not know one of its layers.
     """
     encoder = getattr(model, "query_encoder", model)
     size = _image_size(encoder)
@@ -200,6 +201,15 @@ def _image_size(encoder):
             "An encoder to export must take square RGB images of one size, "
             f"(N, S, S, 3). Received: {encoder!r}, which takes {shape}. Build "
             "it with `build_encoder`."
+        )
+    if encoders.NORMALIZATION not in [layer.name for layer in encoder.layers]:
+        raise ValueError(
+            "An encoder to export must take pixels in [0, 255], and normalise "
+            "them in a layer of its own, which is called "
+            f"{encoders.NORMALIZATION!r}. Received: {encoder!r}, which has "
+            "none, so that its range is unknown. Build it with "
+            "`build_encoder`, or let it begin with "
+            f"`keras.layers.Rescaling(..., name={encoders.NORMALIZATION!r})`."
         )
     return shape[1]
 

@@ -126,6 +126,7 @@ def consumer(tmp_path_factory):
     return consume
 
 
+@pytest.mark.slow
 def test_a_program_in_c_gets_the_same(
     consumer, images, encoded, make_encoder, tmp_path
 ):
@@ -376,6 +377,22 @@ def test_bad_arguments(make_encoder, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         export_encoder(make_encoder(), tmp_path / "saved", **arguments)
     assert not (tmp_path / "saved").exists()
+
+
+def test_an_encoder_of_another_range_is_refused(images, tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    pooling = keras.layers.GlobalAveragePooling2D(name="features")
+    with pytest.raises(ValueError, match="pixels in .0, 255.*Rescaling"):
+        export_encoder(keras.Model(inputs, pooling(inputs)), tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    scaled = keras.layers.Rescaling(1 / 255, name="normalization")(inputs)
+    export_encoder(keras.Model(inputs, pooling(scaled)), tmp_path)
+    np.testing.assert_allclose(
+        load_encoder(tmp_path)(images),
+        np.mean(images / 255, axis=(1, 2)),
+        rtol=0,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("shape", [(8, 9, 3), (8, 8, 1), (None, None, 3)])
