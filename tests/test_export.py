@@ -380,13 +380,15 @@ def test_bad_arguments(make_encoder, tmp_path, arguments, message):
 
 
 def test_an_encoder_of_another_range_is_refused(images, tmp_path):
-    inputs = keras.Input((8, 8, 3))
-    pooling = keras.layers.GlobalAveragePooling2D(name="features")
+    def encoder(*layers):
+        pooling = keras.layers.GlobalAveragePooling2D(name="features")
+        return keras.Sequential([keras.Input((8, 8, 3)), *layers, pooling])
+
     with pytest.raises(ValueError, match="pixels in .0, 255.*Rescaling"):
-        export_encoder(keras.Model(inputs, pooling(inputs)), tmp_path / "no")
+        export_encoder(encoder(), tmp_path / "no")
     assert not (tmp_path / "no").exists()
-    scaled = keras.layers.Rescaling(1 / 255, name="normalization")(inputs)
-    export_encoder(keras.Model(inputs, pooling(scaled)), tmp_path)
+    scale = keras.layers.Rescaling(1 / 255, name="normalization")
+    export_encoder(encoder(scale), tmp_path)
     np.testing.assert_allclose(
         load_encoder(tmp_path)(images),
         np.mean(images / 255, axis=(1, 2)),
