@@ -15,7 +15,7 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
 _HEADS = ("linear", "mlp")
-NORMALIZATION = "normalization"  # the layer that takes pixels in [0, 255]
+_NORMALIZATION = "normalization"  # the layer that takes pixels in [0, 255]
 _FEATURES = "features"  # the layer whose output is the backbone's feature
 
 
@@ -92,7 +92,7 @@ def build_encoder(
         (1 / 255 / std).tolist(),
         (-mean / std).tolist(),
         dtype="float32",
-        name=NORMALIZATION,
+        name=_NORMALIZATION,
     )(inputs)
     if isinstance(backbone, keras.Model):
         x = _apply(backbone, x)
@@ -137,7 +137,15 @@ def backbone(encoder):
             f"with layers {[layer.name for layer in encoder.layers][:5]}..."
         )
     features = encoder.get_layer(_FEATURES).output
-    return keras.Model(encoder.input, features, name="backbone")
+    return keras.Model(encoder.inputs[0], features, name="backbone")
+
+
+def takes_pixels(encoder):
+    """Whether an encoder normalises pixels in [0, 255] as `build_encoder`'s."""
+    return any(
+        layer.name == _NORMALIZATION and isinstance(layer, layers.Rescaling)
+        for layer in encoder.layers
+    )
 
 
 def _linear(x, units, name):

@@ -90,8 +90,14 @@ def export_encoder(
     path = Path(path)
     if version is not None and (path / str(version)).exists():
         raise _exists(path / str(version))
+    backbone = encoders.backbone(encoder)
     if output == "features":
-        encoder = encoders.backbone(encoder)
+        encoder = backbone
+    elif len(encoder.layers) == len(backbone.layers):
+        raise ValueError(
+            'An encoder to export with output="projection" must have a head. '
+            f"Received: {encoder!r}, which ends with its features."
+        )
     training = _json(training or {})
     path.mkdir(parents=True, exist_ok=True)
     # A server looks at names that are numbers only.
@@ -202,14 +208,12 @@ def _image_size(encoder):
             f"(N, S, S, 3). Received: {encoder!r}, which takes {shape}. Build "
             "it with `build_encoder`."
         )
-    if encoders.NORMALIZATION not in [layer.name for layer in encoder.layers]:
+    if not encoders.takes_pixels(encoder):
         raise ValueError(
             "An encoder to export must take pixels in [0, 255], and normalise "
-            "them in a layer of its own, which is called "
-            f"{encoders.NORMALIZATION!r}. Received: {encoder!r}, which has "
-            "none, so that its range is unknown. Build it with "
-            "`build_encoder`, or let it begin with "
-            f"`keras.layers.Rescaling(..., name={encoders.NORMALIZATION!r})`."
+            f"them itself. Received: {encoder!r}, whose range is unknown. "
+            "Build it with `build_encoder`, which takes any functional Keras "
+            "model as `backbone`."
         )
     return shape[1]
 

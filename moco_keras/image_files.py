@@ -76,10 +76,14 @@ def bad_image(path, reason):
 
 def no_image(folder, skipped):
     """The error that a folder holds other files only."""
+    first = ""
+    if skipped:
+        path, reason = skipped[0]
+        first = f"; the first is {printable(path)}: {reason}"
     return ValueError(
         "A folder of images must hold at least one JPEG, PNG, GIF or BMP file "
         f"that can be decoded. Received: {printable(folder)}, with "
-        f"{len(skipped)} other files."
+        f"{len(skipped)} other files{first}."
     )
 
 
@@ -151,7 +155,9 @@ def _declared_size(contents):
 
 def summary(skipped):
     """Says what `scan` skipped, a line for each reason."""
-    lines = [f"Files skipped, for they are no images: {len(skipped)}"]
+    lines = [
+        f"Files skipped, which could not be read as images: {len(skipped)}"
+    ]
     by_reason = {}
     for path, reason in skipped:
         by_reason.setdefault(reason, []).append(path)

@@ -138,7 +138,9 @@ def nearest(query, pictures, path):
         _show(axes, picture)
         # A long name would push the pictures apart; its end tells more.
         lines = [line[-26:] for line in title.splitlines()]
-        axes.set_title("\n".join(lines), fontsize=7, color=_INK)
+        axes.set_title(
+            "\n".join(lines), fontsize=7, color=_INK, parse_math=False
+        )
     _save(figure, path)
 
 

@@ -40,9 +40,14 @@ def in_float32(encoder):
             config["dtype"] = "float32"
         return type(layer).from_config(config)
 
-    copy = keras.models.clone_model(
-        encoder, clone_function=clone, recursive=True
-    )
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # of layers within layers
+    try:
+        copy = keras.models.clone_model(
+            encoder, clone_function=clone, recursive=True
+        )
+    finally:
+        keras.config.set_dtype_policy(policy)
     copy.set_weights(encoder.get_weights())
     return copy
 

@@ -39,6 +39,8 @@ def main(argv):
             embeddings = _embed(stub, [Path(p).read_bytes() for p in batch])
         except grpc.RpcError as error:
             sys.exit(f"Error: {error.code().name}: {error.details()}")
+        except OSError as error:
+            sys.exit(f"Error: {error}")
         for path, embedding in zip(batch, embeddings.tolist(), strict=True):
             print(json.dumps({"file": path, "embedding": embedding}))
 

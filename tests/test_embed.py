@@ -1,4 +1,5 @@
 import csv
+import os
 import re
 import shutil
 from pathlib import Path
@@ -88,8 +89,8 @@ def test_features_are_the_exports(settings, encoder, folder, tmp_path, capsys):
     with (tmp_path / "features.skipped.csv").open(newline="") as file:
         skipped = {row["file"]: row["reason"] for row in csv.DictReader(file)}
     assert skipped == {str(folder / name): why for name, why in BAD.items()}
-    assert "no images: 3" in capsys.readouterr().out
-    assert not list(tmp_path.glob("features.partial"))
+    assert "as images: 3" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_it_goes_on_where_it_was(settings, monkeypatch):
@@ -118,27 +119,30 @@ def test_it_goes_on_where_it_was(settings, monkeypatch):
         np.load(settings.out) as found,
         np.load(settings.out.replace("fea", "whole_fea")) as whole,
     ):
-        assert set(found) == {"features", "files", "encoder", "images"}
+        about = {"encoder", "images", "on_bad_image"}
+        assert set(found) == {"features", "files", *about}
         for name in found:
             np.testing.assert_array_equal(found[name], whole[name])
 
 
-@pytest.mark.parametrize("done", [True, False])
-def test_other_features_are_not_mixed_in(settings, folder, done, monkeypatch):
-    """Neither into a file that is there nor into one that was begun."""
-    if done:
-        embed.embed(settings)
-    else:
-        with monkeypatch.context() as patch:
-            patch.setattr(embed, "_join", lambda *args: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                embed.embed(settings)
+def interrupt(settings, monkeypatch):
+    """Ends an embedding when only its parts are there."""
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "_join", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            embed.embed(settings)
+
+
+def test_a_file_of_something_else_is_not_overwritten(settings, folder):
+    embed.embed(settings)
     before = {p: p.stat().st_mtime_ns for p in folder.parent.rglob("*")}
     another = folder.parent / "another"
     small = moco_keras.build_encoder("resnet18", 8, width=4)
     moco_keras.export_encoder(small, another)
     with pytest.raises(FileExistsError, match="this --encoder"):
         embed.embed(changed(settings, encoder=str(another)))
+    with pytest.raises(FileExistsError, match="this --on_bad_image"):
+        embed.embed(changed(settings, on_bad_image="error"))
     (folder / "0.png").write_bytes((folder / "2.png").read_bytes())
     with pytest.raises(FileExistsError, match="this --images"):
         embed.embed(settings)
@@ -146,30 +150,52 @@ def test_other_features_are_not_mixed_in(settings, folder, done, monkeypatch):
         assert path.stat().st_mtime_ns == time or path.name == "0.png"
 
 
-def test_what_is_not_ours_is_not_removed(settings, tmp_path):
-    mine = tmp_path / "features.partial" / "mine.txt"
-    mine.parent.mkdir()
-    mine.write_text("keep")
-    with pytest.raises(FileExistsError, match="Nothing was changed"):
-        embed.embed(settings)
-    assert mine.read_text() == "keep"
-    shutil.rmtree(mine.parent)
-    (tmp_path / "features.npz").write_bytes(b"something else")
-    with pytest.raises(FileExistsError, match="Nothing was changed"):
-        embed.embed(settings)
-    assert (tmp_path / "features.npz").read_bytes() == b"something else"
+def test_a_file_that_is_not_ours_is_not_overwritten(settings):
+    def write_text(file):
+        file.write(b"something else")
 
-
-def test_bad_images_are_refused_if_told_so(settings, monkeypatch):
-    with pytest.raises(ValueError, match="empty.jpg: Neither JPEG"):
-        embed.embed(changed(settings, on_bad_image="error"))
-    with monkeypatch.context() as patch:
-        patch.setattr(embed, "_join", lambda *args: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+    for write in (
+        write_text,
+        lambda file: None,
+        lambda file: np.save(file, np.zeros(3)),
+        lambda file: np.savez(file, images=np.zeros((3, 8, 8, 3))),
+        lambda file: np.savez(file, encoder=np.array([{}], object)),
+    ):
+        with Path(settings.out).open("wb") as file:
+            write(file)
+        before = Path(settings.out).read_bytes()
+        with pytest.raises(FileExistsError, match="Nothing was changed"):
             embed.embed(settings)
+        assert Path(settings.out).read_bytes() == before
+
+
+def test_what_has_changed_is_embedded_anew(settings, folder, monkeypatch):
+    """Nothing of what was begun before is in it."""
+    interrupt(settings, monkeypatch)
+    shutil.copy(folder / "2.png", folder / "0.png")
+    embed.embed(settings)
+    with np.load(settings.out) as found:
+        rows = dict(zip(found["files"], found["features"], strict=True))
+    np.testing.assert_allclose(rows["0.png"], rows["2.png"], atol=1e-5)
+
+
+def test_it_goes_on_from_another_folder(settings, folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    interrupt(changed(settings, images="images"), monkeypatch)
+    monkeypatch.chdir(folder / "within")
+    monkeypatch.setattr(embed, "_embed_batch", None)  # it is done
+    embed.embed(settings)
+    with np.load(settings.out) as found:
+        assert found["files"][0] == "0.png"
+
+
+def test_bad_images_are_refused_if_told_so(settings, folder):
     with pytest.raises(ValueError, match="empty.jpg: Neither JPEG"):
         embed.embed(changed(settings, on_bad_image="error"))
-    assert not Path(settings.out).exists()
+    for name in BAD:
+        (folder / name).unlink()
+    embed.embed(changed(settings, on_bad_image="error"))
+    assert Path(settings.out).exists()
 
 
 def test_a_folder_without_images(settings, folder):
@@ -180,7 +206,6 @@ def test_a_folder_without_images(settings, folder):
         embed.embed(settings)
     shutil.rmtree(folder)
     folder.mkdir()
-    shutil.rmtree(folder.parent / "features.partial")
     with pytest.raises(ValueError, match="at least one JPEG.*0 other files"):
         embed.embed(settings)
 
@@ -219,11 +244,38 @@ def test_neighbours(settings, encoder, folder, tmp_path, capsys, monkeypatch):
     assert picture == tmp_path / "features-4.png" and picture.is_file()
 
 
+def test_names_are_taken_as_they_are(settings, folder, capsys):
+    shutil.rmtree(folder / "within")
+    for path in [*folder.iterdir()]:
+        path.unlink()
+    names = ["cost_$5_$6.png", "a $ b $ c.png", os.fsdecode(b"\xff\xfe.png")]
+    for name in names:
+        Image.new("RGB", (9, 9)).save(folder / name, format="PNG")
+    query = str(folder / names[2])
+    embed.embed(changed(settings, neighbours=query))
+    with np.load(settings.out) as found:
+        assert sorted(found["files"]) == sorted(names)
+    printed = capsys.readouterr().out
+    printed.encode()
+    assert printed.count("  1.000  ") == 2
+    (folder / names[0]).unlink()
+    (folder / names[1]).unlink()
+    alone = settings.out.replace("features", "alone")
+    embed.embed(changed(settings, out=alone, neighbours=query))
+    assert "holds no other image" in capsys.readouterr().out
+
+
+def test_large_pictures_are_drawn_small(tmp_path):
+    Image.new("RGB", (3000, 500)).save(tmp_path / "large.png")
+    assert embed._picture(tmp_path / "large.png").shape == (46, 273, 3)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"encoder": None}, "--encoder must be given"),
         ({"images": None}, "--images must be given"),
+        ({"images": ""}, "--images must be given"),
         ({"images": "gone"}, "--images must be a folder that exists"),
         ({"encoder": "gone"}, "must be a folder that `export_encoder` wrote"),
         ({"out": "features"}, "--out must be a file that ends with .npz"),

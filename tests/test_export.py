@@ -379,23 +379,41 @@ def test_bad_arguments(make_encoder, tmp_path, arguments, message):
     assert not (tmp_path / "saved").exists()
 
 
-def test_an_encoder_of_another_range_is_refused(images, tmp_path):
-    def encoder(scale):
-        inputs = keras.Input((8, 8, 3))
-        pooling = keras.layers.GlobalAveragePooling2D(name="features")
-        return keras.Model(inputs, pooling(scale(inputs)))
+def encoder_of(scale):
+    pooling = keras.layers.GlobalAveragePooling2D(name="features")
+    return keras.Sequential([keras.Input((8, 8, 3)), scale, pooling])
 
-    with pytest.raises(ValueError, match="pixels in .0, 255.*Rescaling"):
-        export_encoder(encoder(keras.layers.Identity()), tmp_path / "no")
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        keras.layers.Identity(),
+        keras.layers.Rescaling(1 / 255, name="mine"),
+        keras.layers.Normalization(mean=0.5, variance=0.1),
+    ],
+)
+def test_an_encoder_of_another_range_is_refused(scale, tmp_path):
+    with pytest.raises(ValueError, match="pixels in .0, 255.*build_encoder"):
+        export_encoder(encoder_of(scale), tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+def test_an_encoder_may_be_sequential(images, tmp_path):
     scale = keras.layers.Rescaling(1 / 255, name="normalization")
-    export_encoder(encoder(scale), tmp_path)
+    export_encoder(encoder_of(scale), tmp_path)
     np.testing.assert_allclose(
         load_encoder(tmp_path)(images),
         np.mean(images / 255, axis=(1, 2)),
         rtol=0,
         atol=1e-5,
     )
+
+
+def test_a_projection_is_of_a_head(make_encoder, tmp_path):
+    backbone = moco_keras.backbone(make_encoder())
+    with pytest.raises(ValueError, match="must have a head"):
+        export_encoder(backbone, tmp_path / "no", output="projection")
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("shape", [(8, 9, 3), (8, 8, 1), (None, None, 3)])

@@ -95,7 +95,7 @@ def test_what_cannot_be_decoded_is_skipped_and_listed(folder):
     for name, reason in SKIPPED.items():
         assert skipped[name].startswith(reason), name
     summary = image_files.summary(scan.skipped)
-    assert f"no images: {len(SKIPPED)}\n" in summary
+    assert f"as images: {len(SKIPPED)}\n" in summary
     assert f"3 {LARGE}: vast.gif, vast.jpg, vast.png" in summary
 
 

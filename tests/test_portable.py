@@ -55,6 +55,35 @@ def test_other_runtimes_return_the_same(
     assert f"`{file}` is the same for" in card
 
 
+@keras.saving.register_keras_serializable(package="test_portable")
+class Within(keras.layers.Layer):
+    """A layer that makes another, of which its config says nothing."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = keras.layers.Conv2D(4, 3)
+
+    def build(self, shape):
+        self.conv.build(shape)
+
+    def call(self, inputs):
+        return self.conv(inputs)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the converters' own code
+def test_layers_within_layers_compute_in_float32(images, tmp_path):
+    pytest.importorskip("tf2onnx")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    inputs = keras.Input((8, 8, 3))
+    backbone = keras.Model(inputs, Within()(inputs))
+    encoder = moco_keras.build_encoder(backbone, 8, 4)
+    folder = export_encoder(encoder, tmp_path, format="onnx")
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    wanted = moco_keras.backbone(encoder).predict(images, verbose=0)
+    embedding = run_onnx(folder / "encoder.onnx", images)
+    np.testing.assert_allclose(embedding, wanted, rtol=0, atol=0.05)
+
+
 def test_the_converter_must_be_there(make_encoder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(ImportError, match="pip install tf2onnx"):

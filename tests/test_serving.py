@@ -125,6 +125,9 @@ def test_the_client_says_that_there_is_no_server(files):
     result = ask(f"localhost:{port}", "--timeout=5", *files)
     assert result.returncode == 1
     assert re.search("Error: (UNAVAILABLE|DEADLINE_EXCEEDED)", result.stderr)
+    result = ask(f"localhost:{port}", "gone.jpg")
+    assert result.returncode == 1
+    assert "Error: [Errno 2] No such file" in result.stderr
 
 
 def test_what_the_guide_says_of_its_configuration_is_read():

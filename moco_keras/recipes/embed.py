@@ -6,7 +6,8 @@
 JPEG, PNG, GIF and BMP files of any sizes, in folders of any depth. What cannot
 be decoded is skipped, and listed in features.skipped.csv. The file holds
 `features`, float32 (N, D), and `files`, their N paths within the folder. If the
-program is interrupted, the same command goes on where it was.
+program is interrupted, the same command goes on where it was; until then its
+work is in a folder features.[...].partial.
 
 With --neighbours it prints the images that are nearest to another one, and
 draws them. A file that is there already is not made again.
@@ -19,9 +20,9 @@ import json
 import os
 import shutil
 import sys
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -59,7 +60,7 @@ class EmbedSettings(_settings.Bounded):
 def embed(settings):
     """Embeds the folder where that is not done, and shows neighbours."""
     for name in ("encoder", "images"):
-        if getattr(settings, name) is None:
+        if not getattr(settings, name):
             raise ValueError(f"--{name} must be given; --help says what it is.")
     folder, out = Path(settings.images), Path(settings.out)
     if not folder.is_dir():
@@ -85,17 +86,23 @@ def embed(settings):
     about = {
         "encoder": encoder.sha256,
         "images": _sha256(b"\0".join(_state(p, folder) for p in paths)),
+        "on_bad_image": settings.on_bad_image,
     }
+    # Of this work alone, so that nothing else stands in its way.
+    name = _sha256(json.dumps(about).encode())[:12]
+    place = out.with_suffix(f".{name}.partial")
     if out.exists():
-        _refuse_another(out, _read(out), about)
-        print(f"{out} holds the features of {folder}")
+        _refuse_another(out, about)
+        print(f"{_text(out)} holds the features of {_text(folder)}")
     else:
+        place.mkdir(exist_ok=True)
         try:
-            parts = _embed_in_parts(encoder, paths, unread, settings, about)
+            parts = _embed_in_parts(encoder, paths, unread, settings, place)
+            _join(parts, unread, settings, about)
         except KeyboardInterrupt:
             print("\nTo go on, give the same command again", file=sys.stderr)
             raise
-        _join(parts, unread, settings, about)
+    shutil.rmtree(place, ignore_errors=True)
     if query:
         _show_neighbours(encoder, query, folder, out)
 
@@ -130,33 +137,24 @@ def _state(path, folder):
     return name + state.encode()
 
 
-def _read(file):
+def _refuse_another(out, about):
+    """Refuses a file that is there and was made of something else."""
     try:
-        return np.load(file)
-    except (ValueError, EOFError, zipfile.BadZipFile):
-        return {}
-
-
-def _refuse_another(place, found, about):
-    """Refuses features of another encoder or of other images."""
+        with np.load(out) as file:
+            found = {name: str(file[name]) for name in about if name in file}
+    except (ValueError, EOFError, TypeError, AttributeError, BadZipFile):
+        found = {}  # not such a file
     changed = [name for name in about if found.get(name) != about[name]]
     if changed:
         raise FileExistsError(
-            "--out must be new, or made with the same --encoder and --images. "
-            f"Received: {place}, which was not made with this --{changed[0]} "
-            "as it is now. Nothing was changed; choose another, or remove it."
+            "--out must be new, or made by the same command. Received: "
+            f"{out}, which was not made with this --{changed[0]} as it is now. "
+            "Nothing was changed; choose another, or remove it."
         )
 
 
-def _embed_in_parts(encoder, paths, unread, settings, about):
+def _embed_in_parts(encoder, paths, unread, settings, place):
     """Writes the features of so many files at a time; returns these parts."""
-    folder = Path(settings.out).with_suffix(".partial")
-    folder.mkdir(exist_ok=True)
-    record = folder / "about.json"
-    if any(folder.iterdir()):
-        found = json.loads(record.read_text()) if record.exists() else {}
-        _refuse_another(folder, found, about)
-    _record.write_json(record, about)
     if settings.on_bad_image == "error" and unread:
         raise image_files.bad_image(*unread[0])
     bar = keras.utils.Progbar(len(paths), unit_name="file")
@@ -164,7 +162,7 @@ def _embed_in_parts(encoder, paths, unread, settings, about):
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), _FILES_OF_A_PART):
             end = min(start + _FILES_OF_A_PART, len(paths))
-            parts.append(folder / f"{len(parts):06}.npz")
+            parts.append(place / f"{len(parts):06}.npz")
             if not parts[-1].exists():
                 batches = []
                 for first in range(start, end, settings.batch_size):
@@ -174,7 +172,7 @@ def _embed_in_parts(encoder, paths, unread, settings, about):
                         raise image_files.bad_image(*batch.skipped[0])
                     batches.append(batch)
                     bar.update(last, finalize=False)
-                _write_part(batches, parts[-1])
+                _write_part(batches, settings.images, parts[-1])
             bar.update(end)
     return parts
 
@@ -201,19 +199,18 @@ def _embed_batch(encoder, paths, pool):
         return batch._replace(skipped=skipped + batch.skipped)
 
 
-def _write_part(batches, path):
+def _write_part(batches, folder, path):
+    def names(files):
+        return np.array([os.path.relpath(file, folder) for file in files])
+
     skipped = [entry for batch in batches for entry in batch.skipped]
     _save(
         path,
         features=np.concatenate([batch.features for batch in batches]),
-        files=_names(file for batch in batches for file in batch.files),
-        skipped=_names(file for file, _ in skipped),
-        reasons=np.array([reason for _, reason in skipped], "str"),
+        files=names(file for batch in batches for file in batch.files),
+        skipped=names(file for file, _ in skipped),
+        reasons=np.array([reason for _, reason in skipped]),
     )
-
-
-def _names(paths):
-    return np.array([os.fspath(path) for path in paths], "str")
 
 
 def _save(path, **arrays):
@@ -226,21 +223,17 @@ def _save(path, **arrays):
 
 def _join(parts, unread, settings, about):
     """Makes one file of the parts, which need not fit into memory."""
-    out, files, skipped = Path(settings.out), [], list(unread)
+    out, folder = Path(settings.out), Path(settings.images)
+    files, skipped = [], list(unread)
     for part in map(np.load, parts):
-        files += [
-            os.path.relpath(name, settings.images) for name in part["files"]
-        ]
-        reasons = part["reasons"].tolist()
-        skipped += zip(map(Path, part["skipped"]), reasons, strict=True)
+        files += part["files"].tolist()
+        for name, reason in zip(part["skipped"], part["reasons"], strict=True):
+            skipped.append((folder / name, reason))
     if not files:
         raise image_files.no_image(settings.images, skipped)
-    if skipped and settings.on_bad_image == "error":  # by another command
-        raise image_files.bad_image(*skipped[0])
-    place = parts[0].parent
     dim = np.load(parts[0])["features"].shape[1]
     joined = np.lib.format.open_memmap(
-        place / "features.npy", "w+", "float32", (len(files), dim)
+        parts[0].with_name("features.npy"), "w+", "float32", (len(files), dim)
     )
     start = 0
     for part in parts:
@@ -251,8 +244,7 @@ def _join(parts, unread, settings, about):
         print(image_files.summary(skipped))
         _record.write_skipped(out.with_suffix(".skipped.csv"), skipped)
     _save(out, features=joined, files=np.array(files), **about)
-    shutil.rmtree(place)
-    print(f"The features of {len(files)} images are in {out}")
+    print(f"The features of {len(files)} images are in {_text(out)}")
 
 
 def _show_neighbours(encoder, query, folder, out):
@@ -263,13 +255,16 @@ def _show_neighbours(encoder, query, folder, out):
     k = min(_NEIGHBOURS + 1, len(bank))
     (similarities,), (rows,) = knn.nearest(bank, queries, k)
     nearest = [
-        (image_files.printable(name), similarity, folder / name)
+        (_text(name), similarity, folder / name)
         for name, similarity in zip(
             found["files"][rows], similarities, strict=True
         )
         if not (folder / name).samefile(query)
     ][:_NEIGHBOURS]
-    print(f"Nearest to {image_files.printable(query)}, and their cosines:")
+    if not nearest:
+        print(f"{_text(folder)} holds no other image than {_text(query)}")
+        return
+    print(f"Nearest to {_text(query)}, and their cosines:")
     for name, similarity, _ in nearest:
         print(f"  {similarity:.3f}  {name}")
     picture = out.with_name(f"{out.stem}-{query.stem}.png")
@@ -281,11 +276,18 @@ def _show_neighbours(encoder, query, folder, out):
         ],
         picture,
     )
-    print(f"They are drawn in {picture}")
+    print(f"They are drawn in {_text(picture)}")
 
 
 def _picture(path):
-    return image_files.decode(path.read_bytes()).numpy()
+    """Its pixels, or some of them where it is large."""
+    image = image_files.decode(path.read_bytes()).numpy()
+    step = max(1, max(image.shape) // 256)
+    return image[::step, ::step].copy()
+
+
+def _text(path):
+    return image_files.printable(path)
 
 
 if __name__ == "__main__":

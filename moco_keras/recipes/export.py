@@ -82,7 +82,7 @@ def _training(run):
     """What the run's folder says of its training, as the run exports it."""
     training = json.loads((run / "settings.json").read_text())
     metrics = json.loads((run / "metrics.json").read_text())
-    metrics.pop("history")
+    metrics.pop("history", None)
     return {**training, "metrics": metrics}
 
 
