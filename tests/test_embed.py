@@ -133,6 +133,24 @@ def interrupt(settings, monkeypatch):
             embed.embed(settings)
 
 
+def test_a_full_disk_ends_it_and_it_goes_on(settings, monkeypatch):
+    save, saved = embed._save, []
+
+    def fill_up(path, **arrays):
+        saved.append(path)
+        if len(saved) == 2:
+            raise OSError(28, "No space left on device")
+        save(path, **arrays)
+
+    monkeypatch.setattr(embed, "_save", fill_up)
+    with pytest.raises(OSError, match=r"No space left.*\n.*same command"):
+        embed.embed(settings)
+    embed.embed(settings)
+    assert len(saved) == 2 + 2 + 1  # the other parts, and the file
+    with np.load(settings.out) as found:
+        assert len(found["files"]) == 20
+
+
 def test_a_file_of_something_else_is_not_overwritten(settings, folder):
     embed.embed(settings)
     before = {p: p.stat().st_mtime_ns for p in folder.parent.rglob("*")}

@@ -34,6 +34,7 @@ from moco_keras.recipes import _program, _record, _settings
 
 _FILES_OF_A_PART = 1024
 _NEIGHBOURS = 9
+_GO_ON = "To go on, give the same command again."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +101,10 @@ def embed(settings):
             parts = _embed_in_parts(encoder, paths, unread, settings, place)
             _join(parts, unread, settings, about)
         except KeyboardInterrupt:
-            print("\nTo go on, give the same command again", file=sys.stderr)
+            print(f"\n{_GO_ON}", file=sys.stderr)
             raise
+        except OSError as error:  # of the disk, for images give none
+            raise OSError(f"{error}\n{_GO_ON}") from error
     shutil.rmtree(place, ignore_errors=True)
     if query:
         _show_neighbours(encoder, query, folder, out)
