@@ -20,7 +20,7 @@ from replicas import free_ports
 from moco_keras import export_encoder
 
 grpc = pytest.importorskip("grpc")
-apis = pytest.importorskip("tensorflow_serving.apis")
+pytest.importorskip("tensorflow_serving.apis")
 from tensorflow_serving.apis import (  # noqa: E402 (where it is installed)
     predict_pb2,
     prediction_service_pb2_grpc,

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import shlex
 import shutil
 import sys
@@ -206,8 +205,7 @@ def _before(images, metrics, k):
 def _leave(folder, model, monitor, bank, test, metrics):
     """Writes what a run is for, its metrics last."""
     shutil.rmtree(folder / "encoder", ignore_errors=True)  # what began
-    training = json.loads((folder / "settings.json").read_text())
-    training["metrics"] = {k: v for k, v in metrics.items() if k != "history"}
+    training = _record.training(folder, metrics)
     moco_keras.export_encoder(model, folder / "encoder", training=training)
     model.save(folder / "model.keras")
     _draw(folder, model, monitor, bank, test, metrics)

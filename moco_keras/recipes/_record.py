@@ -87,6 +87,18 @@ def write_json(path, value):
     _write(path, json.dumps(value, indent=2) + "\n")
 
 
+def training(folder, metrics):
+    """What an export says of a run's training: its settings and its end.
+
+    Args:
+        folder: of the run.
+        metrics: those of metrics.json, of which the history is left out.
+    """
+    settings = json.loads((folder / "settings.json").read_text())
+    last = {k: v for k, v in metrics.items() if k != "history"}
+    return {**settings, "metrics": last}
+
+
 def write_skipped(path, skipped):
     """Writes a CSV file of (path, reason), of files that are no images."""
     rows = [

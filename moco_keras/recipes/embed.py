@@ -30,6 +30,7 @@ import tensorflow as tf
 
 import moco_keras
 from moco_keras import features, image_files, knn, plotting
+from moco_keras.image_files import printable
 from moco_keras.recipes import _program, _record, _settings
 
 _FILES_OF_A_PART = 1024
@@ -94,7 +95,7 @@ def embed(settings):
     place = out.with_suffix(f".{name}.partial")
     if out.exists():
         _refuse_another(out, about)
-        print(f"{_text(out)} holds the features of {_text(folder)}")
+        print(f"{printable(out)} holds the features of {printable(folder)}")
     else:
         place.mkdir(exist_ok=True)
         try:
@@ -247,7 +248,7 @@ def _join(parts, unread, settings, about):
         print(image_files.summary(skipped))
         _record.write_skipped(out.with_suffix(".skipped.csv"), skipped)
     _save(out, features=joined, files=np.array(files), **about)
-    print(f"The features of {len(files)} images are in {_text(out)}")
+    print(f"The features of {len(files)} images are in {printable(out)}")
 
 
 def _show_neighbours(encoder, query, folder, out):
@@ -258,16 +259,18 @@ def _show_neighbours(encoder, query, folder, out):
     k = min(_NEIGHBOURS + 1, len(bank))
     (similarities,), (rows,) = knn.nearest(bank, queries, k)
     nearest = [
-        (_text(name), similarity, folder / name)
+        (printable(name), similarity, folder / name)
         for name, similarity in zip(
             found["files"][rows], similarities, strict=True
         )
         if not (folder / name).samefile(query)
     ][:_NEIGHBOURS]
     if not nearest:
-        print(f"{_text(folder)} holds no other image than {_text(query)}")
+        print(
+            f"{printable(folder)} holds no other image than {printable(query)}"
+        )
         return
-    print(f"Nearest to {_text(query)}, and their cosines:")
+    print(f"Nearest to {printable(query)}, and their cosines:")
     for name, similarity, _ in nearest:
         print(f"  {similarity:.3f}  {name}")
     picture = out.with_name(f"{out.stem}-{query.stem}.png")
@@ -279,7 +282,7 @@ def _show_neighbours(encoder, query, folder, out):
         ],
         picture,
     )
-    print(f"They are drawn in {_text(picture)}")
+    print(f"They are drawn in {printable(picture)}")
 
 
 def _picture(path):
@@ -287,10 +290,6 @@ def _picture(path):
     image = image_files.decode(path.read_bytes()).numpy()
     step = max(1, max(image.shape) // 256)
     return image[::step, ::step].copy()
-
-
-def _text(path):
-    return image_files.printable(path)
 
 
 if __name__ == "__main__":

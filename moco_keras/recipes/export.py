@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 
 import moco_keras
-from moco_keras.recipes import _program, _settings
+from moco_keras.recipes import _program, _record, _settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,10 @@ def export(settings):
             "--path must be given for a --model that is a file: the folder of "
             f"all versions. Received: --model={given}."
         )
+    training = None
+    if given is not file:
+        metrics = json.loads((given / "metrics.json").read_text())
+        training = _record.training(given, metrics)
     folder = moco_keras.export_encoder(
         keras.models.load_model(file),
         path or given / "encoder",
@@ -73,17 +77,9 @@ def export(settings):
         output=settings.output,
         normalize=settings.normalize,
         format=settings.format,
-        training=None if given is file else _training(given),
+        training=training,
     )
     print(f"The encoder is in {folder}")
-
-
-def _training(run):
-    """What the run's folder says of its training, as the run exports it."""
-    training = json.loads((run / "settings.json").read_text())
-    metrics = json.loads((run / "metrics.json").read_text())
-    metrics.pop("history", None)
-    return {**training, "metrics": metrics}
 
 
 if __name__ == "__main__":
