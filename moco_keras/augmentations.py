@@ -16,7 +16,7 @@ import keras
 import keras_cv
 from keras import ops
 
-from moco_keras import distribution, image_ops
+from moco_keras import distribution, image_ops, random
 
 
 def moco_v1(image_size=224, min_area=0.2):
@@ -105,7 +105,10 @@ class _Augmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
     """Base: float32 whatever the policy, random numbers that Keras seeds."""
 
     def __init__(self, seed=None, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        # Without a seed keras-cv asks for TensorFlow's global generator, which
+        # there is not where operations are to be deterministic. Nothing draws
+        # from what it makes.
+        super().__init__(seed=1, **{"dtype": "float32", **kwargs})
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 
@@ -115,8 +118,9 @@ class _Augmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
         All at once, for drawing costs a single image more than its use.
         """
         batch_size = batch_size * distribution.num_replicas()
-        draws = keras.random.uniform((count, batch_size), seed=self.generator)
-        return ops.unstack(distribution.own_part(draws, axis=1), count)
+        numbers = distribution.own_part(ops.arange(batch_size))
+        key = self.generator.next()
+        return ops.unstack(random.uniform(key, count, numbers), count)
 
     def chance(self, batch_size):
         """Draws bool (N,), true with probability `rate`."""
@@ -171,30 +175,39 @@ class RandomResizedCrop(_Crop):
         self.ratio = tuple(ratio)
 
     def get_random_transformation_batch(self, batch_size, images, **kwargs):
-        height, width = image_ops.height_and_width(images)
-        *draws, top, left = self.draw(batch_size, 2 * self.tries + 2)
+        # In float64, for a rounding to whole pixels must not depend on how
+        # a compiler multiplies and adds.
+        height, width = (
+            ops.cast(side, "float64")
+            for side in image_ops.height_and_width(images)
+        )
+        draws = self.draw(batch_size, 2 * self.tries + 2)
+        *draws, top, left = (ops.cast(draw, "float64") for draw in draws)
         area, ratio = ops.split(ops.stack(draws, axis=1), 2, axis=1)
         area = _between(*self.scale, area) * height * width
         ratio = ops.exp(_between(*(math.log(r) for r in self.ratio), ratio))
         w = ops.round(ops.sqrt(area * ratio))  # (N, tries)
         h = ops.round(ops.sqrt(area / ratio))
         fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
-        first = ops.argmax(ops.cast(fits, "int32"), axis=1)[:, None]
-        w = ops.take_along_axis(w, first, axis=1)[:, 0]  # (N,)
-        h = ops.take_along_axis(h, first, axis=1)[:, 0]
+        tries = ops.arange(self.tries)
+        first = ops.min(ops.where(fits, tries, self.tries), axis=1)
+        chosen = tries == first[:, None]
+        w = ops.sum(ops.where(chosen, w, 0.0), axis=1)  # (N,)
+        h = ops.sum(ops.where(chosen, h, 0.0), axis=1)
         top = ops.floor(top * (height - h + 1))
         left = ops.floor(left * (width - w + 1))
         # Where no try fits.
         last_ratio = ops.clip(width / height, *self.ratio)
         last_w = ops.minimum(width, ops.round(height * last_ratio))
         last_h = ops.minimum(height, ops.round(width / last_ratio))
-        fitted = ops.any(fits, axis=1)
-        return {
+        fitted = first < self.tries
+        box = {
             "top": ops.where(fitted, top, ops.floor((height - last_h) / 2)),
             "left": ops.where(fitted, left, ops.floor((width - last_w) / 2)),
             "height": ops.where(fitted, h, last_h),
             "width": ops.where(fitted, w, last_w),
         }
+        return {name: ops.cast(x, "float32") for name, x in box.items()}
 
     def augment_images(self, images, transformations, **kwargs):
         return image_ops.crop_and_resize(

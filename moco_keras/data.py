@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import image_files, inputs
+from moco_keras import image_files, inputs, random
 from moco_keras.views import two_views  # noqa: F401 (of `read`'s streams)
 
 _UNLABELLED = -1
@@ -251,9 +251,8 @@ def _read_tfds(builder, split, examples):
     def in_order(seed):
         # The order of `Dataset.shuffle` would depend on TensorFlow's seed too.
         def shuffle(number, examples):
-            rows = tf.range(tf.size(examples["image"]))
-            own = tf.random.experimental.stateless_fold_in(seed, number)
-            rows = tf.random.experimental.stateless_shuffle(rows, own)
+            own = random.fold_in(seed, number)
+            rows = random.permutation(own, tf.size(examples["image"]))
             return tf.nest.map_structure(lambda x: tf.gather(x, rows), examples)
 
         if seed is None:
@@ -322,9 +321,9 @@ def _read_folder(folder, examples, on_bad_image):
     labels = tf.constant(labels, "int64")
 
     def in_order(seed):
-        rows = tf.range(len(files))
+        rows = tf.range(len(files), dtype="int64")
         if seed is not None:
-            rows = tf.random.experimental.stateless_shuffle(rows, seed)
+            rows = random.permutation(seed, len(files))
         return tf.data.Dataset.from_tensor_slices(
             {"path": tf.gather(paths, rows), "label": tf.gather(labels, rows)}
         )

@@ -12,7 +12,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import cluster
+from moco_keras import accelerators, cluster
 
 NAMES = ("auto", "none", "mirrored", "multiworker", "tpu")
 
@@ -49,11 +49,11 @@ def strategy(name="auto"):
         return _multi_worker()
     if name == "tpu":
         return _tpu()
-    gpus = tf.config.list_logical_devices("GPU")
-    if name == "none" or (name == "auto" and len(gpus) < 2):
+    devices = accelerators.logical_devices()
+    many = accelerators.on_gpu() and len(devices) > 1
+    if name == "none" or (name == "auto" and not many):
         return tf.distribute.get_strategy()
-    devices = gpus or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _multi_worker():

@@ -9,6 +9,8 @@ import math
 import tensorflow as tf
 from keras import ops
 
+from moco_keras import accelerators
+
 
 def fused(function):
     """Lets XLA make one kernel of many: several times faster on a CPU too.
@@ -29,8 +31,9 @@ def fused(function):
 def for_chosen(function):
     """Makes (images, chosen, ...) of a fused function of (images, ...).
 
-    Images (N, H, W, 3) that bool (N,) does not choose stay as they are, and
-    where it chooses none nothing is computed, which spares a single image much.
+    Images (N, H, W, 3) that bool (N,) does not choose stay as they are. For a
+    single one that is not chosen nothing is computed. Of a batch some are as
+    good as always, and a GPU would have to wait for the answer.
     """
 
     @fused
@@ -40,8 +43,10 @@ def for_chosen(function):
 
     @functools.wraps(function)
     def call(images, chosen, *args, **kwargs):
+        if images.shape[0] != 1:
+            return select(images, chosen, *args, **kwargs)
         return ops.cond(
-            ops.any(chosen),
+            chosen[0],
             lambda: select(images, chosen, *args, **kwargs),
             lambda: images,
         )
@@ -149,7 +154,9 @@ def gaussian_blur(images, apply, sigma, max_sigma):
         half = _weighted_neighbours(images, weights, axis=1)
         return _weighted_neighbours(half, weights, axis=2)
 
-    return ops.cond(ops.any(apply), blur, lambda: images)
+    if images.shape[0] != 1:
+        return blur()
+    return ops.cond(apply[0], blur, lambda: images)
 
 
 def _weighted_neighbours(images, weights, axis):
@@ -181,7 +188,6 @@ def _weighted_windows(images, padded, weights, axis):
     return ops.reshape(total, ops.shape(images))
 
 
-@fused
 def jitter(images, brightness, contrast, saturation, hue, places):
     """Applies the four colour operations to each image, in its own order.
 
@@ -195,36 +201,59 @@ def jitter(images, brightness, contrast, saturation, hue, places):
     Returns:
         float32 (N, H, W, 3), pixels in [0, 255].
     """
-
-    def of_one(drawn):
-        image, factors, places = drawn
-        operations = [
-            functools.partial(operation, factor)
-            for operation, factor in zip(_OPERATIONS, factors, strict=True)
-        ]
-
-        def operate(place, channels):
-            here = places == place
-            which = ops.where(ops.any(here), ops.argmax(here), 4)
-            leave = [lambda *channels: channels]
-            return ops.switch(which, operations + leave, *channels)
-
-        # A loop: of four copies XLA would make one kernel, and take hours.
-        channels = tuple(image[..., i] for i in range(3))
-        return ops.stack(ops.fori_loop(0, 4, operate, channels), axis=-1)
-
-    factors = (brightness, contrast, saturation, hue)
-    places = ops.cast(places, "int32")
-    return _over_images(of_one, (images, factors, places))
-
-
-def _over_images(function, batch):
     # Image by image a processor does nothing in vain, and keeps the image at
     # hand. A GPU is better off doing every operation to all, and selecting.
-    on_gpu = tf.config.list_physical_devices("GPU")
-    alone = batch[0].shape[0] == 1
-    over = ops.vectorized_map if on_gpu and not alone else ops.map
-    return over(function, batch)
+    one_by_one = images.shape[0] == 1 or not accelerators.on_gpu()
+    factors = ops.stack((brightness, contrast, saturation, hue))
+    return _jitter(images, factors, ops.cast(places, "int32"), one_by_one)
+
+
+@fused
+def _jitter(images, factors, places, one_by_one):
+    """As `jitter`; factors (4, N), those of each operation."""
+    if one_by_one:
+        each = (images, ops.transpose(factors), places)
+        return ops.map(lambda one: _in_turn(_do_what_is_next, *one), each)
+    factors = factors[:, :, None, None]
+    places = ops.transpose(places)[:, :, None, None]
+    return _in_turn(_do_all_and_select, images, factors, places)
+
+
+def _in_turn(operate, images, factors, places):
+    # A loop: of four copies XLA would make one kernel, and take hours.
+    channels = ops.unstack(images, axis=-1)
+    channels = ops.fori_loop(
+        0,
+        len(_OPERATIONS),
+        lambda place, x: operate(x, factors, places == place),
+        tuple(channels),
+    )
+    return ops.stack(channels, axis=-1)
+
+
+def _do_what_is_next(channels, factors, here):
+    """One operation on one image, whose channels are (H, W)."""
+    which = ops.where(ops.any(here), ops.argmax(here), len(_OPERATIONS))
+    operations = [
+        functools.partial(operation, factor)
+        for operation, factor in zip(
+            _OPERATIONS, ops.unstack(factors), strict=True
+        )
+    ]
+    leave = [lambda *channels: channels]
+    return ops.switch(which, operations + leave, *channels)
+
+
+def _do_all_and_select(channels, factors, here):
+    """One operation on each image of a batch, whose channels are (N, H, W)."""
+    result = channels
+    for i, operation in enumerate(_OPERATIONS):
+        changed = operation(factors[i], *channels)
+        result = tuple(
+            ops.where(here[i], new, old)
+            for new, old in zip(changed, result, strict=True)
+        )
+    return result
 
 
 def _blend(factor, channels, others):
@@ -239,7 +268,8 @@ def _change_brightness(factor, *channels):
 
 
 def _change_contrast(factor, *channels):
-    return _blend(factor, channels, 3 * [ops.mean(_luma(*channels))])
+    mean = ops.mean(_luma(*channels), axis=(-2, -1), keepdims=True)
+    return _blend(factor, channels, 3 * [mean])
 
 
 def _change_saturation(factor, *channels):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import distribution
+from moco_keras import distribution, random
 
 
 def images_of(data):
@@ -257,9 +257,7 @@ def _rows(num_images, shape, seed, start):
         rows = tf.range(num_images, dtype="int64")
         if seed is not None:
             # At once: `Dataset.shuffle` takes a second for a million.
-            rows = tf.random.experimental.stateless_shuffle(
-                rows, (seed, number)
-            )
+            rows = random.permutation((seed, number), num_images)
         return tf.reshape(rows[: steps * batch_size], shape)
 
     passes = tf.data.Dataset.counter(start // steps).map(rows_of_pass)

@@ -103,8 +103,6 @@ class MoCo(keras.Model):
         )
         self._loss = keras.metrics.Mean(name="loss")
         self._accuracy = keras.metrics.Mean(name="contrastive_accuracy")
-        # XLA made a step on a CPU a third slower.
-        self.supports_jit = bool(tf.config.list_physical_devices("GPU"))
         self.built = True
 
     def train_step(self, data):

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import distribution
+from moco_keras import accelerators, distribution, random
 
 
 def shuffle(images, seed, across_replicas=True):
@@ -19,14 +19,14 @@ def shuffle(images, seed, across_replicas=True):
 
     Returns:
         The images that the replica gets to encode, (N, H, W, 3), and the order
-        that `unshuffle` takes, int32, of (N x replicas,) or (N,).
+        that `unshuffle` takes, int64, of (N x replicas,) or (N,).
 
     Reference:
         Section 3.3 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
     """
     if across_replicas:
         images = distribution.all_gather(images)
-    order = keras.random.shuffle(ops.arange(ops.shape(images)[0]), seed=seed)
+    order = random.permutation(seed.next(), ops.shape(images)[0])
     own = distribution.own_part(order) if across_replicas else order
     return ops.take(images, own, axis=0), order
 
@@ -57,8 +57,8 @@ def encode(encoder, images):
         What the encoder returns, (N, C).
     """
     norms, splits = _common_splits(encoder)
-    on_gpu = tf.config.list_physical_devices("GPU")
-    if splits == 1 or on_gpu or (images.shape[0] or 1) % splits:
+    whole = splits == 1 or (images.shape[0] or 1) % splits
+    if whole or accelerators.on_gpu():
         return encoder(images, training=True)
     weights = encoder.trainable_variables
     copies = [_copies(tf.convert_to_tensor(w.value), splits) for w in weights]

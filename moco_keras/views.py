@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from moco_keras import distribution, inputs
+from moco_keras import distribution, inputs, random
 
 
 def two_views(images, augmenter, batch_size):
@@ -98,7 +98,7 @@ class TwoViews:
             image = self.stream.decode(example)["image"]
             # Examples are read at the same time, in any order.
             states = [
-                (v, tf.random.experimental.stateless_fold_in((seed, number), i))
+                (v, random.fold_in((seed, i), number))
                 for i, v in enumerate(generators)
             ]
             with keras.StatelessScope(states):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import moco_keras
+from moco_keras import accelerators
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +21,13 @@ def seed():
     keras.utils.set_random_seed(1)
     keras.config.set_dtype_policy("float32")
     return 1
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def accelerator(request, monkeypatch):
+    """Takes both branches, wherever a GPU takes another than a CPU."""
+    monkeypatch.setattr(accelerators, "on_gpu", lambda: request.param == "gpu")
+    return request.param
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from moco_keras import augmentations as aug
 
+pytestmark = pytest.mark.usefixtures("accelerator")
+
 PIPELINES = [aug.moco_v1, aug.moco_v2, aug.cifar]
 
 

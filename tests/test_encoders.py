@@ -8,6 +8,8 @@ from fixtures.drawing import draw_weights
 import moco_keras
 from moco_keras import backbone, build_encoder
 
+pytestmark = pytest.mark.usefixtures("accelerator")
+
 # Counted in torchvision: its models, their last layer replaced by a head.
 RESNET18, RESNET34, RESNET50 = 11_176_512, 21_284_672, 23_508_032
 

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from moco_keras import image_ops
 
+pytestmark = pytest.mark.usefixtures("accelerator")
+
 FIXTURE = pytorch.load("operations")
 PICTURES = 255 * FIXTURE["images"]  # float32 (4, 24, 20, 3)
 NEUTRAL = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}

@@ -14,6 +14,8 @@ from moco_keras import (
     optimizers,
 )
 
+pytestmark = pytest.mark.usefixtures("accelerator")
+
 
 def pairs(count=2, batch=4, seed=0):
     """A data set of `count` batches of ready views."""

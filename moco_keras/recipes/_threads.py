@@ -4,6 +4,8 @@ import os
 
 import tensorflow as tf
 
+from moco_keras import accelerators
+
 
 def share_cores():
     """Gives each of two operations a core of its own, where there are two.
@@ -15,5 +17,5 @@ def share_cores():
     Raises:
         RuntimeError: if TensorFlow has computed anything before.
     """
-    if os.cpu_count() == 2 and not tf.config.list_physical_devices("GPU"):
+    if os.cpu_count() == 2 and not accelerators.on_gpu():
         tf.config.threading.set_intra_op_parallelism_threads(1)
