@@ -151,30 +151,106 @@ def num_replicas():
 
 
 def all_gather(values):
-    """Joins what all replicas hold, in their order.
+    """Joins what all replicas hold, in their order, by one collective.
 
     Args:
-        values: (n, ...), of the same shape on each replica.
+        values: numbers (n, ...), of the same shape on each replica.
 
     Returns:
-        (n x replicas, ...), the same on each replica.
+        (n x replicas, ...), the same on each replica, to the bit.
     """
     if num_replicas() == 1:
         return values
     replica = tf.distribute.get_replica_context()
     # A worker's only replica gets its images on no device, and TensorFlow
     # cannot gather those.
-    gathered = replica.all_gather(tf.identity(values), axis=0)
+    words = tf.identity(_as_words(values))
+    launcher = _launcher(replica, words)
+    gathered = (
+        replica.all_gather(words, axis=0)
+        if launcher is None
+        else launcher._all_gather(words, None)
+    )
     length = values.shape[0] and values.shape[0] * num_replicas()
-    return tf.ensure_shape(gathered, (length, *values.shape[1:]))
+    return _from_words(gathered, values.dtype, (length, *values.shape[1:]))
 
 
-def mean(values):
-    """The mean of what all replicas hold; gradients pass through it."""
-    if num_replicas() == 1:
+def _launcher(replica, values):
+    """What starts TensorFlow's collectives on a replica, or None.
+
+    The public `all_gather` gathers the shapes first, by a collective of its own
+    that every other one waits for. These shapes are known.
+    """
+    if tf.executing_eagerly() or not values.shape.is_fully_defined():
+        return None
+    extended = replica.strategy.extended
+    cross_device = getattr(extended, "_get_cross_device_ops", lambda _: None)
+    launchers = getattr(cross_device(values), "_launchers", None)
+    return launchers and launchers[replica._replica_id]
+
+
+# TensorFlow's collectives take no type of less than four bytes but float16.
+def _as_words(values):
+    """The same bytes as float32, (n, words)."""
+    if values.dtype.size >= 4:
         return values
+    flat = tf.reshape(values, (-1, math.prod(values.shape[1:])))
+    per_word = 4 // values.dtype.size
+    flat = tf.pad(flat, ((0, 0), (0, -flat.shape[1] % per_word)))
+    words = tf.reshape(flat, (-1, flat.shape[1] // per_word, per_word))
+    return tf.bitcast(words, "float32")
+
+
+def _from_words(words, dtype, shape):
+    if dtype.size >= 4:
+        return tf.ensure_shape(words, shape)
+    flat = tf.bitcast(words, dtype)
+    flat = tf.reshape(flat, (-1, math.prod(flat.shape[1:])))
+    own = flat[:, : math.prod(shape[1:])]
+    return tf.ensure_shape(tf.reshape(own, (-1, *shape[1:])), shape)
+
+
+def stack(values):
+    """What all replicas hold, by one all-reduce; gradients pass through it.
+
+    Args:
+        values: float (...), small ones: what travels is all of the result.
+
+    Returns:
+        (replicas, ...), the same on each replica.
+    """
+    if num_replicas() == 1:
+        return values[None]
     replica = tf.distribute.get_replica_context()
-    return replica.all_reduce("SUM", values) / num_replicas()
+    number = replica.replica_id_in_sync_group
+    own = tf.one_hot(number, num_replicas(), dtype=values.dtype)
+    placed = tf.tensordot(own, values, axes=0)
+    return replica.all_reduce("SUM", placed)
+
+
+def spoil_together(gradients):
+    """Makes gradients not finite on all replicas where they are not on one.
+
+    Args:
+        gradients: list of float tensors, and of None.
+
+    Returns:
+        The same list; where any replica has one that is not finite, all have.
+    """
+    if num_replicas() == 1:
+        return gradients
+    replica = tf.distribute.get_replica_context()
+    finite = [
+        tf.reduce_all(tf.math.is_finite(g)) for g in gradients if g is not None
+    ]
+    bad = 1.0 - tf.cast(tf.reduce_all(finite), "float32")
+    spoiled = replica.all_reduce("SUM", bad) > 0
+    return [
+        None
+        if g is None
+        else tf.where(spoiled, tf.constant(math.nan, g.dtype), g)
+        for g in gradients
+    ]
 
 
 def own_part(values, axis=0):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import distribution, random
+from moco_keras import distribution, key_queue, random, shuffle_bn
 
 
 def images_of(data):
@@ -200,6 +200,34 @@ def loss_of_files():
             f"Received: {line.split(': ')[-1]}. Bring them back, and start "
             "again."
         ) from error
+
+
+# By the operation that fails.
+_SIZES = {
+    key_queue.TOO_MANY_KEYS: "`queue_size` must hold the keys of a whole step. "
+    "Received: {}. Raise `queue_size` or use smaller batches.",
+    shuffle_bn.INDIVISIBLE: "`splits` of batch norm must divide every batch. "
+    "Received: {}. Leave a smaller last batch out, with "
+    "`dataset.batch(256, drop_remainder=True)` for example.",
+}
+
+
+@contextlib.contextmanager
+def batches_that_do_not_fit():
+    """Says readably what is wrong with a batch whose size nobody knew before.
+
+    Raises:
+        ValueError: in place of TensorFlow's error.
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        for operation, message in _SIZES.items():
+            if operation in error.message:
+                lines = error.message.splitlines()
+                received = next(x for x in lines if "but got" in x)
+                raise ValueError(message.format(received)) from error
+        raise
 
 
 def without_autotuning(dataset):

@@ -10,6 +10,9 @@ from moco_keras.losses import (
     info_nce,
 )
 
+# The operation that fails.
+TOO_MANY_KEYS = "queue_size_must_hold_the_keys_of_a_whole_step"
+
 
 @keras.saving.register_keras_serializable(package="moco_keras")
 class KeyQueue(keras.layers.Layer):
@@ -110,21 +113,22 @@ class KeyQueue(keras.layers.Layer):
             ValueError: if N is known to be larger than `size`; an
                 InvalidArgumentError where N is known only when it runs.
         """
-        too_many = (
-            "`queue_size` must hold the keys of a whole step, or they would "
-            "overwrite each other. Raise `queue_size` or use smaller batches."
-        )
         num_keys = keys.shape[0]
         if num_keys is None:
-            num_keys = tf.shape(keys)[0]
-            tf.debugging.assert_less_equal(num_keys, self.size, too_many)
+            num_keys = tf.shape(keys, "int64")[0]
+            # What reaches too far is refused with XLA, which drops assertions.
+            rows = tf.range(self.size, dtype="int64")
+            rows = tf.slice(rows, [0], [num_keys], TOO_MANY_KEYS)
         elif num_keys > self.size:
             raise ValueError(
-                f"{too_many} Received: queue_size={self.size}, "
-                f"keys of one step={num_keys}."
+                "`queue_size` must hold the keys of a whole step, or they "
+                f"would overwrite each other. Received: queue_size={self.size}"
+                f", keys of one step={num_keys}. Raise `queue_size` or use "
+                "smaller batches."
             )
-        num_keys = ops.cast(num_keys, "int64")
-        rows = (self.pointer + ops.arange(num_keys)) % self.size
+        else:
+            rows = tf.range(num_keys, dtype="int64")
+        rows = (self.pointer + rows) % self.size
         # `keras.ops.scatter_update` would write a new K x C array each step.
         self.keys.value.scatter_update(tf.IndexedSlices(keys, rows))
         self.pointer.assign((self.pointer + num_keys) % self.size)

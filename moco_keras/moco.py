@@ -103,6 +103,8 @@ class MoCo(keras.Model):
         )
         self._loss = keras.metrics.Mean(name="loss")
         self._accuracy = keras.metrics.Mean(name="contrastive_accuracy")
+        # TensorFlow cannot compile a step that several replicas share.
+        self.supports_jit = self.distribute_strategy.num_replicas_in_sync == 1
         self.built = True
 
     def train_step(self, data):
@@ -160,7 +162,17 @@ class MoCo(keras.Model):
 
     def _descend(self, tape, loss):
         variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        gradients = tape.gradient(loss, variables)
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # It looks for what is not finite on the first replica alone.
+            gradients = distribution.spoil_together(gradients)
+        self.optimizer.apply(gradients, variables)
+
+    def get_compile_config(self):
+        """As Keras's, without `jit_compile`: it depends on the devices."""
+        config = super().get_compile_config()
+        config.pop("jit_compile", None)
+        return config
 
     def fit(
         self,
@@ -226,6 +238,7 @@ class MoCo(keras.Model):
         with contextlib.ExitStack() as stack:
             stack.enter_context(distribution.loss_of_workers(strategy))
             stack.enter_context(inputs.loss_of_files())
+            stack.enter_context(inputs.batches_that_do_not_fit())
             if self.compiled:
                 self._build_optimizer()
                 if isinstance(callbacks[-1], Checkpoint):

@@ -8,6 +8,9 @@ from keras import ops
 
 from moco_keras import accelerators, distribution, random
 
+# The operation that fails.
+INDIVISIBLE = "splits_must_divide_the_batch_size"
+
 
 def shuffle(images, seed, across_replicas=True):
     """Puts a batch in random order, the batch of all replicas or of each.
@@ -239,21 +242,15 @@ class SplitBatchNormalization(keras.layers.Layer):
     def _split(self, inputs):
         if self.splits == 1 or self._waiting is not None:
             return [inputs]
-        indivisible = (
-            "`splits` of SplitBatchNormalization must divide the batch size."
-        )
         batch_size = inputs.shape[0]
-        if batch_size is None:
-            remainder = tf.shape(inputs)[0] % self.splits
-            check = tf.debugging.assert_equal(remainder, 0, indivisible)
-            with tf.control_dependencies([check]):  # or the split fails first
-                inputs = tf.identity(inputs)
-        elif batch_size % self.splits:
+        if batch_size is not None and batch_size % self.splits:
             raise ValueError(
-                f"{indivisible} Received: splits={self.splits}, "
+                "`splits` of SplitBatchNormalization must divide the batch "
+                f"size. Received: splits={self.splits}, "
                 f"batch_size={batch_size}."
             )
-        return tf.split(inputs, self.splits, axis=0)
+        # Of unknown size it fails when it runs.
+        return tf.split(inputs, self.splits, axis=0, name=INDIVISIBLE)
 
     def _normalize(self, inputs, mean, variance, training):
         # The mean and the unbiased variance of the batch come back beside the
@@ -273,9 +270,13 @@ class SplitBatchNormalization(keras.layers.Layer):
         """As `_normalize` in training, by the images of all replicas."""
         x = tf.cast(inputs, "float32")
         axes = (0, 1, 2)
-        mean = distribution.mean(tf.reduce_mean(x, axes))
-        squares = tf.math.squared_difference(x, mean)
-        variance = distribution.mean(tf.reduce_mean(squares, axes))
+        # Of each replica, (replicas, 2, C), and so of all together: a variance
+        # is the mean variance within, and that of the means.
+        own = tf.stack(tf.nn.moments(x, axes))
+        means, variances = tf.unstack(distribution.stack(own), axis=1)
+        mean = tf.reduce_mean(means, axis=0)
+        apart = tf.math.squared_difference(means, mean)
+        variance = tf.reduce_mean(variances + apart, axis=0)
         outputs = tf.nn.batch_normalization(
             x, mean, variance, self.beta, self.gamma, self.epsilon
         )
