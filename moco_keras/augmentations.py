@@ -189,7 +189,7 @@ class RandomResizedCrop(_Crop):
         w = ops.round(ops.sqrt(area * ratio))  # (N, tries)
         h = ops.round(ops.sqrt(area / ratio))
         fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
-        tries = ops.arange(self.tries)
+        tries = ops.arange(self.tries, dtype="float64")
         first = ops.min(ops.where(fits, tries, self.tries), axis=1)
         chosen = tries == first[:, None]
         w = ops.sum(ops.where(chosen, w, 0.0), axis=1)  # (N,)

@@ -63,7 +63,11 @@ class MomentumUpdate(keras.callbacks.Callback):
         if callable(m):
             m = m(model.optimizer.iterations)
         pairs = parameter_pairs(model.key_encoder, model.query_encoder)
-        values = [(k.value, q.value) for k, q in pairs]
+        # As tensors, for a function takes the variables of one model for
+        # those of the next.
+        values = [
+            [tf.convert_to_tensor(v.value) for v in pair] for pair in pairs
+        ]
         averages = _averages(values, tf.cast(m, "float32"))
         for (k, _), average in zip(pairs, averages, strict=True):
             k.assign(average)

@@ -31,7 +31,7 @@ def shuffle(images, seed, across_replicas=True):
         images = distribution.all_gather(images)
     order = random.permutation(seed.next(), ops.shape(images)[0])
     own = distribution.own_part(order) if across_replicas else order
-    return ops.take(images, own, axis=0), order
+    return tf.gather(images, own), order
 
 
 def unshuffle(keys, order):
@@ -41,7 +41,7 @@ def unshuffle(keys, order):
         keys: (N x replicas, C) or (N, C), of the images that were shuffled.
         order: what `shuffle` returned.
     """
-    return ops.take(keys, ops.argsort(order), axis=0)
+    return tf.gather(keys, tf.argsort(order))
 
 
 def encode(encoder, images):

@@ -13,9 +13,11 @@ import os
 import socket
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import keras
+import kernels
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy
@@ -23,15 +25,19 @@ from tensorflow.python.distribute import collective_all_reduce_strategy
 from moco_keras import (
     MoCo,
     SplitBatchNormalization,
+    accelerators,
     augmentations,
     build_encoder,
     distribution,
     export_encoder,
     optimizers,
+    random,
 )
 from moco_keras.checkpoint import Checkpoint
 
 BATCH, STEPS = 16, 10
+PIPELINES = ("cifar", "moco_v1", "moco_v2")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # By name: splits of batch norm of one device (0: no batch norm, "sync": one of
 # all replicas), settings, and numbers of replicas to try.
 RUNS = {
@@ -49,7 +55,12 @@ RUNS = {
 
 
 def make_model(
-    splits=0, head="linear", queue_size=37, ready_views=False, **settings
+    splits=0,
+    head="linear",
+    queue_size=37,
+    ready_views=False,
+    pipeline="cifar",
+    **settings,
 ):
     """A compiled model for images of 8 pixels, or for ready views of them."""
     keras.utils.set_random_seed(1)
@@ -63,7 +74,9 @@ def make_model(
     model = MoCo(
         build_encoder(backbone, 8, 4, head=head),
         # Tracing it takes most of the time.
-        None if ready_views else augmentations.cifar(8, min_area=0.5),
+        None
+        if ready_views
+        else getattr(augmentations, pipeline)(8, min_area=0.5),
         queue_size=queue_size,
         temperature=0.2,
         momentum=0.9,
@@ -71,6 +84,21 @@ def make_model(
     )
     model.compile(optimizer=optimizers.SGD(0.1))
     return model
+
+
+def traced_step(pipeline, precision, jit_compile=False, splits=1):
+    """The concrete function of a training step on images, by all replicas."""
+    strategy = tf.distribute.get_strategy()
+    keras.config.set_dtype_policy(precision)
+    model = make_model(splits, pipeline=pipeline)
+    model.optimizer.build(model.trainable_variables)
+    step = tf.function(
+        lambda images: strategy.run(model.train_step, (images,)),
+        jit_compile=jit_compile,
+    )
+    images = tf.data.Dataset.from_tensors(make_images(BATCH))
+    images = iter(strategy.experimental_distribute_dataset(images))
+    return step.get_concrete_function(next(images))
 
 
 def make_images(count):
@@ -189,6 +217,135 @@ def cheat(shuffle):
     return history.history["contrastive_accuracy"][1]
 
 
+def drawn(strategy, jit_compile=False):
+    """What the layers draw for a batch, and an order of shuffling, by name."""
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        layers = augmentations.moco_v2(8).layers
+        layers.append(augmentations.RandomSolarize())
+        seed = keras.random.SeedGenerator(3)
+
+    def draw():
+        own = BATCH // distribution.num_replicas()
+        images = tf.zeros((own, 20, 24, 3))  # only their size matters
+        draws = {"order": random.permutation(seed.next(), BATCH)}
+        for layer in layers:
+            values = layer.get_random_transformation_batch(own, images=images)
+            if not isinstance(values, dict):
+                values = {"chosen": values}
+            for name, value in values.items():
+                value = distribution.all_gather(tf.cast(value, "float32"))
+                draws[f"{type(layer).__name__}/{name}"] = value
+        return draws
+
+    draw_together = tf.function(
+        lambda: strategy.run(draw), jit_compile=jit_compile
+    )
+    results = {}
+    for step in range(3):
+        for name, values in draw_together().items():
+            values = strategy.experimental_local_results(values)
+            for value in values:  # every replica's
+                np.testing.assert_array_equal(value, values[0])
+            results[f"drawn/{step}/{name}"] = values[0].numpy()
+    return results
+
+
+def gathered(strategy):
+    """Whether a gather leaves every bit as it is, by type."""
+    bits = np.random.default_rng(0).integers(0, 256, (6, 3, 5, 8), "uint8")
+    results = {}
+    for dtype in map(tf.as_dtype, ("uint8", "bfloat16", "float16", "float32")):
+        own_bits = bits[..., : dtype.size]
+        whole = own_bits if dtype.size == 1 else tf.bitcast(own_bits, dtype)
+
+        whole = tf.reshape(whole, (6, 3, 5))
+        gather = tf.function(
+            lambda x: distribution.all_gather(distribution.own_part(x))
+        )
+        values = strategy.run(gather, (whole,))
+        results[f"gathered/{dtype.name}"] = [
+            np.array_equal(
+                tf.reshape(tf.bitcast(value, "uint8"), own_bits.shape), own_bits
+            )
+            for value in strategy.experimental_local_results(values)
+        ]
+    return results
+
+
+@keras.saving.register_keras_serializable()
+class _Overflow(keras.layers.Layer):
+    """Lets bright images pass, and their gradients overflow."""
+
+    def call(self, x):
+        @tf.custom_gradient
+        def through(x):
+            bright = tf.reduce_max(x, axis=(1, 2, 3), keepdims=True) > 500
+            infinite = tf.constant(float("inf"), x.dtype)
+            return tf.identity(x), lambda dy: tf.where(bright, infinite, dy)
+
+        return through(x)
+
+
+def overflow(strategy):
+    """Weights and loss scale after each step; one step's last image overflows.
+
+    In mixed_float16. The image is of the last replica.
+    """
+    keras.config.set_dtype_policy("mixed_float16")
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        inputs = keras.Input((8, 8, 3))
+        x = keras.layers.Conv2D(6, 3, strides=2, activation="relu")(inputs)
+        backbone = keras.Model(inputs, _Overflow()(x))
+        model = MoCo(build_encoder(backbone, 8, 4), queue_size=64)
+        model.compile(
+            keras.optimizers.LossScaleOptimizer(
+                optimizers.SGD(0.1), initial_scale=2.0**10
+            )
+        )
+    views = np.stack(ready_views(make_images(12 * BATCH)))
+    views[:, 2 * BATCH - 1] = 60_000  # of the second step
+    seen = {"weights": [], "scale": [], "loss": []}
+
+    def note(batch, logs):
+        weights = [v.numpy().ravel() for v in model.trainable_variables]
+        seen["weights"].append(np.concatenate(weights))
+        scale = keras.ops.convert_to_numpy(model.optimizer.dynamic_scale)
+        seen["scale"].append(scale)
+        seen["loss"].append(logs["loss"])
+
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+    model.fit(
+        tuple(views),
+        batch_size=BATCH,
+        shuffle=False,
+        callbacks=[watch],
+        verbose=0,
+    )
+    keras.config.set_dtype_policy("float32")
+    return {f"overflow/{name}": values for name, values in seen.items()}
+
+
+def not_compiled(strategy, folder):
+    """What becomes of steps that are to be compiled, where none can be."""
+    alone = make_model()
+    alone.compile(optimizer=optimizers.SGD(0.1), jit_compile=True)
+    assert alone.jit_compile
+    alone.save(folder / "alone.keras")
+    with strategy.scope():
+        loaded = keras.models.load_model(folder / "alone.keras")
+        told = make_model()
+        with warnings.catch_warnings(record=True) as warned:
+            told.compile(optimizer=optimizers.SGD(0.1), jit_compile=True)
+    results = {"jit_compile/warning": [str(w.message) for w in warned]}
+    for name, model in {"loaded": loaded, "told": told}.items():
+        history = model.fit(make_images(BATCH), batch_size=BATCH, verbose=0)
+        results[f"jit_compile/{name}"] = model.jit_compile
+        results[f"jit_compile/{name}/loss"] = history.history["loss"]
+    return results
+
+
 def leave(model, folder):
     """Saves and exports a model."""
     model.save(folder / "model.keras")
@@ -259,8 +416,14 @@ def compare(strategy, folder):
             results["predicted"] = model.predict(images, 8, verbose=0)
         if name == "batch norm" and replicas == 2:
             results |= are_same(model)
+    if not workers:
+        results |= drawn(strategy)
+    if replicas <= 2:
+        results |= overflow(strategy)
     if replicas == 2:
         results |= complaints(strategy)
+        results |= gathered(strategy)
+        results |= not_compiled(strategy, folder)
     elif workers:
         results["chief first"] = chief_first(strategy, folder.parent / "made")
     elif replicas == 4:
@@ -324,6 +487,28 @@ def survive(strategy, folder):
     return results
 
 
+def needs(strategy, folder):
+    """What a step needs of GPUs: problems and collectives, by kind of step."""
+    accelerators.on_gpu = lambda: True
+    results = {}
+    cases = [(p, q, 1) for p in PIPELINES for q in PRECISIONS]
+    with strategy.scope():
+        for pipeline, precision, splits in [
+            *cases,
+            ("cifar", "float32", "sync"),
+        ]:
+            step = traced_step(pipeline, precision, splits=splits)
+            report = kernels.report(step)
+            name = f"{pipeline}/{precision}/{splits}"
+            results[f"problems/{name}"] = kernels.problems(report, precision)
+            for kind in ("Gather", "Reduce"):
+                count = report.operations[f"Collective{kind}V2"]
+                results[f"{kind}/{name}"] = (
+                    count / strategy.num_replicas_in_sync
+                )
+    return results
+
+
 def main(what, replicas, folder):
     if "TF_CONFIG" in os.environ:
         if replicas == 4:
@@ -333,9 +518,12 @@ def main(what, replicas, folder):
         logical_cpus(replicas)
         strategy = distribution.strategy("mirrored" if replicas > 1 else "none")
     assert strategy.num_replicas_in_sync == replicas
-    results = {"compare": compare, "survive": survive, "die": die}[what](
-        strategy, folder
-    )
+    results = {
+        "compare": compare,
+        "needs": needs,
+        "survive": survive,
+        "die": die,
+    }[what](strategy, folder)
     np.savez(folder / "results.npz", **results)
 
 

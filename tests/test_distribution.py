@@ -145,6 +145,70 @@ def test_shuffling_hides_batch_statistics(four):
     assert four["cheat/replicas"] < 0.25  # a quarter of the batch is shared
 
 
+@pytest.mark.parametrize("count", ["two", "four"])
+def test_draws_are_those_of_one_device(one, count, request):
+    """And the orders of shuffling."""
+    expected = of_run(one, "drawn")
+    # A box, five factors and an order, a blur, three choices; an order.
+    assert len(expected) == 3 * 17
+    for (key, value), (_, wanted) in zip(
+        of_run(request.getfixturevalue(count), "drawn"), expected, strict=True
+    ):
+        np.testing.assert_allclose(value, wanted, rtol=1e-6, err_msg=key)
+
+
+def test_a_gather_keeps_every_bit(two):
+    same = of_run(two, "gathered")
+    assert len(same) == 4
+    for key, value in same:
+        assert value.tolist() == [True, True], key
+
+
+def test_a_gradient_that_overflows_on_one_replica_is_skipped_by_all(one, two):
+    for results in (one, two):
+        weights, scale = results["overflow/weights"], results["overflow/scale"]
+        assert scale[:3].tolist() == [2**10, 2**9, 2**9]
+        np.testing.assert_array_equal(weights[1], weights[0])
+        assert np.isfinite(weights).all()
+        assert not np.isclose(weights[2:], weights[1:-1], atol=1e-4).all()
+    for name in ("weights", "loss"):
+        np.testing.assert_allclose(
+            two[f"overflow/{name}"], one[f"overflow/{name}"], rtol=0, atol=1e-3
+        )
+
+
+def test_a_step_of_replicas_is_not_compiled(two):
+    """Told so, or in a file from where it was."""
+    (warning,) = two["jit_compile/warning"]
+    assert "jit_compile=True" in str(warning)
+    for name in ("loaded", "told"):
+        assert not two[f"jit_compile/{name}"]
+        assert np.isfinite(two[f"jit_compile/{name}/loss"]).all()
+
+
+@pytest.fixture(scope="module")
+def needs(folder):
+    return finish(*start("needs", 2, folder / "needs"))
+
+
+def test_gpus_have_what_a_step_needs(needs):
+    problems = of_run(needs, "problems")
+    assert len(problems) == 10
+    for key, value in problems:
+        assert value.tolist() == [], key
+
+
+def test_a_step_has_few_collectives(needs):
+    """Images and keys; gradients, and with loss scaling whether they are."""
+    for key, count in of_run(needs, "Gather"):
+        assert count == 2, key
+    for key, count in of_run(needs, "Reduce"):
+        if "sync" in key:
+            assert count == 1 + 3  # its layer of queries, backward, and of keys
+        else:
+            assert count == 1 + ("mixed_float16" in key), key
+
+
 def test_workers_wait_for_what_the_chief_prepares(workers):
     assert workers["chief first"]  # of both, for their results are equal
 

@@ -1,0 +1,192 @@
+"""What TensorFlow would need on a GPU for a traced function, from its registry.
+
+The Linux wheel registers its GPU kernels on any machine, so that a CPU can tell
+which operation has none, and which values would have to leave the device.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow.python.framework import kernels, op_def_registry
+
+# Where an operation may run that is placed on a GPU.
+_PLAIN, _COMPILED = ("GPU", "DEFAULT"), ("XLA_GPU_JIT",)
+# It asks for shapes, which the host knows without the values.
+_ON_HOST = {"ShapeN"}
+
+
+class Report(NamedTuple):
+    """What there is in a function and in all that it calls.
+
+    Attributes:
+        operations: how often each operation stands there, by name.
+        missing: "operation (types)" of those without a kernel.
+        on_host: names of those that compute in the host's memory what is not
+            known before.
+        waits: "producer -> consumer" of each value that a GPU makes and a
+            kernel reads from the host's memory.
+    """
+
+    operations: dict
+    missing: set
+    on_host: set
+    waits: list
+
+
+def report(concrete):
+    """The `Report` of a concrete function.
+
+    Args:
+        concrete: what `get_concrete_function` of a `tf.function` returns.
+    """
+    tf.function(lambda: 0, jit_compile=True)()  # registers XLA's kernels
+    graph = concrete.graph.as_graph_def(add_shapes=True)
+    library = {f.signature.name: f for f in graph.library.function}
+    result = Report({}, set(), set(), [])
+    _walk(graph.node, False, library, result)
+    return result
+
+
+def problems(report, precision):
+    """What a training step should not have, of its `Report`.
+
+    Args:
+        precision: its dtype policy. In mixed_float16 Keras's loss scaling asks
+            whether the gradients are finite, and whether to raise the scale.
+    """
+    allowed = ".cond" if precision == "mixed_float16" else None
+    return [
+        *(f"no kernel: {x}" for x in sorted(report.missing)),
+        *(f"on the host: {x}" for x in sorted(report.on_host - _ON_HOST)),
+        *(
+            f"waits: {x}"
+            for x in report.waits
+            if not (allowed and x.endswith(allowed))
+        ),
+    ]
+
+
+def _walk(nodes, compiled, library, result):
+    by_name = {node.name: node for node in nodes}
+    hosted = {}  # which of a node's inputs and outputs the host keeps
+    for node in nodes:
+        for function in _functions(node):
+            inner = library[function]
+            own = inner.attr["_XlaMustCompile"].b
+            _walk(inner.node_def, compiled or own, library, result)
+        if node.op in ("Placeholder", "NoOp") or node.op in library:
+            continue
+        count = result.operations
+        count[node.op] = count.get(node.op, 0) + 1
+        kernel = _kernel(node, _COMPILED if compiled else _PLAIN)
+        if kernel is None:
+            result.missing.add(_described(node))
+        elif not compiled:
+            hosted[node.name] = set(kernel.host_memory_arg)
+    fixed = _fixed(nodes)
+    for name, host in hosted.items():
+        node = by_name[name]
+        outputs = op_def_registry.get(node.op).output_arg
+        if (
+            name not in fixed
+            and outputs
+            and host.issuperset(output.name for output in outputs)
+        ):
+            result.on_host.add(node.op)
+        for argument, given in zip(_inputs(node), _given(node), strict=True):
+            producer, _, output = given.partition(":")
+            if (
+                argument.name in host
+                and producer in hosted.keys() - fixed
+                and (output := _output(by_name[producer], output or "0")).name
+                not in hosted[producer]
+                and output.type != types_pb2.DT_RESOURCE
+            ):
+                result.waits.append(f"{producer} -> {name}.{argument.name}")
+
+
+def _fixed(nodes):
+    """Names of nodes whose value is known before anything runs."""
+    fixed, shapes = set(), {}
+    for node in nodes:
+        shapes[node.name] = node.attr["_output_shapes"].list.shape
+        producers = [given.partition(":")[0] for given in _given(node)]
+        sizes = (
+            dim.size
+            for p in producers
+            for x in shapes.get(p, ())
+            for dim in x.dim
+        )
+        if (
+            node.op == "Const"
+            or (producers and fixed.issuperset(producers))
+            or (node.op == "Shape" and min(sizes, default=0) >= 0)
+        ):
+            fixed.add(node.name)
+    return fixed
+
+
+def _functions(node):
+    for attr in node.attr.values():
+        if attr.HasField("func"):
+            yield attr.func.name
+        yield from (f.name for f in attr.list.func)
+
+
+def _kernel(node, devices):
+    registered = kernels.get_registered_kernels_for_op(node.op).kernel
+    fitting = [
+        kernel
+        for kernel in registered
+        if kernel.device_type in devices
+        and not kernel.label
+        and all(_allows(c, node) for c in kernel.constraint)
+    ]
+    fitting.sort(key=lambda kernel: devices.index(kernel.device_type))
+    return fitting[0] if fitting else None
+
+
+def _allows(constraint, node):
+    attr = node.attr[constraint.name]
+    types = list(attr.list.type) or [attr.type]
+    return set(types) <= set(constraint.allowed_values.list.type)
+
+
+def _described(node):
+    types = [
+        f"{name}={types_pb2.DataType.Name(attr.type)[3:].lower()}"
+        for name, attr in sorted(node.attr.items())
+        if attr.type
+    ]
+    return f"{node.op} ({', '.join(types)})"
+
+
+def _inputs(node):
+    """Its arguments, each as often as it stands for tensors."""
+    return _spread(op_def_registry.get(node.op).input_arg, node)
+
+
+def _given(node):
+    return [x for x in node.input if not x.startswith("^")]
+
+
+def _output(node, name):
+    """What "name:number" means in a function and "number" in a graph."""
+    outputs = op_def_registry.get(node.op).output_arg
+    if name.isdigit():
+        return _spread(outputs, node)[int(name)]
+    name = name.partition(":")[0]
+    return next(x for x in outputs if x.name == name)
+
+
+def _spread(arguments, node):
+    repeated = []
+    for argument in arguments:
+        times = 1
+        if argument.number_attr:
+            times = node.attr[argument.number_attr].i
+        elif argument.type_list_attr:
+            times = len(node.attr[argument.type_list_attr].list.type)
+        repeated += times * [argument]
+    return repeated

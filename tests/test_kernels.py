@@ -1,0 +1,66 @@
+"""That a GPU has a kernel for all that a step does, and never waits for it."""
+
+import kernels
+import pytest
+import replicas
+import tensorflow as tf
+
+from moco_keras import accelerators
+from moco_keras.momentum import MomentumUpdate
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch):
+    monkeypatch.setattr(accelerators, "on_gpu", lambda: True)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("precision", replicas.PRECISIONS)
+@pytest.mark.parametrize("pipeline", replicas.PIPELINES)
+def test_a_step(pipeline, precision, jit_compile):
+    step = replicas.traced_step(pipeline, precision, jit_compile)
+    report = kernels.report(step)
+    assert report.operations["Conv2DBackpropFilter"] == 1
+    assert kernels.problems(report, precision) == []
+
+
+def test_what_has_no_kernel_is_found():
+    """Where it is not compiled, where it is, and in what a function calls."""
+
+    @tf.function
+    def on_processors_only(x):
+        return tf.raw_ops.ScaleAndTranslate(
+            images=x, size=[4, 4], scale=[1.0, 1.0], translation=[0.0, 0.0]
+        )
+
+    @tf.function
+    def calling(x):
+        return on_processors_only(x) + 1
+
+    image = tf.TensorSpec((1, 8, 8, 3))
+    report = kernels.report(calling.get_concrete_function(image))
+    assert report.missing == {"ScaleAndTranslate (T=float)"}
+    compiled = tf.function(calling, jit_compile=True)
+    report = kernels.report(compiled.get_concrete_function(image))
+    assert report.missing == {"ScaleAndTranslate (T=float)"}
+
+
+def test_what_waits_is_found():
+    @tf.function
+    def waiting(x):
+        index = tf.argmax(x, output_type="int32") + 1
+        return tf.cond(index > 2, lambda: x, lambda: 2 * x)
+
+    report = kernels.report(waiting.get_concrete_function(tf.TensorSpec((4,))))
+    assert [wait.split(" -> ")[1] for wait in report.waits] == ["add.x"]
+    assert report.on_host >= {"AddV2", "Greater"}
+
+
+def test_the_momentum_update():
+    model = replicas.make_model(1)
+    update = MomentumUpdate()
+    update.set_model(model)
+    update.on_train_begin()
+    report = kernels.report(update._update.get_concrete_function())
+    assert report.operations["AssignVariableOp"] == 6
+    assert kernels.problems(report, "float32") == []
