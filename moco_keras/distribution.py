@@ -184,9 +184,10 @@ def _launcher(replica, values):
     if tf.executing_eagerly() or not values.shape.is_fully_defined():
         return None
     extended = replica.strategy.extended
-    cross_device = getattr(extended, "_get_cross_device_ops", lambda _: None)
-    launchers = getattr(cross_device(values), "_launchers", None)
-    return launchers and launchers[replica._replica_id]
+    cross_device = getattr(extended, "_cross_device_ops", None)
+    launchers = getattr(cross_device, "_launchers", None)
+    # Those of this worker.
+    return launchers and launchers[replica._replica_id % len(launchers)]
 
 
 # TensorFlow's collectives take no type of less than four bytes but float16.

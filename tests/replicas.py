@@ -275,13 +275,14 @@ def gathered(strategy):
 
 @keras.saving.register_keras_serializable()
 class _Overflow(keras.layers.Layer):
-    """Lets bright images pass, and their gradients overflow."""
+    """Lets all pass, but gradients of bright images overflow."""
 
-    def call(self, x):
+    def call(self, x, images):
+        bright = tf.reduce_max(images, axis=(1, 2, 3), keepdims=True) > 500
+        infinite = tf.constant(float("inf"), x.dtype)
+
         @tf.custom_gradient
         def through(x):
-            bright = tf.reduce_max(x, axis=(1, 2, 3), keepdims=True) > 500
-            infinite = tf.constant(float("inf"), x.dtype)
             return tf.identity(x), lambda dy: tf.where(bright, infinite, dy)
 
         return through(x)
@@ -297,7 +298,7 @@ def overflow(strategy):
     with strategy.scope():
         inputs = keras.Input((8, 8, 3))
         x = keras.layers.Conv2D(6, 3, strides=2, activation="relu")(inputs)
-        backbone = keras.Model(inputs, _Overflow()(x))
+        backbone = keras.Model(inputs, _Overflow()(x, inputs))
         model = MoCo(build_encoder(backbone, 8, 4), queue_size=64)
         model.compile(
             keras.optimizers.LossScaleOptimizer(

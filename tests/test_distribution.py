@@ -149,8 +149,8 @@ def test_shuffling_hides_batch_statistics(four):
 def test_draws_are_those_of_one_device(one, count, request):
     """And the orders of shuffling."""
     expected = of_run(one, "drawn")
-    # A box, five factors and an order, a blur, three choices; an order.
-    assert len(expected) == 3 * 17
+    # An order; 4 of a crop, 6 of the jitter, 2 of the blur, 3 others.
+    assert len(expected) == 3 * 16
     for (key, value), (_, wanted) in zip(
         of_run(request.getfixturevalue(count), "drawn"), expected, strict=True
     ):
