@@ -55,8 +55,10 @@ def fold_in(key, number):
     Returns:
         int64 (2,), a key.
     """
-    low, high = tf.cast(number, "uint32"), tf.cast(number >> 32, "uint32")
-    return tf.cast(tf.stack(threefry(_words(key), (low, high))), "int64")
+    low = tf.cast(number, "int64")
+    high = tf.bitwise.right_shift(low, tf.constant(32, "int64"))
+    counter = tf.cast(low, "uint32"), tf.cast(high, "uint32")
+    return tf.cast(tf.stack(threefry(_words(key), counter)), "int64")
 
 
 def uniform(key, count, numbers):

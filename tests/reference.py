@@ -10,6 +10,22 @@ def unit_rows(rng, n, dim=8):
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype("float32")
 
 
+def threefry(key, counter):
+    """Two words for one counter, of Python's integers: figure 2 of Salmon's."""
+    keys = [*key, 0x1BD11BDA ^ key[0] ^ key[1]]
+    x = [(counter[i] + keys[i]) % 2**32 for i in range(2)]
+    rotations = [13, 15, 26, 6, 17, 29, 16, 24]
+    for i in range(20):
+        x[0] = (x[0] + x[1]) % 2**32
+        bits = rotations[i % 8]
+        x[1] = (x[1] << bits | x[1] >> 32 - bits) % 2**32 ^ x[0]
+        if i % 4 == 3:
+            n = i // 4 + 1
+            x[0] = (x[0] + keys[n % 3]) % 2**32
+            x[1] = (x[1] + keys[(n + 1) % 3] + n) % 2**32
+    return x
+
+
 def info_nce(q, k, queue, temperature):
     """Equation 1 of MoCo, one query at a time."""
     losses = []
