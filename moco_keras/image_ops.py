@@ -204,17 +204,17 @@ def jitter(images, brightness, contrast, saturation, hue, places):
     # Image by image a processor does nothing in vain, and keeps the image at
     # hand. A GPU is better off doing every operation to all, and selecting.
     one_by_one = images.shape[0] == 1 or not accelerators.on_gpu()
-    factors = ops.stack((brightness, contrast, saturation, hue))
+    factors = (brightness, contrast, saturation, hue)
     return _jitter(images, factors, ops.cast(places, "int32"), one_by_one)
 
 
 @fused
 def _jitter(images, factors, places, one_by_one):
-    """As `jitter`; factors (4, N), those of each operation."""
+    """As `jitter`; a tuple of factors (N,), one for each operation."""
     if one_by_one:
-        each = (images, ops.transpose(factors), places)
+        each = (images, factors, places)
         return ops.map(lambda one: _in_turn(_do_what_is_next, *one), each)
-    factors = factors[:, :, None, None]
+    factors = [factor[:, None, None] for factor in factors]
     places = ops.transpose(places)[:, :, None, None]
     return _in_turn(_do_all_and_select, images, factors, places)
 
@@ -236,9 +236,7 @@ def _do_what_is_next(channels, factors, here):
     which = ops.where(ops.any(here), ops.argmax(here), len(_OPERATIONS))
     operations = [
         functools.partial(operation, factor)
-        for operation, factor in zip(
-            _OPERATIONS, ops.unstack(factors), strict=True
-        )
+        for operation, factor in zip(_OPERATIONS, factors, strict=True)
     ]
     leave = [lambda *channels: channels]
     return ops.switch(which, operations + leave, *channels)
@@ -247,10 +245,12 @@ def _do_what_is_next(channels, factors, here):
 def _do_all_and_select(channels, factors, here):
     """One operation on each image of a batch, whose channels are (N, H, W)."""
     result = channels
-    for i, operation in enumerate(_OPERATIONS):
-        changed = operation(factors[i], *channels)
+    for operation, factor, chosen in zip(
+        _OPERATIONS, factors, ops.unstack(here), strict=True
+    ):
+        changed = operation(factor, *channels)
         result = tuple(
-            ops.where(here[i], new, old)
+            ops.where(chosen, new, old)
             for new, old in zip(changed, result, strict=True)
         )
     return result
