@@ -10,10 +10,12 @@ generator that neither `keras.utils.set_random_seed` nor a saved model governs,
 and its jitter and blur differ from torchvision's, so the layers are ours.
 """
 
+import functools
 import math
 
 import keras
 import keras_cv
+import tensorflow as tf
 from keras import ops
 
 from moco_keras import distribution, image_ops, random
@@ -112,20 +114,18 @@ class _Augmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 
-    def draw(self, batch_size, count=1):
-        """Draws `count` float32 (N,), uniform in [0, 1).
+    def draw(self, batch_size, count):
+        """Draws float32 (count, N), uniform in [0, 1).
 
         All at once, for drawing costs a single image more than its use.
         """
         batch_size = batch_size * distribution.num_replicas()
         numbers = distribution.own_part(ops.arange(batch_size))
-        key = self.generator.next()
-        return ops.unstack(random.uniform(key, count, numbers), count)
+        return random.uniform(self.generator.next(), count, numbers)
 
     def chance(self, batch_size):
         """Draws bool (N,), true with probability `rate`."""
-        (draw,) = self.draw(batch_size)
-        return draw < self.rate
+        return self.draw(batch_size, 1)[0] < self.rate
 
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}
@@ -175,39 +175,9 @@ class RandomResizedCrop(_Crop):
         self.ratio = tuple(ratio)
 
     def get_random_transformation_batch(self, batch_size, images, **kwargs):
-        # In float64, for a rounding to whole pixels must not depend on how
-        # a compiler multiplies and adds.
-        height, width = (
-            ops.cast(side, "float64")
-            for side in image_ops.height_and_width(images)
-        )
         draws = self.draw(batch_size, 2 * self.tries + 2)
-        *draws, top, left = (ops.cast(draw, "float64") for draw in draws)
-        area, ratio = ops.split(ops.stack(draws, axis=1), 2, axis=1)
-        area = _between(*self.scale, area) * height * width
-        ratio = ops.exp(_between(*(math.log(r) for r in self.ratio), ratio))
-        w = ops.round(ops.sqrt(area * ratio))  # (N, tries)
-        h = ops.round(ops.sqrt(area / ratio))
-        fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
-        tries = ops.arange(self.tries, dtype="float64")
-        first = ops.min(ops.where(fits, tries, self.tries), axis=1)
-        chosen = tries == first[:, None]
-        w = ops.sum(ops.where(chosen, w, 0.0), axis=1)  # (N,)
-        h = ops.sum(ops.where(chosen, h, 0.0), axis=1)
-        top = ops.floor(top * (height - h + 1))
-        left = ops.floor(left * (width - w + 1))
-        # Where no try fits.
-        last_ratio = ops.clip(width / height, *self.ratio)
-        last_w = ops.minimum(width, ops.round(height * last_ratio))
-        last_h = ops.minimum(height, ops.round(width / last_ratio))
-        fitted = first < self.tries
-        box = {
-            "top": ops.where(fitted, top, ops.floor((height - last_h) / 2)),
-            "left": ops.where(fitted, left, ops.floor((width - last_w) / 2)),
-            "height": ops.where(fitted, h, last_h),
-            "width": ops.where(fitted, w, last_w),
-        }
-        return {name: ops.cast(x, "float32") for name, x in box.items()}
+        sides = image_ops.height_and_width(images)
+        return _boxes(draws, *sides, self.scale, self.ratio)
 
     def augment_images(self, images, transformations, **kwargs):
         return image_ops.crop_and_resize(
@@ -221,6 +191,40 @@ class RandomResizedCrop(_Crop):
             "ratio": self.ratio,
         }
         return {**super().get_config(), **own}
+
+
+@functools.partial(tf.function, jit_compile=True)
+def _boxes(draws, height, width, scale, ratio):
+    """Rectangles of random area and ratio; draws (2 tries + 2, N)."""
+    # In float64, for a rounding to whole pixels must not depend on how a
+    # compiler multiplies and adds.
+    draws, height, width = (
+        ops.cast(x, "float64") for x in (draws, height, width)
+    )
+    areas, ratios = ops.split(draws[:-2], 2)  # (tries, N)
+    areas = _between(*scale, areas) * height * width
+    ratios = ops.exp(_between(*(math.log(r) for r in ratio), ratios))
+    w = ops.round(ops.sqrt(areas * ratios))
+    h = ops.round(ops.sqrt(areas / ratios))
+    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
+    tries = ops.arange(len(fits), dtype="int32")[:, None]
+    first = ops.min(ops.where(fits, tries, len(fits)), axis=0)
+    w = ops.sum(ops.where(tries == first, w, 0.0), axis=0)  # (N,)
+    h = ops.sum(ops.where(tries == first, h, 0.0), axis=0)
+    top = ops.floor(draws[-2] * (height - h + 1))
+    left = ops.floor(draws[-1] * (width - w + 1))
+    # Where no try fits.
+    last_ratio = ops.clip(width / height, *ratio)
+    last_w = ops.minimum(width, ops.round(height * last_ratio))
+    last_h = ops.minimum(height, ops.round(width / last_ratio))
+    fitted = first < len(fits)
+    box = {
+        "top": ops.where(fitted, top, ops.floor((height - last_h) / 2)),
+        "left": ops.where(fitted, left, ops.floor((width - last_w) / 2)),
+        "height": ops.where(fitted, h, last_h),
+        "width": ops.where(fitted, w, last_w),
+    }
+    return {name: ops.cast(x, "float32") for name, x in box.items()}
 
 
 @_register
@@ -322,9 +326,8 @@ class RandomColorJitter(_Augmentation):
         self.rate = rate
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
-        apply, brightness, contrast, saturation, hue, *ranks = self.draw(
-            batch_size, 9
-        )
+        draws = self.draw(batch_size, 9)
+        apply, brightness, contrast, saturation, hue = ops.unstack(draws[:5])
         return {
             "apply": apply < self.rate,
             "brightness": _around(1.0, self.brightness, brightness),
@@ -333,7 +336,7 @@ class RandomColorJitter(_Augmentation):
             "hue": _around(0.0, self.hue, hue),
             # The rank of random numbers is a random order. Column i is the
             # place of operation i, in the order of the arguments.
-            "places": ops.argsort(ops.stack(ranks, axis=1), axis=1),
+            "places": ops.argsort(ops.transpose(draws[5:]), axis=1),
         }
 
     def augment_images(self, images, transformations, **kwargs):
@@ -369,7 +372,7 @@ class RandomGaussianBlur(_Augmentation):
         self.rate = rate
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
-        apply, sigma = self.draw(batch_size, 2)
+        apply, sigma = ops.unstack(self.draw(batch_size, 2))
         return {
             "apply": apply < self.rate,
             "sigma": _between(*self.sigma, sigma),
