@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # TensorFlow's greetings are not news; its warnings are.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test slow soak lint clean
+.PHONY: demo test slow soak gpu lint clean
 
 ## Trains an encoder on textures that draw themselves: minutes on a CPU.
 demo: $(VENV)/installed
@@ -26,6 +26,10 @@ SOAK ?= --kills=20 --minutes=4
 soak: $(VENV)/installed
 	PYTHONPATH=. $(BIN)/python tests/soak.py $(SOAK)
 	PYTHONPATH=. $(BIN)/python tests/soak.py $(SOAK) --replicas=2
+
+## Checks on a GPU what needs one: ten minutes. Exits with 2 where there is none.
+gpu: $(VENV)/installed
+	PYTHONPATH=. $(BIN)/python tests/gpu.py
 
 ## Checks the style.
 lint: $(VENV)/installed

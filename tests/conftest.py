@@ -10,9 +10,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import moco_keras
 from moco_keras import accelerators
+
+# A GPU would round to ten bits what the tests compare to seven digits.
+tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 @pytest.fixture(autouse=True)

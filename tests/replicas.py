@@ -150,11 +150,14 @@ def are_same(model):
     return results
 
 
-def logical_cpus(count):
-    """Makes parts of the processor that TensorFlow takes for devices."""
-    (cpu,) = tf.config.list_physical_devices("CPU")
+def logical_devices(count):
+    """Makes parts of a GPU, or of the processor, that pass for devices."""
+    visible = tf.config.get_visible_devices
+    (gpu_or_cpu,) = visible("GPU") or visible("CPU")
+    mebibytes = 1024 if visible("GPU") else None  # of a GPU it must be said
     tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
+        gpu_or_cpu,
+        [tf.config.LogicalDeviceConfiguration(mebibytes) for _ in range(count)],
     )
 
 
@@ -180,7 +183,7 @@ def two_cpus_a_worker():
 
     TensorFlow takes one of a worker's logical CPUs, and has no setting for it.
     """
-    logical_cpus(2)
+    logical_devices(2)
 
     def devices(self, resolver, worker):
         return [f"{worker}/device:CPU:{i}" for i in range(2)], "CPU"
@@ -515,12 +518,15 @@ def needs(strategy, folder):
 
 
 def main(what, replicas, folder):
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     if "TF_CONFIG" in os.environ:
+        # NCCL refuses two workers on one GPU.
+        tf.config.set_visible_devices([], "GPU")
         if replicas == 4:
             two_cpus_a_worker()
         strategy = distribution.strategy("auto")
     else:
-        logical_cpus(replicas)
+        logical_devices(replicas)
         strategy = distribution.strategy("mirrored" if replicas > 1 else "none")
     assert strategy.num_replicas_in_sync == replicas
     results = {

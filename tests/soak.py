@@ -25,7 +25,7 @@ import moco_keras  # noqa: F401 (registers what a saved model is made of)
 
 STEPS = 8  # of 64 images, of 512
 TWO_DEVICES = (
-    "import runpy, replicas; replicas.logical_cpus(2); "
+    "import runpy, replicas; replicas.logical_devices(2); "
     "runpy.run_module('moco_keras.recipes.textures', run_name='__main__')"
 )
 

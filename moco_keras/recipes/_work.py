@@ -40,7 +40,10 @@ def _moco(s, min_area=0.08):
         temperature=0.1,
         shuffle=s.get("shuffle", "auto"),
     )
-    model.compile(optimizer=optimizers.SGD(0.03, momentum=0.9, l2=5e-4))
+    model.compile(
+        optimizer=optimizers.SGD(0.03, momentum=0.9, l2=5e-4),
+        jit_compile=s.get("jit", "auto"),
+    )
     return model
 
 
