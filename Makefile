@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # TensorFlow's greetings are not news; its warnings are.
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 1
+# What an NVIDIA driver leaves: there TensorFlow needs CUDA's libraries.
+NVIDIA_DRIVER := $(wildcard /proc/driver/nvidia/version \
+	/usr/lib/wsl/lib/libcuda.so.1)
+CUDA := $(if $(NVIDIA_DRIVER),"tensorflow[and-cuda]")
 
 .PHONY: demo test slow soak gpu lint clean
 
@@ -40,7 +44,7 @@ $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	# An old pip searches for minutes where a new one takes seconds.
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet -r requirements.txt $(CUDA)
 	touch $@
 
 clean:

@@ -1,18 +1,104 @@
 """The one door to the question what TensorFlow computes on.
 
-Nobody else asks TensorFlow, so that a test can give another answer, and so run
-on a CPU what else only a GPU would.
+Nobody else asks TensorFlow, so that a test can give another answer, and run on
+a CPU what otherwise only a GPU would.
 """
 
+import collections
+import functools
+import os
+import platform
+import re
+import warnings
+from pathlib import Path
+
 import tensorflow as tf
+
+# What an NVIDIA driver leaves on Linux, and on Windows' subsystem for Linux.
+_DRIVERS = (
+    Path("/proc/driver/nvidia/version"),
+    Path("/usr/lib/wsl/lib/libcuda.so.1"),
+)
 
 
 def on_gpu():
     """Whether TensorFlow computes on GPUs."""
-    return bool(tf.config.list_physical_devices("GPU"))
+    return bool(_gpus())
 
 
 def logical_devices():
     """Names of all GPUs, or of all logical CPUs where there is no GPU."""
     devices = tf.config.list_logical_devices
     return [device.name for device in devices("GPU") or devices("CPU")]
+
+
+def split_processor(parts):
+    """Lets TensorFlow take parts of the processor for so many devices.
+
+    Raises:
+        RuntimeError: if TensorFlow has computed anything before.
+    """
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(
+        cpu, parts * [tf.config.LogicalDeviceConfiguration()]
+    )
+
+
+def precision():
+    """The Keras dtype policy that is fastest and loses no accuracy.
+
+    Returns:
+        "mixed_bfloat16" where all GPUs have units for it, which those of
+        compute capability 8.0 or later do; "float32" elsewhere.
+    """
+    capable = [
+        details.get("compute_capability", (0, 0)) >= (8, 0)
+        for details in map(_details, _gpus())
+    ]
+    return "mixed_bfloat16" if capable and all(capable) else "float32"
+
+
+def describe(count=1):
+    """Names the first `count` GPUs, or the processor, for people."""
+    names = [_details(gpu).get("device_name", "GPU") for gpu in _gpus()]
+    if names:
+        counts = collections.Counter(names[:count])
+        return ", ".join(
+            name if times == 1 else f"{times} x {name}"
+            for name, times in counts.items()
+        )
+    parts = f" as {count} devices" if count > 1 else ""
+    return f"{_processor()}, {os.cpu_count()} cores{parts}"
+
+
+@functools.cache
+def warn_of_unused_gpu():
+    """Warns, once, where a GPU seems to be there and TensorFlow finds none."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if on_gpu() or hidden or not any(path.exists() for path in _DRIVERS):
+        return
+    warnings.warn(
+        "This machine has an NVIDIA driver, but TensorFlow finds no GPU and "
+        "computes on the processor, many times slower. Most often CUDA's "
+        f"libraries are missing: pip install 'tensorflow[and-cuda]=="
+        f"{tf.__version__}'. To use the processor on purpose, set "
+        "CUDA_VISIBLE_DEVICES=-1.",
+        stacklevel=2,
+    )
+
+
+def _gpus():
+    return tf.config.get_visible_devices("GPU")
+
+
+def _details(gpu):
+    return tf.config.experimental.get_device_details(gpu)
+
+
+def _processor():
+    try:
+        about = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not on Linux
+        about = ""
+    names = re.findall(r"^model name\s*: (.*)", about, re.M)
+    return names[0] if names else f"CPU {platform.machine()}"

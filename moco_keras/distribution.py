@@ -295,8 +295,18 @@ def spread(batches, read, strategy):
         return read(parts.unbatch()).prefetch(tf.data.AUTOTUNE)
 
     if strategy.num_replicas_in_sync == 1:
-        return read(batches).prefetch(tf.data.AUTOTUNE)
+        return _ahead_of_need(read(batches))
     return strategy.distribute_datasets_from_function(of_worker)
+
+
+def _ahead_of_need(batches):
+    """Has the next batch ready where it is needed, on a GPU too."""
+    if not accelerators.on_gpu():
+        return batches.prefetch(tf.data.AUTOTUNE)
+    device = accelerators.logical_devices()[0]
+    return batches.apply(
+        tf.data.experimental.prefetch_to_device(device, buffer_size=2)
+    )
 
 
 def predict(predict, images, batch_size, strategy):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import distribution, inputs, shuffle_bn
+from moco_keras import accelerators, distribution, inputs, shuffle_bn
 from moco_keras.checkpoint import Checkpoint, ResumedCallbacks
 from moco_keras.key_queue import KeyQueue
 from moco_keras.momentum import MomentumUpdate
@@ -220,6 +220,7 @@ class MoCo(keras.Model):
                 raise ValueError(
                     f"`{name}` must be at least 1. Received: {name}={value}."
                 )
+        accelerators.warn_of_unused_gpu()
         callbacks = self._with_own(callbacks)
         strategy = self.distribute_strategy
         read, steps = inputs.training_batches(x, batch_size, strategy)

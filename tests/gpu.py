@@ -165,7 +165,7 @@ CHECKS = {
 
 def rows_of(name, check, seconds):
     """Rows of a check, which gets a process of its own and so many seconds."""
-    gpus = len(tf.config.list_physical_devices("GPU"))
+    gpus = len(tf.config.get_visible_devices("GPU"))
     if check.gpus > max(1, gpus):
         return [Row(name, "an exchange between GPUs", "needs two GPUs")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -251,9 +251,8 @@ def main():
     for name, check in CHECKS.items():
         left = end - time.monotonic()
         rows += rows_of(name, check, min(check.seconds, left))
-    gpus = tf.config.list_physical_devices("GPU")
-    details = map(tf.config.experimental.get_device_details, gpus)
-    names = ", ".join(x.get("device_name", "a GPU") for x in details)
+    gpus = tf.config.get_visible_devices("GPU")
+    names = accelerators.describe(len(gpus))
     print(f"\n{names}; TensorFlow {tf.__version__}, Keras {keras.__version__}")
     print(table(rows))
     return int(any(row.passed is False for row in rows))

@@ -495,10 +495,21 @@ def survive(strategy, folder):
     return results
 
 
+def where_a_batch_waits():
+    """The device on which the next batch lies, where the second is a GPU."""
+    accelerators.logical_devices = lambda: ["/device:CPU:1"]
+    numbers = tf.data.Dataset.range(8).batch(4)
+    alone = tf.distribute.get_strategy()
+    batches = distribution.spread(numbers, lambda parts: parts, alone)
+    first, second = batches
+    np.testing.assert_array_equal(first, range(4))
+    return second.device
+
+
 def needs(strategy, folder):
     """What a step needs of GPUs: problems and collectives, by kind of step."""
     accelerators.on_gpu = lambda: True
-    results = {}
+    results = {"where a batch waits": where_a_batch_waits()}
     cases = [(p, q, 1) for p in PIPELINES for q in PRECISIONS]
     with strategy.scope():
         for pipeline, precision, splits in [

@@ -200,6 +200,10 @@ def test_gpus_have_what_a_step_needs(needs):
         assert value.tolist() == [], key
 
 
+def test_the_next_batch_is_where_it_is_needed(needs):
+    assert str(needs["where a batch waits"]).endswith("device:CPU:1")
+
+
 def test_a_step_has_few_collectives(needs):
     """Images and keys; gradients, and with loss scaling whether they are."""
     for key, count in of_run(needs, "Gather"):

@@ -88,7 +88,7 @@ def test_exchanges_run_between_parts_of_a_cpu(name, settings, count):
 
 @pytest.mark.parametrize("name", ["all-reduce", "shuffle BN"])
 def test_an_exchange_needs_two_gpus(name, monkeypatch):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda x: [x])
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda x: [x])
     (row,) = gpu.rows_of(name, gpu.CHECKS[name], seconds=1)
     assert (row.value, row.passed) == ("needs two GPUs", None)
 
@@ -114,7 +114,7 @@ def test_a_table_ends_it(verdict, code, monkeypatch, capsys):
         return [gpu.Row(name, "something", "1.5", verdict)]
 
     config = tf.config
-    monkeypatch.setattr(config, "list_physical_devices", lambda x: [f"a {x}"])
+    monkeypatch.setattr(config, "get_visible_devices", lambda x: [f"a {x}"])
     details = {"a GPU": {"device_name": "Some Card"}}
     monkeypatch.setattr(config.experimental, "get_device_details", details.get)
     monkeypatch.setattr(gpu, "rows_of", rows_of)

@@ -14,7 +14,7 @@ from programs import ROOT, run
 from replicas import free_ports, tf_config
 
 import moco_keras
-from moco_keras import textures
+from moco_keras import accelerators, textures
 from moco_keras.recipes import (
     _pretrain,
     _settings,
@@ -80,6 +80,10 @@ def test_a_run_leaves_everything(smoke):
     settings = json.loads((folder / "settings.json").read_text())
     assert settings["settings"]["seed"] == 7
     assert settings["settings"]["width"] == 4
+    # What "auto" is on this machine.
+    assert settings["settings"]["precision"] == accelerators.precision()
+    device = f"{settings['device']}; {settings['settings']['precision']}"
+    assert f"\nTraining on: {device}\n" in f"\n{result.stdout}"
     assert settings["versions"]["moco_keras"] == moco_keras.__version__
     assert settings["data"]["source"] == "textures/1.0.0"
     assert settings["data"]["train_images"] == 512
@@ -318,6 +322,6 @@ def test_two_cores_are_shared_by_two_operations(cores, threads, monkeypatch):
         settings, "set_intra_op_parallelism_threads", seen.append
     )
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(accelerators, "on_gpu", lambda: False)
     _threads.share_cores()
     assert seen == threads

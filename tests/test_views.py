@@ -6,6 +6,8 @@ from PIL import Image
 
 from moco_keras import Checkpoint, augmentations, data, distribution
 
+pytestmark = pytest.mark.usefixtures("accelerator")
+
 STEPS = 3  # of 4 images, of 13
 
 

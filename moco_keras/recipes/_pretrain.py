@@ -1,6 +1,7 @@
 """What every pre-training program does: train, watch, evaluate, export."""
 
 import contextlib
+import dataclasses
 import functools
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import keras
 
 import moco_keras
 from moco_keras import (
+    accelerators,
     data,
     distribution,
     features,
@@ -84,6 +86,10 @@ def pretrain(settings, recipe, read):
     """
     # First, for TensorFlow must know other hosts before it does anything.
     strategy = distribution.strategy(settings.strategy)
+    if settings.precision == "auto":
+        settings = dataclasses.replace(
+            settings, precision=accelerators.precision()
+        )
     with distribution.loss_of_workers(strategy):
         keras.config.set_dtype_policy(settings.precision)
         with distribution.chief_first(strategy):  # it may prepare the data
@@ -93,6 +99,7 @@ def pretrain(settings, recipe, read):
             replicas = strategy.num_replicas_in_sync
             record = _record.make(settings, recipe, images, replicas)
             folder = _record.open_folder(record)
+            print(f"Training on: {record['device']}; {settings.precision}")
             if images.train.skipped:
                 _record.write_skipped(
                     folder / "skipped.csv", images.train.skipped

@@ -6,6 +6,7 @@ import sys
 import tensorflow as tf
 from absl import app, logging
 
+from moco_keras import accelerators
 from moco_keras.recipes import _settings
 
 
@@ -22,6 +23,7 @@ def run(defaults, work):
     def main(argv):
         if len(argv) > 1:
             raise app.UsageError(f"Expected flags only. Received: {argv[1:]}.")
+        accelerators.warn_of_unused_gpu()
         try:
             work(_settings.from_flags(type(defaults)))
         except (

@@ -6,14 +6,11 @@ import dataclasses
 import datetime
 import io
 import json
-import os
-import platform
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 
-from moco_keras import card, image_files
+from moco_keras import accelerators, card, image_files
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 # What may change on the way.
@@ -36,15 +33,11 @@ def make(settings, recipe, images, num_replicas):
         images: `_pretrain.Images`.
         num_replicas: devices that share each step.
     """
-    gpus = [
-        tf.config.experimental.get_device_details(gpu)["device_name"]
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
     return {
         "recipe": recipe,
         "settings": dataclasses.asdict(settings),
         "versions": card.versions(_PACKAGES),
-        "device": gpus or f"CPU {platform.machine()}, {os.cpu_count()} cores",
+        "device": accelerators.describe(num_replicas),
         "replicas": num_replicas,
         "data": {
             "source": images.train.source,

@@ -108,9 +108,10 @@ class Settings(Bounded):
     )
     seed: int = setting(0, "of everything random")
     precision: str = setting(
-        "float32",
-        "of the arithmetic",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        "auto",
+        "of the arithmetic: auto is mixed_bfloat16 on GPUs that have units for "
+        "it, and float32 elsewhere",
+        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
     knn_every: int = setting(
         5, "epochs between kNN evaluations; the first and last always", low=0

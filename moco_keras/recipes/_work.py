@@ -10,6 +10,7 @@ import tensorflow as tf
 from moco_keras import (
     Checkpoint,
     MoCo,
+    accelerators,
     augmentations,
     build_encoder,
     data,
@@ -190,13 +191,14 @@ def saved(s):
 
 
 def replicas(s):
-    """Steps on images, by parts of the processor that pass for devices."""
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    parts = [tf.config.LogicalDeviceConfiguration()] * s["replicas"]
-    tf.config.set_logical_device_configuration(cpu, parts)
+    """Steps on images, by GPUs, or by parts of the processor in their place."""
+    if not accelerators.on_gpu():
+        accelerators.split_processor(s["replicas"])
     _threads.share_cores()  # before the strategy takes the devices
     name = "mirrored" if s["replicas"] > 1 else "none"
     strategy = distribution.strategy(name)
+    if strategy.num_replicas_in_sync != s["replicas"]:
+        raise SystemExit(f"This needs {s['replicas']} GPUs, or none.")
     with strategy.scope():
         model = _moco(s)
     images = _random_pixels(s["steps"] * s["batch_size"], 32, 32, 3)

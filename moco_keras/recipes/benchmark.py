@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from moco_keras import data
+from moco_keras import accelerators, data
 
 _FULL = {"width": 64, "batch_size": 64, "queue_size": 4096, "bn_splits": 1}
 _NARROW = {"width": 16, "batch_size": 256, "queue_size": 4096, "bn_splits": 8}
@@ -257,18 +257,12 @@ def _report(name, side):
         "of_each_turn": [round(1000 * s, 2) for s in side.seconds],
         "images_per_second": round(images / median, 1) if images else None,
         "peak_memory_mib": side.peak_memory_mib,
-        "device": _device(),
+        "device": accelerators.describe(),
         "versions": side.about["versions"],
         "settings": side.settings,
     }
     print(json.dumps(line), flush=True)
     return median / (images or 1)
-
-
-def _device():
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = {x.split(":")[1].strip() for x in lines if x.startswith("model n")}
-    return f"{', '.join(sorted(names))}, {os.cpu_count()} cores"
 
 
 def _make_files(folder):
@@ -341,6 +335,8 @@ def main(argv):
             f"--only must list some of {', '.join(_BENCHMARKS)}. Received: "
             f"{', '.join([*argv[1:], *sorted(unknown)])}."
         )
+    # Several processes share a GPU, this one among them.
+    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     with tempfile.TemporaryDirectory() as folder:
         files = _make_files(Path(folder))
         for name in FLAGS.only:

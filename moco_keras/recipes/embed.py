@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 
 import moco_keras
-from moco_keras import features, image_files, knn, plotting
+from moco_keras import accelerators, features, image_files, knn, plotting
 from moco_keras.image_files import printable
 from moco_keras.recipes import _program, _record, _settings
 
@@ -98,6 +98,7 @@ def embed(settings):
         print(f"{printable(out)} holds the features of {printable(folder)}")
     else:
         place.mkdir(exist_ok=True)
+        print(f"Embedding on: {accelerators.describe()}")
         try:
             parts = _embed_in_parts(encoder, paths, unread, settings, place)
             _join(parts, unread, settings, about)
