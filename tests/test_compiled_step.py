@@ -1,5 +1,7 @@
 """Steps that XLA compiles whole, as Keras does on one GPU."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -79,13 +81,22 @@ def assert_xla_changes_nothing(data, **kind):
         )
 
 
-@pytest.mark.parametrize("size", [32, 224])
-@pytest.mark.parametrize("pipeline", ["cifar", "moco_v1", "moco_v2"])
+def test_cifar(rng):
+    images = pictures(32, rng)
+    assert_xla_changes_nothing(images, pipeline="cifar", size=32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("pipeline", "size"),
+    [("cifar", 224), *itertools.product(["moco_v1", "moco_v2"], [32, 224])],
+)
 def test_pipelines(pipeline, size, rng):
     images = pictures(size, rng)
     assert_xla_changes_nothing(images, pipeline=pipeline, size=size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [2, "sync"])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_batch_norms(norm, symmetric, rng):
@@ -98,12 +109,14 @@ def test_batch_norms(norm, symmetric, rng):
     )
 
 
+@pytest.mark.slow
 def test_ready_views(rng):
     shape = (2, STEPS * BATCH, 32, 32, 3)
     views = tuple(rng.uniform(0, 255, shape).astype("float32"))
     assert_xla_changes_nothing(views, pipeline=None, size=32)
 
 
+@pytest.mark.slow
 def test_views_cut_where_images_are_read(rng, tmp_path):
     for i, image in enumerate(pictures(32, rng)):
         keras.utils.save_img(tmp_path / f"{i}.png", image)
@@ -113,6 +126,7 @@ def test_views_cut_where_images_are_read(rng, tmp_path):
     assert_xla_changes_nothing(views, pipeline=None, size=32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["cifar", "moco_v1", "moco_v2"])
 def test_mixed_precision(pipeline, rng):
     keras.config.set_dtype_policy("mixed_bfloat16")

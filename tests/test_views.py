@@ -6,8 +6,6 @@ from PIL import Image
 
 from moco_keras import Checkpoint, augmentations, data, distribution
 
-pytestmark = pytest.mark.usefixtures("accelerator")
-
 STEPS = 3  # of 4 images, of 13
 
 
@@ -67,6 +65,7 @@ def test_every_pass_has_every_image_once(stream):
         np.testing.assert_array_equal(in_order, images[:12])
 
 
+@pytest.mark.usefixtures("accelerator")
 def test_a_training_goes_on_within_a_pass(stream, make_model, tmp_path):
     def train(epochs, folder, seed=2, **kwargs):
         keras.utils.set_random_seed(seed)
