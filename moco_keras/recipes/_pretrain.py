@@ -90,6 +90,9 @@ def pretrain(settings, recipe, read):
         settings = dataclasses.replace(
             settings, precision=accelerators.precision()
         )
+    if distribution.is_chief(strategy):
+        device = accelerators.describe(strategy.num_replicas_in_sync)
+        print(f"Training on: {device}; {settings.precision}", flush=True)
     with distribution.loss_of_workers(strategy):
         keras.config.set_dtype_policy(settings.precision)
         with distribution.chief_first(strategy):  # it may prepare the data
@@ -99,7 +102,6 @@ def pretrain(settings, recipe, read):
             replicas = strategy.num_replicas_in_sync
             record = _record.make(settings, recipe, images, replicas)
             folder = _record.open_folder(record)
-            print(f"Training on: {record['device']}; {settings.precision}")
             if images.train.skipped:
                 _record.write_skipped(
                     folder / "skipped.csv", images.train.skipped
