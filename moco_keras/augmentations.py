@@ -119,9 +119,14 @@ class _Augmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
 
         All at once, for drawing costs a single image more than its use.
         """
+        key, numbers = self.drawn_from(batch_size)
+        return random.uniform(key, count, numbers)
+
+    def drawn_from(self, batch_size):
+        """A new key, and the numbers of the replica's images in the batch."""
         batch_size = batch_size * distribution.num_replicas()
         numbers = distribution.own_part(ops.arange(batch_size))
-        return random.uniform(self.generator.next(), count, numbers)
+        return self.generator.next(), numbers
 
     def chance(self, batch_size):
         """Draws bool (N,), true with probability `rate`."""
@@ -175,9 +180,9 @@ class RandomResizedCrop(_Crop):
         self.ratio = tuple(ratio)
 
     def get_random_transformation_batch(self, batch_size, images, **kwargs):
-        draws = self.draw(batch_size, 2 * self.tries + 2)
         sides = image_ops.height_and_width(images)
-        return _boxes(draws, *sides, self.scale, self.ratio)
+        drawn_from = self.drawn_from(batch_size)
+        return _boxes(*drawn_from, self.tries, *sides, self.scale, self.ratio)
 
     def augment_images(self, images, transformations, **kwargs):
         return image_ops.crop_and_resize(
@@ -194,8 +199,9 @@ class RandomResizedCrop(_Crop):
 
 
 @functools.partial(tf.function, jit_compile=True)
-def _boxes(draws, height, width, scale, ratio):
-    """Rectangles of random area and ratio; draws (2 tries + 2, N)."""
+def _boxes(key, numbers, tries, height, width, scale, ratio):
+    """Rectangles of random area and ratio; see `RandomResizedCrop`."""
+    draws = random.uniform(key, 2 * tries + 2, numbers)
     # In float64, for a rounding to whole pixels must not depend on how a
     # compiler multiplies and adds.
     draws, height, width = (
@@ -207,17 +213,17 @@ def _boxes(draws, height, width, scale, ratio):
     w = ops.round(ops.sqrt(areas * ratios))
     h = ops.round(ops.sqrt(areas / ratios))
     fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
-    tries = ops.arange(len(fits), dtype="int32")[:, None]
-    first = ops.min(ops.where(fits, tries, len(fits)), axis=0)
-    w = ops.sum(ops.where(tries == first, w, 0.0), axis=0)  # (N,)
-    h = ops.sum(ops.where(tries == first, h, 0.0), axis=0)
+    number = ops.arange(tries)[:, None]
+    first = ops.min(ops.where(fits, number, tries), axis=0)  # (N,)
+    w = ops.sum(ops.where(number == first, w, 0.0), axis=0)
+    h = ops.sum(ops.where(number == first, h, 0.0), axis=0)
     top = ops.floor(draws[-2] * (height - h + 1))
     left = ops.floor(draws[-1] * (width - w + 1))
     # Where no try fits.
     last_ratio = ops.clip(width / height, *ratio)
     last_w = ops.minimum(width, ops.round(height * last_ratio))
     last_h = ops.minimum(height, ops.round(width / last_ratio))
-    fitted = first < len(fits)
+    fitted = first < tries
     box = {
         "top": ops.where(fitted, top, ops.floor((height - last_h) / 2)),
         "left": ops.where(fitted, left, ops.floor((width - last_w) / 2)),
