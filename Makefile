@@ -4,10 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # TensorFlow's greetings are not news; its warnings are.
 export TF_CPP_MIN_LOG_LEVEL ?= 1
-# What an NVIDIA driver leaves: there TensorFlow needs CUDA's libraries.
-NVIDIA_DRIVER := $(wildcard /proc/driver/nvidia/version \
-	/usr/lib/wsl/lib/libcuda.so.1)
+# Where there is an NVIDIA GPU, TensorFlow needs CUDA's libraries.
+NVIDIA_DRIVER := $(wildcard /dev/nvidiactl /usr/lib/wsl/lib/libcuda.so.1)
 CUDA := $(if $(NVIDIA_DRIVER),"tensorflow[and-cuda]")
+
+# So that several processes can share a GPU.
+export TF_FORCE_GPU_ALLOW_GROWTH ?= true
 
 .PHONY: demo test slow soak gpu lint clean
 

@@ -1,7 +1,7 @@
-"""The one door to the question what TensorFlow computes on.
+"""The only module that asks TensorFlow for its devices.
 
-Nobody else asks TensorFlow, so that a test can give another answer, and run on
-a CPU what otherwise only a GPU would.
+So a test can give another answer, and run on a CPU what otherwise only a GPU
+would run.
 """
 
 import collections
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
-# What an NVIDIA driver leaves on Linux, and on Windows' subsystem for Linux.
+# Where there is a GPU with its driver, on Linux, and on Windows' subsystem for
+# Linux. The Makefile looks there, too.
 _DRIVERS = (
-    Path("/proc/driver/nvidia/version"),
+    Path("/dev/nvidiactl"),
     Path("/usr/lib/wsl/lib/libcuda.so.1"),
 )
 
@@ -44,8 +45,8 @@ def split_processor(parts):
     )
 
 
-def precision():
-    """The Keras dtype policy that is fastest and loses no accuracy.
+def default_precision():
+    """The Keras dtype policy that programs use by default.
 
     Returns:
         "mixed_bfloat16" where all GPUs have units for it, which those of
@@ -75,7 +76,8 @@ def describe(count=1):
 def warn_of_unused_gpu():
     """Warns, once, where a GPU seems to be there and TensorFlow finds none."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if on_gpu() or hidden or not any(path.exists() for path in _DRIVERS):
+    found = tf.config.list_physical_devices("GPU")
+    if hidden or found or not any(path.exists() for path in _DRIVERS):
         return
     warnings.warn(
         "This machine has an NVIDIA driver, but TensorFlow finds no GPU and "

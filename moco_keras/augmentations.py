@@ -108,8 +108,7 @@ class _Augmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
 
     def __init__(self, seed=None, **kwargs):
         # Without a seed keras-cv asks for TensorFlow's global generator, which
-        # there is not where operations are to be deterministic. Nothing draws
-        # from what it makes.
+        # deterministic operations forbid. Nothing draws from what it makes.
         super().__init__(seed=1, **{"dtype": "float32", **kwargs})
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)

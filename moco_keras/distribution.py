@@ -161,33 +161,35 @@ def all_gather(values):
     """
     if num_replicas() == 1:
         return values
+    if values.dtype.size < 4 and not values.shape[1:].is_fully_defined():
+        wide = all_gather(tf.cast(values, "float32"))
+        return tf.cast(wide, values.dtype)
     replica = tf.distribute.get_replica_context()
     # A worker's only replica gets its images on no device, and TensorFlow
     # cannot gather those.
     words = tf.identity(_as_words(values))
-    launcher = _launcher(replica, words)
-    gathered = (
-        replica.all_gather(words, axis=0)
-        if launcher is None
-        else launcher._all_gather(words, None)
-    )
+    gather = _single_gather(replica, words)
+    gathered = gather(words, None) if gather else replica.all_gather(words, 0)
     length = values.shape[0] and values.shape[0] * num_replicas()
     return _from_words(gathered, values.dtype, (length, *values.shape[1:]))
 
 
-def _launcher(replica, values):
-    """What starts TensorFlow's collectives on a replica, or None.
+def _single_gather(replica, values):
+    """TensorFlow's gather for shapes that are known, or None.
 
-    The public `all_gather` gathers the shapes first, by a collective of its own
-    that every other one waits for. These shapes are known.
+    The public one gathers the shapes first, by a collective of its own that
+    every other one waits for. This one is private: where it is not as it was,
+    the public one does as well.
     """
     if tf.executing_eagerly() or not values.shape.is_fully_defined():
         return None
-    extended = replica.strategy.extended
-    cross_device = getattr(extended, "_cross_device_ops", None)
+    cross_device = getattr(replica.strategy.extended, "_cross_device_ops", None)
     launchers = getattr(cross_device, "_launchers", None)
-    # Those of this worker.
-    return launchers and launchers[replica._replica_id % len(launchers)]
+    number = getattr(replica, "_replica_id", None)
+    if not launchers or number is None:
+        return None
+    own = launchers[number % len(launchers)]  # they are this worker's
+    return getattr(own, "_all_gather", None)
 
 
 # TensorFlow's collectives take no type of less than four bytes but float16.
@@ -229,14 +231,14 @@ def stack(values):
     return replica.all_reduce("SUM", placed)
 
 
-def spoil_together(gradients):
-    """Makes gradients not finite on all replicas where they are not on one.
+def share_overflow(gradients):
+    """Makes gradients NaN on all replicas where they are not finite on one.
 
     Args:
         gradients: list of float tensors, and of None.
 
     Returns:
-        The same list; where any replica has one that is not finite, all have.
+        The same list, or NaN in its place.
     """
     if num_replicas() == 1:
         return gradients
@@ -252,6 +254,13 @@ def spoil_together(gradients):
         else tf.where(spoiled, tf.constant(math.nan, g.dtype), g)
         for g in gradients
     ]
+
+
+def describe(strategy):
+    """Names the devices of a strategy, for people."""
+    workers = num_workers(strategy)
+    device = accelerators.describe(strategy.num_replicas_in_sync // workers)
+    return device if workers == 1 else f"{device}, on each of {workers} hosts"
 
 
 def own_part(values, axis=0):
@@ -295,18 +304,25 @@ def spread(batches, read, strategy):
         return read(parts.unbatch()).prefetch(tf.data.AUTOTUNE)
 
     if strategy.num_replicas_in_sync == 1:
-        return _ahead_of_need(read(batches))
+        return _prefetched(read(batches), strategy)
     return strategy.distribute_datasets_from_function(of_worker)
 
 
-def _ahead_of_need(batches):
+def _prefetched(batches, strategy):
     """Has the next batch ready where it is needed, on a GPU too."""
-    if not accelerators.on_gpu():
+    with strategy.scope():
+        chosen = tf.distribute.has_strategy()
+    # A strategy that the user chose brings batches to its devices itself.
+    if chosen or not accelerators.on_gpu():
         return batches.prefetch(tf.data.AUTOTUNE)
     device = accelerators.logical_devices()[0]
-    return batches.apply(
+    batches = batches.apply(
         tf.data.experimental.prefetch_to_device(device, buffer_size=2)
     )
+    # What was set before stays behind on the host.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.with_options(options)
 
 
 def predict(predict, images, batch_size, strategy):

@@ -32,8 +32,8 @@ def for_chosen(function):
     """Makes (images, chosen, ...) of a fused function of (images, ...).
 
     Images (N, H, W, 3) that bool (N,) does not choose stay as they are. For a
-    single one that is not chosen nothing is computed. Of a batch some are as
-    good as always, and a GPU would have to wait for the answer.
+    single one that is not chosen nothing is computed. In a batch some nearly
+    always are, and to find out a GPU would have to wait.
     """
 
     @fused

@@ -194,7 +194,9 @@ def loss_of_files():
         yield
     except tf.errors.NotFoundError as error:
         lines = error.message.splitlines()
-        line = next((x for x in lines if "No such file" in x), lines[-1])
+        line = next((x for x in lines if "No such file" in x), None)
+        if line is None:
+            raise  # for TensorFlow also finds no kernel, say
         raise FileNotFoundError(
             "Images must stay where they were when the training began. "
             f"Received: {line.split(': ')[-1]}. Bring them back, and start "
@@ -223,10 +225,10 @@ def batches_that_do_not_fit():
         yield
     except tf.errors.InvalidArgumentError as error:
         for operation, message in _SIZES.items():
-            if operation in error.message:
-                lines = error.message.splitlines()
-                received = next(x for x in lines if "but got" in x)
-                raise ValueError(message.format(received)) from error
+            lines = error.message.splitlines()
+            received = [line for line in lines if "but got" in line]
+            if operation in error.message and received:
+                raise ValueError(message.format(received[0])) from error
         raise
 
 
@@ -285,7 +287,8 @@ def _rows(num_images, shape, seed, start):
         rows = tf.range(num_images, dtype="int64")
         if seed is not None:
             # At once: `Dataset.shuffle` takes a second for a million.
-            rows = random.permutation((seed, number), num_images)
+            key = random.key(seed, "order", number)
+            rows = random.permutation(key, num_images)
         return tf.reshape(rows[: steps * batch_size], shape)
 
     passes = tf.data.Dataset.counter(start // steps).map(rows_of_pass)

@@ -103,7 +103,7 @@ class MoCo(keras.Model):
         )
         self._loss = keras.metrics.Mean(name="loss")
         self._accuracy = keras.metrics.Mean(name="contrastive_accuracy")
-        # TensorFlow cannot compile a step that several replicas share.
+        # Keras would compile the replicas' exchange too, which XLA cannot.
         self.supports_jit = self.distribute_strategy.num_replicas_in_sync == 1
         self.built = True
 
@@ -165,14 +165,13 @@ class MoCo(keras.Model):
         gradients = tape.gradient(loss, variables)
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # It looks for what is not finite on the first replica alone.
-            gradients = distribution.spoil_together(gradients)
+            gradients = distribution.share_overflow(gradients)
         self.optimizer.apply(gradients, variables)
 
-    def get_compile_config(self):
-        """As Keras's, without `jit_compile`: it depends on the devices."""
-        config = super().get_compile_config()
-        config.pop("jit_compile", None)
-        return config
+    def compile_from_config(self, config):
+        """Compiles a loaded model; its devices decide on `jit_compile`."""
+        saved = {k: v for k, v in config.items() if k != "jit_compile"}
+        super().compile_from_config(saved)
 
     def fit(
         self,

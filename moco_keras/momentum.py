@@ -14,12 +14,6 @@ def parameter_pairs(key_encoder, query_encoder):
     return [(k, q) for k, q in pairs if q.trainable]
 
 
-@tf.function(jit_compile=True)
-def _averages(pairs, m):
-    """Each of many in one pass, in half the time."""
-    return [m * k + (1.0 - m) * q for k, q in pairs]
-
-
 class MomentumUpdate(keras.callbacks.Callback):
     """Moves the key encoder a little towards the query encoder, every batch.
 
@@ -51,26 +45,19 @@ class MomentumUpdate(keras.callbacks.Callback):
         if self._compiled_for != (self.model, self.model.momentum):
             self._compiled_for = self.model, self.model.momentum
             strategy = self.model.distribute_strategy
-            # XLA writes the variables of one replica where they are. Those of
-            # several it takes for the first one's.
-            alone = strategy.num_replicas_in_sync == 1
-            move = tf.function(self._move, jit_compile=alone)
-            self._update = tf.function(lambda: strategy.run(move))
+            # XLA reads and writes every variable once: half the time. It is
+            # called by each replica, because a strategy makes one function for
+            # all of a compiled one that it runs itself.
+            move = tf.function(self._move, jit_compile=True)
+            self._update = tf.function(lambda: strategy.run(lambda: move()))
 
     def _move(self):
         model = self.model
         m = model.momentum
         if callable(m):
-            m = m(model.optimizer.iterations)
-        pairs = parameter_pairs(model.key_encoder, model.query_encoder)
-        # As tensors, for a function takes the variables of one model for
-        # those of the next.
-        values = [
-            [tf.convert_to_tensor(v.value) for v in pair] for pair in pairs
-        ]
-        averages = _averages(values, tf.cast(m, "float32"))
-        for (k, _), average in zip(pairs, averages, strict=True):
-            k.assign(average)
+            m = tf.cast(m(model.optimizer.iterations), "float32")
+        for k, q in parameter_pairs(model.key_encoder, model.query_encoder):
+            k.assign(m * k + (1.0 - m) * q)
 
     def on_train_batch_end(self, batch, logs=None):
         self._update()

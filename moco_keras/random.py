@@ -45,6 +45,26 @@ def _rotated_left(x, bits):
     return left | right
 
 
+# What a seed is used for, beside the states of `SeedGenerator`s that begin with
+# it: those count from 0.
+_PURPOSES = {"order": 2**32 - 1, "views": 2**32 - 2}
+
+
+def key(seed, purpose, number):
+    """Makes a key that nothing else has.
+
+    Args:
+        seed: int scalar.
+        purpose: "order" of images in a pass, or "views" that are cut while
+            images are read.
+        number: int scalar, of the pass or of the random layer.
+
+    Returns:
+        int64 (2,).
+    """
+    return fold_in((seed, _PURPOSES[purpose]), number)
+
+
 def fold_in(key, number):
     """Makes a key of its own for each number.
 

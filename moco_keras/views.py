@@ -76,8 +76,8 @@ class TwoViews:
         of_pass = steps * self.batch_size
 
         def in_order(number):
-            seeds = None if seed is None else tf.stack([seed, number])
-            return self.stream.examples(seeds).take(of_pass)
+            key = None if seed is None else random.key(seed, "order", number)
+            return self.stream.examples(key).take(of_pass)
 
         passes = tf.data.Dataset.counter(start // steps)
         numbers = tf.data.Dataset.counter(start // steps * of_pass)
@@ -98,7 +98,7 @@ class TwoViews:
             image = self.stream.decode(example)["image"]
             # Examples are read at the same time, in any order.
             states = [
-                (v, random.fold_in((seed, i), number))
+                (v, random.fold_in(random.key(seed, "views", i), number))
                 for i, v in enumerate(generators)
             ]
             with keras.StatelessScope(states):

@@ -100,7 +100,7 @@ def start(folder, kinds, *stop):
 
 
 def finish(*processes):
-    codes = [process.wait() for process in processes]
+    codes = [process.wait(timeout=300) for process in processes]
     assert codes == [0] * len(codes), codes
 
 

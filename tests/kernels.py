@@ -44,7 +44,8 @@ def report(concrete):
     graph = concrete.graph.as_graph_def(add_shapes=True)
     library = {f.signature.name: f for f in graph.library.function}
     result = Report({}, set(), set(), [])
-    _walk(graph.node, False, library, result)
+    compiled = concrete.function_def.attr["_XlaMustCompile"].b
+    _walk(graph.node, compiled, library, result)
     return result
 
 
@@ -112,16 +113,15 @@ def _fixed(nodes):
     for node in nodes:
         shapes[node.name] = node.attr["_output_shapes"].list.shape
         producers = [given.partition(":")[0] for given in _given(node)]
-        sizes = (
-            dim.size
+        known = all(
+            p in shapes
+            and all(dim.size >= 0 for x in shapes[p] for dim in x.dim)
             for p in producers
-            for x in shapes.get(p, ())
-            for dim in x.dim
         )
         if (
             node.op == "Const"
             or (producers and fixed.issuperset(producers))
-            or (node.op == "Shape" and min(sizes, default=0) >= 0)
+            or (node.op in ("Shape", "ShapeN") and known)
         ):
             fixed.add(node.name)
     return fixed
@@ -149,7 +149,7 @@ def _kernel(node, devices):
 
 def _allows(constraint, node):
     attr = node.attr[constraint.name]
-    types = list(attr.list.type) or [attr.type]
+    types = attr.list.type if attr.HasField("list") else [attr.type]
     return set(types) <= set(constraint.allowed_values.list.type)
 
 

@@ -59,7 +59,6 @@ def make_model(
     head="linear",
     queue_size=37,
     ready_views=False,
-    pipeline="cifar",
     **settings,
 ):
     """A compiled model for images of 8 pixels, or for ready views of them."""
@@ -74,9 +73,7 @@ def make_model(
     model = MoCo(
         build_encoder(backbone, 8, 4, head=head),
         # Tracing it takes most of the time.
-        None
-        if ready_views
-        else getattr(augmentations, pipeline)(8, min_area=0.5),
+        None if ready_views else augmentations.cifar(8, min_area=0.5),
         queue_size=queue_size,
         temperature=0.2,
         momentum=0.9,
@@ -86,19 +83,34 @@ def make_model(
     return model
 
 
-def traced_step(pipeline, precision, jit_compile=False, splits=1):
-    """The concrete function of a training step on images, by all replicas."""
+def traced_step(
+    pipeline, precision, jit_compile=False, norm="batch", images=None
+):
+    """The concrete function of a training step on images, by all replicas.
+
+    Args:
+        pipeline, precision, jit_compile: of the model.
+        norm: of its ResNet-18, see `build_encoder`.
+        images: `tf.TensorSpec`, in place of a batch of `BATCH`.
+    """
     strategy = tf.distribute.get_strategy()
     keras.config.set_dtype_policy(precision)
-    model = make_model(splits, pipeline=pipeline)
+    model = MoCo(
+        build_encoder("resnet18", 8, stem="imagenet", width=2, norm=norm),
+        getattr(augmentations, pipeline)(8),
+        queue_size=37,
+    )
+    model.compile(optimizer=optimizers.SGD(0.1))
     model.optimizer.build(model.trainable_variables)
     step = tf.function(
         lambda images: strategy.run(model.train_step, (images,)),
         jit_compile=jit_compile,
     )
-    images = tf.data.Dataset.from_tensors(make_images(BATCH))
-    images = iter(strategy.experimental_distribute_dataset(images))
-    return step.get_concrete_function(next(images))
+    if images is None:
+        batches = tf.data.Dataset.from_tensors(make_images(BATCH))
+        batches = strategy.experimental_distribute_dataset(batches)
+        images = next(iter(batches))
+    return step.get_concrete_function(images)
 
 
 def make_images(count):
@@ -153,7 +165,7 @@ def are_same(model):
 def logical_devices(count):
     """Makes parts of a GPU, or of the processor, that pass for devices."""
     visible = tf.config.get_visible_devices
-    (gpu_or_cpu,) = visible("GPU") or visible("CPU")
+    gpu_or_cpu = (visible("GPU") or visible("CPU"))[0]
     mebibytes = 1024 if visible("GPU") else None  # of a GPU it must be said
     tf.config.set_logical_device_configuration(
         gpu_or_cpu,
@@ -497,28 +509,27 @@ def survive(strategy, folder):
 
 def where_a_batch_waits():
     """The device on which the next batch lies, where the second is a GPU."""
-    accelerators.logical_devices = lambda: ["/device:CPU:1"]
+    second = accelerators.logical_devices()[1]
+    accelerators.logical_devices = lambda: [second]
     numbers = tf.data.Dataset.range(8).batch(4)
     alone = tf.distribute.get_strategy()
     batches = distribution.spread(numbers, lambda parts: parts, alone)
-    first, second = batches
-    np.testing.assert_array_equal(first, range(4))
-    return second.device
+    batches = list(batches)
+    np.testing.assert_array_equal(batches[0], range(4))
+    return [second, batches[1].device]
 
 
 def needs(strategy, folder):
     """What a step needs of GPUs: problems and collectives, by kind of step."""
     accelerators.on_gpu = lambda: True
     results = {"where a batch waits": where_a_batch_waits()}
-    cases = [(p, q, 1) for p in PIPELINES for q in PRECISIONS]
+    cases = [(p, q, "batch") for p in PIPELINES for q in PRECISIONS]
+    cases.append(("moco_v2", "float32", "sync"))
     with strategy.scope():
-        for pipeline, precision, splits in [
-            *cases,
-            ("cifar", "float32", "sync"),
-        ]:
-            step = traced_step(pipeline, precision, splits=splits)
+        for pipeline, precision, norm in cases:
+            step = traced_step(pipeline, precision, norm=norm)
             report = kernels.report(step)
-            name = f"{pipeline}/{precision}/{splits}"
+            name = f"{pipeline}/{precision}/{norm}"
             results[f"problems/{name}"] = kernels.problems(report, precision)
             for kind in ("Gather", "Reduce"):
                 count = report.operations[f"Collective{kind}V2"]

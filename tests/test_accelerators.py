@@ -21,7 +21,8 @@ def machine(monkeypatch):
 
     def with_gpus(*details):
         numbers = {"GPU": list(range(len(details)))}
-        monkeypatch.setattr(tf.config, "get_visible_devices", numbers.get)
+        for ask in ("get_visible_devices", "list_physical_devices"):
+            monkeypatch.setattr(tf.config, ask, numbers.get)
         monkeypatch.setattr(
             tf.config.experimental, "get_device_details", details.__getitem__
         )
@@ -67,7 +68,7 @@ def test_a_processor_has_a_name(machine, monkeypatch, tmp_path):
 )
 def test_precision_fits_all_gpus(machine, gpus, expected):
     machine(*gpus)
-    assert accelerators.precision() == expected
+    assert accelerators.default_precision() == expected
     assert _settings.Settings().precision == "auto"
 
 
@@ -104,8 +105,10 @@ def test_a_gpu_that_is_not_used_is_said(
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
-@pytest.mark.parametrize("driver", ["", "/proc/driver/nvidia/version"])
+@pytest.mark.parametrize("driver", ["", "/dev/nvidiactl"])
 def test_make_installs_cuda_where_there_is_a_driver(driver, tmp_path):
+    for path in accelerators._DRIVERS:  # the same places
+        assert f" {path}" in (ROOT / "Makefile").read_text()
     target = tmp_path / "venv" / "installed"
     planned = subprocess.run(
         [

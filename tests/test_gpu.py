@@ -86,6 +86,16 @@ def test_exchanges_run_between_parts_of_a_cpu(name, settings, count):
     assert all(float(row.value) > 0 for row in rows)
 
 
+def test_a_check_without_time_has_not_failed(monkeypatch):
+    late = gpu.Row("metrics", "the process", "took longer than 5 s", False)
+    monkeypatch.setattr(gpu, "rows_printed", lambda *_: [late])
+    check = gpu.CHECKS["metrics"]
+    (row,) = gpu.rows_of("metrics", check, seconds=5)
+    assert (row.value, row.passed) == ("no time left", None)
+    (row,) = gpu.rows_of("metrics", check, check.seconds)
+    assert row == late
+
+
 @pytest.mark.parametrize("name", ["all-reduce", "shuffle BN"])
 def test_an_exchange_needs_two_gpus(name, monkeypatch):
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda x: [x])

@@ -20,8 +20,19 @@ def gpu(monkeypatch):
 def test_a_step(pipeline, precision, jit_compile):
     step = replicas.traced_step(pipeline, precision, jit_compile)
     report = kernels.report(step)
-    assert report.operations["Conv2DBackpropFilter"] == 1
+    assert report.operations["Conv2DBackpropFilter"] == 20
+    assert report.operations["MaxPoolGrad"] == 1
     assert kernels.problems(report, precision) == []
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_step_on_batches_of_unknown_size(jit_compile):
+    images = tf.TensorSpec((None, 8, 8, 3), "uint8")
+    step = replicas.traced_step("cifar", "float32", jit_compile, images=images)
+    report = kernels.report(step)
+    assert report.missing == set()
+    # Without XLA the gradient of a mean asks for the size it was taken of.
+    assert len(report.waits) == (0 if jit_compile else 2)
 
 
 def test_what_has_no_kernel_is_found():
@@ -43,6 +54,21 @@ def test_what_has_no_kernel_is_found():
     compiled = tf.function(calling, jit_compile=True)
     report = kernels.report(compiled.get_concrete_function(image))
     assert report.missing == {"ScaleAndTranslate (T=float)"}
+    gather = tf.function(
+        lambda x: tf.raw_ops.CollectiveGatherV2(
+            input=x,
+            group_size=1,
+            group_key=1,
+            instance_key=1,
+            ordering_token=[],
+        )
+    )
+    # It has a kernel, but none of XLA's.
+    report = kernels.report(gather.get_concrete_function(image))
+    assert report.missing == set()
+    compiled = tf.function(gather, jit_compile=True)
+    report = kernels.report(compiled.get_concrete_function(image))
+    assert report.missing == {"CollectiveGatherV2 (T=float)"}
 
 
 def test_what_waits_is_found():

@@ -341,6 +341,26 @@ def test_batch_must_fit_the_queue(make_model, images):
         )
 
 
+@pytest.mark.parametrize("strategy", ["mirrored", "one device"])
+def test_a_strategy_of_one_replica_trains(strategy, make_model, images):
+    strategy = {
+        "mirrored": tf.distribute.MirroredStrategy,
+        "one device": tf.distribute.OneDeviceStrategy,
+    }[strategy](["/cpu:0"] if strategy == "mirrored" else "/cpu:0")
+    with strategy.scope():
+        model = make_model()
+    model.fit(images, batch_size=8, verbose=0)
+    assert int(keras.ops.convert_to_numpy(model.steps)) == 2
+
+
+def test_dropping_an_iterator_waits_for_no_tuner(images):
+    """On a GPU what is set for the host stays behind."""
+    strategy = distribution.strategy("none")
+    batches, _ = inputs.training_batches(images, 8, strategy)
+    options = batches(0, True, 0, None).options()
+    assert options.autotune.enabled is False
+
+
 def test_several_steps_per_execution_are_refused(make_model, images):
     model = make_model()
     model.compile(optimizer=optimizers.SGD(0.1), steps_per_execution=2)

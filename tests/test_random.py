@@ -107,6 +107,17 @@ def test_keys_are_folded_in():
         )
 
 
+def test_every_purpose_has_keys_of_its_own():
+    numbers = range(20)
+    keys = [
+        tuple(random.key(7, purpose, n).numpy())
+        for purpose in random._PURPOSES
+        for n in numbers
+    ]
+    states = [(7, n) for n in numbers]  # of a `SeedGenerator` of that seed
+    assert len({*keys, *states}) == 3 * len(numbers)
+
+
 def test_layers_draw_the_same_with_xla():
     """Parameters of views and the order of shuffling; see `replicas.drawn`."""
     strategy = distribution.strategy("none")

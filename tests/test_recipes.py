@@ -81,7 +81,7 @@ def test_a_run_leaves_everything(smoke):
     assert settings["settings"]["seed"] == 7
     assert settings["settings"]["width"] == 4
     # What "auto" is on this machine.
-    assert settings["settings"]["precision"] == accelerators.precision()
+    assert settings["settings"]["precision"] == accelerators.default_precision()
     device = f"{settings['device']}; {settings['settings']['precision']}"
     assert f"\nTraining on: {device}\n" in f"\n{result.stdout}"
     assert settings["versions"]["moco_keras"] == moco_keras.__version__

@@ -3,8 +3,9 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from moco_keras import data
+from moco_keras import accelerators, data
 from moco_keras.recipes import _pretrain, _record
 from moco_keras.recipes._settings import Settings
 
@@ -17,7 +18,9 @@ def open_folder(images):
 
     def open_with(settings, recipe="recipe", source=noise):
         images = _pretrain.Images(source, noise, noise)
-        record = _record.make(settings, recipe, images, num_replicas=1)
+        record = _record.make(
+            settings, recipe, images, tf.distribute.get_strategy()
+        )
         return _record.open_folder(record)
 
     return open_with
@@ -54,6 +57,19 @@ def test_an_unfinished_run_goes_on_with_its_own_settings(
     with pytest.raises(ValueError, match=r"train_images=3 \(it began with 16"):
         open_folder(moved, source=few)
     assert (folder / "settings.json").read_text() == written
+
+
+def test_a_run_resumes_in_its_own_precision(open_folder, tmp_path):
+    """On whatever it resumes, where nobody asks for another."""
+    strategy = tf.distribute.get_strategy()
+    settings = Settings(run_dir=str(tmp_path))
+    chosen = _pretrain._with_precision(settings, strategy)
+    assert chosen.precision == accelerators.default_precision()
+    began = dataclasses.replace(settings, precision="mixed_float16")
+    open_folder(began)
+    chosen = _pretrain._with_precision(settings, strategy)
+    assert chosen == began
+    open_folder(chosen)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def test_a_training_goes_on_within_a_pass(stream, make_model, tmp_path):
         np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.usefixtures("accelerator")
 def test_files_that_are_gone(tmp_path, make_model):
     for i in range(8):
         Image.new("RGB", (9, 9), color=i).save(tmp_path / f"{i}.png")

@@ -10,6 +10,7 @@ import time
 from typing import NamedTuple
 
 import keras
+import tensorflow as tf
 
 import moco_keras
 from moco_keras import (
@@ -86,21 +87,18 @@ def pretrain(settings, recipe, read):
     """
     # First, for TensorFlow must know other hosts before it does anything.
     strategy = distribution.strategy(settings.strategy)
-    if settings.precision == "auto":
-        settings = dataclasses.replace(
-            settings, precision=accelerators.precision()
-        )
-    if distribution.is_chief(strategy):
-        device = accelerators.describe(strategy.num_replicas_in_sync)
-        print(f"Training on: {device}; {settings.precision}", flush=True)
     with distribution.loss_of_workers(strategy):
+        if settings.precision == "auto":
+            settings = _with_precision(settings, strategy)
+        if distribution.is_chief(strategy):
+            device = distribution.describe(strategy)
+            print(f"Training on: {device}; {settings.precision}", flush=True)
         keras.config.set_dtype_policy(settings.precision)
         with distribution.chief_first(strategy):  # it may prepare the data
             images = read(settings)
         folder = None
         if distribution.is_chief(strategy):
-            replicas = strategy.num_replicas_in_sync
-            record = _record.make(settings, recipe, images, replicas)
+            record = _record.make(settings, recipe, images, strategy)
             folder = _record.open_folder(record)
             if images.train.skipped:
                 _record.write_skipped(
@@ -111,6 +109,17 @@ def pretrain(settings, recipe, read):
             # Should the chief fail, all start again.
             distribution.meet(strategy)
         return folder
+
+
+def _with_precision(settings, strategy):
+    """Of a run that resumes what it began with, of a new one the chief's."""
+    choices = _settings.PRECISIONS
+    chosen = accelerators.default_precision()
+    if distribution.is_chief(strategy) and settings.run_dir:
+        chosen = _record.begun_with(settings.run_dir, "precision") or chosen
+    number = tf.constant(choices.index(chosen))
+    number = distribution.of_chief({"precision": number}, strategy)["precision"]
+    return dataclasses.replace(settings, precision=choices[int(number)])
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import keras
 
-from moco_keras import accelerators, card, image_files
+from moco_keras import card, distribution, image_files
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 # What may change on the way.
@@ -24,21 +24,21 @@ _PLACES = (
 )
 
 
-def make(settings, recipe, images, num_replicas):
+def make(settings, recipe, images, strategy):
     """What a run is, for settings.json.
 
     Args:
         settings: `Settings`.
         recipe: name of the program.
         images: `_pretrain.Images`.
-        num_replicas: devices that share each step.
+        strategy: whose devices share each step.
     """
     return {
         "recipe": recipe,
         "settings": dataclasses.asdict(settings),
         "versions": card.versions(_PACKAGES),
-        "device": accelerators.describe(num_replicas),
-        "replicas": num_replicas,
+        "device": distribution.describe(strategy),
+        "replicas": strategy.num_replicas_in_sync,
         "data": {
             "source": images.train.source,
             "train_images": images.train.num_examples,
@@ -73,6 +73,15 @@ def open_folder(record):
         _check(folder, record)
     write_json(folder / "settings.json", record)
     return folder
+
+
+def begun_with(folder, name):
+    """A setting of the run in a folder, or None where there is no such run."""
+    try:
+        record = json.loads((Path(folder) / "settings.json").read_text())
+        return record["settings"][name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # `open_folder` says what is wrong
 
 
 def write_json(path, value):

@@ -8,6 +8,8 @@ from absl import flags
 
 from moco_keras import checkpoint, distribution
 
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
 
 def setting(default, help, low=None, choices=None):
     """A field with its default, its help and its bounds.
@@ -111,7 +113,7 @@ class Settings(Bounded):
         "auto",
         "of the arithmetic: auto is mixed_bfloat16 on GPUs that have units for "
         "it, and float32 elsewhere",
-        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+        choices=("auto", *PRECISIONS),
     )
     knn_every: int = setting(
         5, "epochs between kNN evaluations; the first and last always", low=0

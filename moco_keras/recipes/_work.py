@@ -198,7 +198,10 @@ def replicas(s):
     name = "mirrored" if s["replicas"] > 1 else "none"
     strategy = distribution.strategy(name)
     if strategy.num_replicas_in_sync != s["replicas"]:
-        raise SystemExit(f"This needs {s['replicas']} GPUs, or none.")
+        raise SystemExit(
+            f"This needs {s['replicas']} GPUs, or none; the environment "
+            "variable CUDA_VISIBLE_DEVICES hides others."
+        )
     with strategy.scope():
         model = _moco(s)
     images = _random_pixels(s["steps"] * s["batch_size"], 32, 32, 3)
