@@ -222,8 +222,6 @@ def stack(values):
     Returns:
         (replicas, ...), the same on each replica.
     """
-    if num_replicas() == 1:
-        return values[None]
     replica = tf.distribute.get_replica_context()
     number = replica.replica_id_in_sync_group
     own = tf.one_hot(number, num_replicas(), dtype=values.dtype)

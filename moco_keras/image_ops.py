@@ -220,6 +220,7 @@ def _jitter(images, factors, places, one_by_one):
 
 
 def _in_turn(operate, images, factors, places):
+    """Operates once for each place, on a tuple of channels."""
     # A loop: of four copies XLA would make one kernel, and take hours.
     channels = ops.unstack(images, axis=-1)
     channels = ops.fori_loop(

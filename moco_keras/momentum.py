@@ -45,11 +45,15 @@ class MomentumUpdate(keras.callbacks.Callback):
         if self._compiled_for != (self.model, self.model.momentum):
             self._compiled_for = self.model, self.model.momentum
             strategy = self.model.distribute_strategy
-            # XLA reads and writes every variable once: half the time. It is
-            # called by each replica, because a strategy makes one function for
-            # all of a compiled one that it runs itself.
+            # XLA reads and writes every variable once: half the time.
             move = tf.function(self._move, jit_compile=True)
-            self._update = tf.function(lambda: strategy.run(lambda: move()))
+
+            def move_own():
+                # Of a compiled function that it runs itself, a strategy makes
+                # one for all replicas.
+                move()
+
+            self._update = tf.function(lambda: strategy.run(move_own))
 
     def _move(self):
         model = self.model

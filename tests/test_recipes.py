@@ -65,6 +65,7 @@ def smoke(run_smoke):
 def test_a_run_leaves_everything(smoke):
     result, folder = smoke
     assert {path.name for path in folder.iterdir()} == LEFT
+    assert "AutoGraph" not in result.stderr
     assert (folder / "encoder" / "1" / "saved_model.pb").is_file()
     assert list(folder.glob("logs/train/events*"))
     metrics = json.loads((folder / "metrics.json").read_text())
