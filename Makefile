@@ -33,7 +33,7 @@ soak: $(VENV)/installed
 	PYTHONPATH=. $(BIN)/python tests/soak.py $(SOAK)
 	PYTHONPATH=. $(BIN)/python tests/soak.py $(SOAK) --replicas=2
 
-## Checks on a GPU what needs one: ten minutes. Exits with 2 where there is none.
+## Checks on a GPU what needs one, in ten minutes. Fails where there is none.
 gpu: $(VENV)/installed
 	PYTHONPATH=. $(BIN)/python tests/gpu.py
 

@@ -56,8 +56,8 @@ class ImageStream(NamedTuple):
     """The same, read from files when they are needed.
 
     Attributes:
-        examples: function from a seed, int64 (2,), to a `tf.data.Dataset` of
-            what is to be decoded, in the order that the seed fixes. None
+        examples: function from a key, int64 (2,), to a `tf.data.Dataset` of
+            what is to be decoded, in the order that the key fixes. None
             leaves it in its own.
         decode: function from an element to {"image": uint8 (H, W, 3), "label":
             int64 ()}.
@@ -77,8 +77,8 @@ class ImageStream(NamedTuple):
         """A `tf.data.Dataset` of all, decoded, in their own order."""
         return self._decoded(None)
 
-    def _decoded(self, seed):
-        return self.examples(seed).map(
+    def _decoded(self, key):
+        return self.examples(key).map(
             self.decode, num_parallel_calls=tf.data.AUTOTUNE
         )
 
@@ -95,8 +95,8 @@ class ImageStream(NamedTuple):
         Raises:
             ValueError: if they are not RGB images of one size.
         """
-        seed = None if count is None else tf.zeros(2, "int64")
-        dataset = self._decoded(seed).take(-1 if count is None else count)
+        key = None if count is None else tf.zeros(2, "int64")
+        dataset = self._decoded(key).take(-1 if count is None else count)
         if image_size is not None:
             from moco_keras import augmentations  # slow to import
 
@@ -248,14 +248,14 @@ def _read_tfds(builder, split, examples):
         decoders={"image": tfds.decode.SkipDecoding()},
     )
 
-    def in_order(seed):
+    def in_order(key):
         # The order of `Dataset.shuffle` would depend on TensorFlow's seed too.
         def shuffle(number, examples):
-            own = random.fold_in(seed, number)
+            own = random.fold_in(key, number)
             rows = random.permutation(own, tf.size(examples["image"]))
             return tf.nest.map_structure(lambda x: tf.gather(x, rows), examples)
 
-        if seed is None:
+        if key is None:
             return dataset
         return dataset.batch(_SHUFFLED).enumerate().map(shuffle).unbatch()
 
@@ -320,10 +320,10 @@ def _read_folder(folder, examples, on_bad_image):
     paths = tf.constant([os.fsencode(path) for path in files])
     labels = tf.constant(labels, "int64")
 
-    def in_order(seed):
+    def in_order(key):
         rows = tf.range(len(files), dtype="int64")
-        if seed is not None:
-            rows = random.permutation(seed, len(files))
+        if key is not None:
+            rows = random.permutation(key, len(files))
         return tf.data.Dataset.from_tensor_slices(
             {"path": tf.gather(paths, rows), "label": tf.gather(labels, rows)}
         )

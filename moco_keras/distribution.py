@@ -157,7 +157,8 @@ def all_gather(values):
         values: numbers (n, ...), of the same shape on each replica.
 
     Returns:
-        (n x replicas, ...), the same on each replica, to the bit.
+        (n x replicas, ...), the same on each replica, to the bit; numbers of
+        less than four bytes that have unknown sides travel as float32.
     """
     if num_replicas() == 1:
         return values
@@ -178,8 +179,8 @@ def _single_gather(replica, values):
     """TensorFlow's gather for shapes that are known, or None.
 
     The public one gathers the shapes first, by a collective of its own that
-    every other one waits for. This one is private: where it is not as it was,
-    the public one does as well.
+    every other one waits for. This one is private: where TensorFlow no longer
+    has it, the public one is used.
     """
     if tf.executing_eagerly() or not values.shape.is_fully_defined():
         return None
@@ -214,7 +215,7 @@ def _from_words(words, dtype, shape):
 
 
 def stack(values):
-    """What all replicas hold, by one all-reduce; gradients pass through it.
+    """Stacks what all replicas hold, by one all-reduce; gradients pass through.
 
     Args:
         values: float (...), small ones: what travels is all of the result.
@@ -255,25 +256,28 @@ def share_overflow(gradients):
 
 
 def describe(strategy):
-    """Names the devices of a strategy, for people."""
+    """Names the GPUs, or the processor, that a strategy trains on here.
+
+    A TPU it does not know.
+    """
     workers = num_workers(strategy)
     device = accelerators.describe(strategy.num_replicas_in_sync // workers)
     return device if workers == 1 else f"{device}, on each of {workers} hosts"
 
 
-def own_part(values, axis=0):
+def own_part(values):
     """The part of a whole that belongs to the replica that runs this.
 
     Args:
         values: a tensor that every replica holds, with the replicas' parts, of
-            equal length, in their order along `axis`.
+            equal length, in their order along axis 0.
     """
     if num_replicas() == 1:
         return values
     number = tf.distribute.get_replica_context().replica_id_in_sync_group
-    length = tf.shape(values)[axis] // num_replicas()
+    length = tf.shape(values)[0] // num_replicas()
     rows = number * length + tf.range(length)
-    return tf.gather(values, rows, axis=axis)
+    return tf.gather(values, rows)
 
 
 def spread(batches, read, strategy):
@@ -317,7 +321,7 @@ def _prefetched(batches, strategy):
     batches = batches.apply(
         tf.data.experimental.prefetch_to_device(device, buffer_size=2)
     )
-    # What was set before stays behind on the host.
+    # Options that were set before do not reach past `prefetch_to_device`.
     options = tf.data.Options()
     options.autotune.enabled = False
     return batches.with_options(options)

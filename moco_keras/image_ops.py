@@ -33,7 +33,7 @@ def for_chosen(function):
 
     Images (N, H, W, 3) that bool (N,) does not choose stay as they are. For a
     single one that is not chosen nothing is computed. In a batch some nearly
-    always are, and to find out a GPU would have to wait.
+    always are, and checking would make a GPU wait.
     """
 
     @fused

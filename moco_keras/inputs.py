@@ -196,7 +196,7 @@ def loss_of_files():
         lines = error.message.splitlines()
         line = next((x for x in lines if "No such file" in x), None)
         if line is None:
-            raise  # what was not found is no file
+            raise  # something else was not found
         raise FileNotFoundError(
             "Images must stay where they were when the training began. "
             f"Received: {line.split(': ')[-1]}. Bring them back, and start "

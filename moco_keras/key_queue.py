@@ -116,7 +116,7 @@ class KeyQueue(keras.layers.Layer):
         num_keys = keys.shape[0]
         if num_keys is None:
             num_keys = tf.shape(keys, "int64")[0]
-            # What reaches too far is refused with XLA, which drops assertions.
+            # XLA drops assertions, but refuses a slice that is too long.
             rows = tf.range(self.size, dtype="int64")
             rows = tf.slice(rows, [0], [num_keys], TOO_MANY_KEYS)
         elif num_keys > self.size:

@@ -103,7 +103,8 @@ class MoCo(keras.Model):
         )
         self._loss = keras.metrics.Mean(name="loss")
         self._accuracy = keras.metrics.Mean(name="contrastive_accuracy")
-        # Keras would compile the replicas' exchange too, which XLA cannot.
+        # If asked to compile, Keras would compile the replicas' exchange, too,
+        # which XLA refuses.
         self.supports_jit = self.distribute_strategy.num_replicas_in_sync == 1
         self.built = True
 

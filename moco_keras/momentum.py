@@ -49,8 +49,8 @@ class MomentumUpdate(keras.callbacks.Callback):
             move = tf.function(self._move, jit_compile=True)
 
             def move_own():
-                # Of a compiled function that it runs itself, a strategy makes
-                # one for all replicas.
+                # Given a compiled function itself, `strategy.run` makes one
+                # call for all replicas.
                 move()
 
             self._update = tf.function(lambda: strategy.run(move_own))

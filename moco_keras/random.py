@@ -1,7 +1,8 @@
 """Random numbers that are the same everywhere, by integer operations alone.
 
 TensorFlow's own depend on whether XLA compiles the step, which Keras decides by
-the devices: one GPU and two would train on other views. These do not.
+the devices: one GPU and two would train on other views. The numbers here are
+the same for both.
 
 A key is an integer tensor (2,), such as the state of a
 `keras.random.SeedGenerator`, of whose values the low 32 bits count.
@@ -51,7 +52,7 @@ _PURPOSES = {"order": 2**32 - 1, "views": 2**32 - 2}
 
 
 def key(seed, purpose, number):
-    """Makes a key that nothing else has.
+    """Makes the key of one purpose and number from a seed.
 
     Args:
         seed: int scalar.

@@ -249,7 +249,7 @@ class SplitBatchNormalization(keras.layers.Layer):
                 f"size. Received: splits={self.splits}, "
                 f"batch_size={batch_size}."
             )
-        # Of unknown size it fails when it runs.
+        # A batch of unknown size fails when the split runs.
         return tf.split(inputs, self.splits, axis=0, name=INDIVISIBLE)
 
     def _normalize(self, inputs, mean, variance, training):
@@ -270,8 +270,8 @@ class SplitBatchNormalization(keras.layers.Layer):
         """As `_normalize` in training, by the images of all replicas."""
         x = tf.cast(inputs, "float32")
         axes = (0, 1, 2)
-        # Of each replica, (replicas, 2, C), and so of all together: a variance
-        # is the mean variance within, and that of the means.
+        # Statistics of each replica, (replicas, 2, C). The variance of all is
+        # the mean of their variances plus the variance of their means.
         own = tf.stack(tf.nn.moments(x, axes))
         means, variances = tf.unstack(distribution.stack(own), axis=1)
         mean = tf.reduce_mean(means, axis=0)

@@ -3,9 +3,10 @@
     make gpu
 
 Each check is a process of its own with a time limit, so that a crash or a hang
-costs its row alone. The last thing printed is a table. The exit code is 0 where
-all that is asserted holds, 1 where something does not, and 2 where TensorFlow
-sees no GPU.
+costs its row alone. The last thing printed is a table. This program's exit code
+is 0 where all that is asserted holds, 1 where something does not, and 2 where
+TensorFlow sees no GPU; `make` turns both into 2. A check that had no time left
+has not failed.
 """
 
 import contextlib

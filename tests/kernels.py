@@ -14,6 +14,7 @@ from tensorflow.python.framework import kernels, op_def_registry
 _PLAIN, _COMPILED = ("GPU", "DEFAULT"), ("XLA_GPU_JIT",)
 # It asks for shapes, which the host knows without the values.
 _ON_HOST = {"ShapeN"}
+_BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
 
 
 class Report(NamedTuple):
@@ -49,22 +50,21 @@ def report(concrete):
     return result
 
 
-def problems(report, precision):
+def problems(report, branches=0):
     """What a training step should not have, of its `Report`.
 
     Args:
-        precision: its dtype policy. In mixed_float16 Keras's loss scaling asks
-            whether the gradients are finite, and whether to raise the scale.
+        branches: how many questions the host may ask. In mixed_float16 Keras's
+            loss scaling asks whether the gradients are finite, once for all
+            replicas, and each replica whether to raise the scale.
     """
-    allowed = ".cond" if precision == "mixed_float16" else None
+    asked = sum(report.operations.get(kind, 0) for kind in _BRANCHES)
+    waits = [wait for wait in report.waits if not wait.endswith(".cond")]
     return [
         *(f"no kernel: {x}" for x in sorted(report.missing)),
         *(f"on the host: {x}" for x in sorted(report.on_host - _ON_HOST)),
-        *(
-            f"waits: {x}"
-            for x in report.waits
-            if not (allowed and x.endswith(allowed))
-        ),
+        *(f"waits: {x}" for x in waits),
+        *([f"{asked} branches"] if asked != branches else []),
     ]
 
 

@@ -5,10 +5,11 @@ import warnings
 
 import pytest
 import tensorflow as tf
+from absl import app
 from programs import ROOT
 
 from moco_keras import accelerators
-from moco_keras.recipes import _settings
+from moco_keras.recipes import _program, _settings
 
 H100 = {"device_name": "NVIDIA H100", "compute_capability": (9, 0)}
 A100 = {"device_name": "NVIDIA A100", "compute_capability": (8, 0)}
@@ -102,6 +103,18 @@ def test_a_gpu_that_is_not_used_is_said(
     assert len(seen) == warned
     for warning in seen:
         assert "tensorflow[and-cuda]==" in str(warning.message)
+
+
+def test_programs_ask_for_an_unused_gpu(monkeypatch):
+    done = []
+    monkeypatch.setattr(
+        accelerators, "warn_of_unused_gpu", lambda: done.append("asked")
+    )
+    monkeypatch.setattr(app, "run", lambda main: main(["program"]))
+    monkeypatch.setattr(_settings, "define_flags", lambda defaults: None)
+    monkeypatch.setattr(_settings, "from_flags", lambda kind: kind())
+    _program.run(_settings.Settings(), lambda _: done.append("worked"))
+    assert done == ["asked", "worked"]
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")

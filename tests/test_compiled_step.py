@@ -97,9 +97,11 @@ def test_pipelines(pipeline, size, rng):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", [2, "sync"])
-@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "symmetric"), [(2, False), (2, True), ("sync", True)]
+)
 def test_batch_norms(norm, symmetric, rng):
+    """On one replica the synchronized one is the plain one, unsplit."""
     assert_xla_changes_nothing(
         pictures(32, rng),
         pipeline="cifar",
@@ -147,7 +149,7 @@ def batches_of(size, count):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_batches_of_unknown_size_must_fit_the_queue(jit_compile):
-    """Which XLA, without assertions, once trained on."""
+    """XLA drops assertions, and once trained on such a batch."""
     model = make_model("cifar", 32, jit_compile, queue_size=20)
     model.fit(batches_of(20, 2), verbose=0)
     assert int(model.queue.pointer) == 0

@@ -8,6 +8,7 @@ import moco_keras
 from moco_keras import (
     MoCo,
     MomentumUpdate,
+    accelerators,
     augmentations,
     distribution,
     inputs,
@@ -351,6 +352,15 @@ def test_a_strategy_of_one_replica_trains(strategy, make_model, images):
         model = make_model()
     model.fit(images, batch_size=8, verbose=0)
     assert int(keras.ops.convert_to_numpy(model.steps)) == 2
+
+
+def test_fit_asks_for_an_unused_gpu(make_model, images, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        accelerators, "warn_of_unused_gpu", lambda: asked.append("fit")
+    )
+    make_model().fit(images, batch_size=8, verbose=0)
+    assert asked == ["fit"]
 
 
 def test_dropping_an_iterator_waits_for_no_tuner(images):

@@ -181,6 +181,30 @@ def test_a_folder_of_images_stopped_and_gone_on_with(tmp_path):
     assert "notes.jpg" in (run_dir / "skipped.csv").read_text()
 
 
+@pytest.mark.slow
+def test_a_run_takes_the_branches_of_a_gpu(tmp_path, monkeypatch):
+    """To its end, with the pictures that it draws."""
+    monkeypatch.setattr(accelerators, "on_gpu", lambda: True)
+    images, labels = textures.draw(40, seed=0)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        place = tmp_path / "images" / textures.CLASSES[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[: 20 + i % 12]).save(place / f"{i}.png")
+    settings = dataclasses.replace(
+        image_folder._DEFAULTS,
+        images=str(tmp_path / "images"),
+        run_dir=str(tmp_path / "run"),
+        image_size=32,
+        encoder="resnet18",
+        width=4,
+        batch_size=8,
+        queue_size=16,
+        epochs=1,
+    )
+    _pretrain.pretrain(settings, "image_folder", image_folder.read)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == LEFT
+
+
 def test_a_folder_is_needed():
     with pytest.raises(ValueError, match="--images must be given"):
         image_folder.read(image_folder.FolderSettings())

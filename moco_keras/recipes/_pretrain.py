@@ -112,7 +112,7 @@ def pretrain(settings, recipe, read):
 
 
 def _with_precision(settings, strategy):
-    """Of a run that resumes what it began with, of a new one the chief's."""
+    """A resumed run keeps its precision; a new one takes the chief's."""
     choices = _settings.PRECISIONS
     chosen = accelerators.default_precision()
     if distribution.is_chief(strategy) and settings.run_dir:
