@@ -14,9 +14,17 @@ def gpu(monkeypatch):
     monkeypatch.setattr(accelerators, "on_gpu", lambda: True)
 
 
+def kinds_of_steps():
+    """All of them; those whose parts others have, too, are slow."""
+    for pipeline in replicas.PIPELINES:
+        for precision in replicas.PRECISIONS:
+            repeats = pipeline != "moco_v2" and precision != "float32"
+            marks = [pytest.mark.slow] if repeats else []
+            yield pytest.param(pipeline, precision, marks=marks)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("precision", replicas.PRECISIONS)
-@pytest.mark.parametrize("pipeline", replicas.PIPELINES)
+@pytest.mark.parametrize(("pipeline", "precision"), list(kinds_of_steps()))
 def test_a_step(pipeline, precision, jit_compile):
     step = replicas.traced_step(pipeline, precision, jit_compile)
     report = kernels.report(step)
