@@ -224,11 +224,11 @@ def batches_that_do_not_fit():
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
+        lines = error.message.splitlines()
+        received = next((line for line in lines if "but got" in line), None)
         for operation, message in _SIZES.items():
-            lines = error.message.splitlines()
-            received = [line for line in lines if "but got" in line]
             if operation in error.message and received:
-                raise ValueError(message.format(received[0])) from error
+                raise ValueError(message.format(received)) from error
         raise
 
 

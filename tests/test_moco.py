@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from tensorflow.core.framework import dataset_options_pb2
 
 import moco_keras
 from moco_keras import (
@@ -367,8 +368,13 @@ def test_dropping_an_iterator_waits_for_no_tuner(images):
     """On a GPU what is set for the host stays behind."""
     strategy = distribution.strategy("none")
     batches, _ = inputs.training_batches(images, 8, strategy)
-    options = batches(0, True, 0, None).options()
-    assert options.autotune.enabled is False
+    dataset = batches(0, True, 0, None)
+    # What TensorFlow goes by; `dataset.options()` is what Python remembers.
+    options = dataset_options_pb2.Options.FromString(
+        tf.raw_ops.GetOptions(input_dataset=dataset._variant_tensor).numpy()
+    )
+    assert options.autotune_options.WhichOneof("optional_enabled")
+    assert not options.autotune_options.enabled
 
 
 def test_several_steps_per_execution_are_refused(make_model, images):
