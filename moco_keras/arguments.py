@@ -1,0 +1,47 @@
+"""Numbers that users pass: Python's, NumPy's, or an array of one."""
+
+import numbers
+import operator
+
+
+def whole(low=1, **value):
+    """Returns a whole number as an `int`.
+
+    Args:
+        low: the least that is allowed.
+        value: the number, by the name that users know it by.
+
+    Raises:
+        ValueError: if it is no whole number, or too small.
+    """
+    ((name, number),) = value.items()
+    try:
+        result = operator.index(number)
+    except TypeError:
+        result = None
+    if result is None or isinstance(number, bool) or result < low:
+        kind = "a positive integer" if low == 1 else f"an integer from {low} on"
+        raise ValueError(
+            f"`{name}` must be {kind}. Received: {name}={number!r}."
+        )
+    return result
+
+
+def real(**value):
+    """Returns a number as a `float`.
+
+    Args:
+        value: the number, by the name that users know it by.
+
+    Raises:
+        ValueError: if it is no number.
+    """
+    ((name, number),) = value.items()
+    # `float` takes text, too.
+    is_number = isinstance(number, numbers.Real) or hasattr(number, "__array__")
+    try:
+        return float(number) if is_number else float(None)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"`{name}` must be a number. Received: {name}={number!r}."
+        ) from None
