@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -15,6 +16,20 @@ from keras import ops
 
 from moco_keras import distribution
 from moco_keras.snapshots import Snapshots
+
+
+class Position(NamedTuple):
+    """How far a training has come.
+
+    Attributes:
+        epochs: that are done.
+        batches: that are done of the next one.
+        began: how many steps the model had taken when its data began.
+    """
+
+    epochs: int
+    batches: int
+    began: int
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -39,7 +54,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     Raises:
         ValueError: if `every` cannot be read; in `fit`, if what is saved is of
-            another model, or all of it is damaged, or the chief has no folder.
+            another model, or of an epoch of other batches, or all of it is
+            damaged, or the chief has no folder.
         OSError: in `fit`, if the folder cannot be written to.
 
     Example:
@@ -52,13 +68,21 @@ class Checkpoint(keras.callbacks.Callback):
         self._every, self._unit = period(every)
         self._signal = self._writing = None
 
-    def restore(self, model):
+    def restore(self, model, sizes):
         """Gives a compiled `MoCo` what was saved.
 
+        Args:
+            model: the `MoCo`.
+            sizes: of a batch, of the data and of an epoch: numbers of images,
+                of images, and of batches; None where it is not known.
+
         Returns:
-            How many epochs it has been trained, and how many batches of the
-            next one; None where nothing is saved.
+            A `Position`.
+
+        Raises:
+            ValueError: if an epoch of other sizes is to go on.
         """
+        self._sizes = [-1 if size is None else size for size in sizes]
         strategy = model.distribute_strategy
         self._strategy = strategy
         own = [*model.statistics, *model.metrics_variables]
@@ -69,7 +93,7 @@ class Checkpoint(keras.callbacks.Callback):
             for v in (*model.variables, *model.optimizer.variables)
             if id(v) not in own
         ]
-        self._steps = int(ops.convert_to_numpy(model.steps))
+        self._steps = self._began = int(ops.convert_to_numpy(model.steps))
         self._snapshots = self._restored = None
         state = self._state(-1, 0)  # of no epoch, where nothing is saved
         if distribution.is_chief(strategy):
@@ -81,20 +105,41 @@ class Checkpoint(keras.callbacks.Callback):
             self._snapshots = Snapshots(self.folder)
             state = self._newest(state)
         state = distribution.of_chief(state, strategy)
-        steps, epochs, batches = map(int, state["position"])
+        steps, epochs, batches, began, *sizes = map(int, state["position"])
         if epochs < 0:
-            return None
+            return Position(0, 0, self._began)
+        if sizes == self._sizes:
+            self._began = began
+        elif batches:
+            self._refuse_sizes(sizes, epochs, batches)
+        else:  # a new epoch, of which the data begins anew
+            self._began = steps
         self._steps = steps
         for i, variable in enumerate(self._same):
             variable.assign(state[f"variable/{i:04d}"])
         self._of_replicas.assign(state["of_replicas"])
         # Keras sets the metrics among them back when an epoch begins.
         self._restored = state["of_replicas"] if batches else None
-        return epochs, batches
+        return Position(epochs, batches, self._began)
+
+    def _refuse_sizes(self, sizes, epochs, batches):
+        names = ("batch_size", "images", "batches in an epoch")
+        changes = [
+            f"{name}: {_known(now)} (it began with {_known(before)})"
+            for name, before, now in zip(names, sizes, self._sizes, strict=True)
+            if before != now
+        ]
+        raise ValueError(
+            "An epoch can go on only with the batches that it began with. "
+            f"Received, for epoch {epochs + 1} of {self.folder}, which was "
+            f"interrupted after {batches} batches: {', '.join(changes)}. Give "
+            "the same again, until that epoch has ended at least, or choose "
+            "another folder. Nothing was changed."
+        )
 
     def _state(self, epochs, batches):
         """All that is saved: tensors by name."""
-        position = [self._steps, epochs, batches]
+        position = [self._steps, epochs, batches, self._began, *self._sizes]
         state = {
             "position": tf.constant(position, "int64"),
             "of_replicas": self._of_replicas.values(),
@@ -231,6 +276,10 @@ class Checkpoint(keras.callbacks.Callback):
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)
+
+
+def _known(number):
+    return "unknown" if number < 0 else number
 
 
 class ResumedCallbacks(keras.callbacks.CallbackList):

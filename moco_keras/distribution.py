@@ -255,6 +255,81 @@ def share_overflow(gradients):
     ]
 
 
+def apply_gradients(optimizer, gradients, variables):
+    """Has an optimizer apply the sum of all replicas' gradients.
+
+    Keras accumulates gradients by a condition within a replica, where replicas
+    cannot meet. On several of them the condition is outside.
+
+    Args:
+        optimizer: a Keras optimizer.
+        gradients: list of tensors, and of None.
+        variables: list of Keras variables, as long.
+    """
+    steps = optimizer.gradient_accumulation_steps
+    if num_replicas() == 1 or not steps:
+        optimizer.apply(gradients, variables)
+        return
+    replica = tf.distribute.get_replica_context()
+    given = [
+        (g, v)
+        for g, v in zip(gradients, variables, strict=True)
+        if g is not None
+    ]
+    gradients, variables = (list(x) for x in zip(*given, strict=True))
+    sums = [
+        optimizer._accumulated_gradients[optimizer._get_variable_index(v)]
+        for v in variables
+    ]
+    # Added up now, so that all replicas hold the same sums, which are saved.
+    gradients = replica.all_reduce("SUM", gradients)
+
+    def accumulate(gradients):
+        for total, g in zip(sums, gradients, strict=True):
+            total.assign_add(g)
+        optimizer._iterations.assign_add(1)
+
+    def update(gradients):
+        means = [
+            (total + g) / (steps * num_replicas())  # which it adds up
+            for total, g in zip(sums, gradients, strict=True)
+        ]
+        optimizer.gradient_accumulation_steps = None
+        try:
+            optimizer.apply(means, variables)
+        finally:
+            optimizer.gradient_accumulation_steps = steps
+        for total in sums:
+            total.assign(tf.zeros_like(total))
+
+    def together(strategy, gradients):
+        each = strategy.extended.call_for_each_replica
+        tf.cond(
+            (optimizer._iterations + 1) % steps == 0,
+            lambda: each(update, (gradients,)),
+            lambda: each(accumulate, (gradients,)),
+        )
+
+    replica.merge_call(together, (gradients,))
+
+
+def check_accumulation(optimizer, strategy):
+    """Refuses an optimizer whose gradients several replicas cannot accumulate.
+
+    Raises:
+        ValueError: if it scales the loss, too.
+    """
+    inner = getattr(optimizer, "inner_optimizer", None)
+    steps = getattr(inner, "gradient_accumulation_steps", None)
+    if steps and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "`gradient_accumulation_steps` must not be given with loss scaling "
+            f"on several replicas. Received: {steps}, on "
+            f"{strategy.num_replicas_in_sync} replicas. Use mixed_bfloat16, "
+            "which needs no loss scaling, or larger batches."
+        )
+
+
 def describe(strategy):
     """Names the GPUs, or the processor, that a strategy trains on here.
 
@@ -308,6 +383,32 @@ def spread(batches, read, strategy):
     if strategy.num_replicas_in_sync == 1:
         return _prefetched(read(batches), strategy)
     return strategy.distribute_datasets_from_function(of_worker)
+
+
+def shared(batch, strategy):
+    """One batch, of which each replica gets its part, in their order.
+
+    Args:
+        batch: arrays (N, ...), of all replicas; the same in every process.
+        strategy: whose replicas share it.
+
+    Returns:
+        What `strategy.run` takes.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return batch
+
+    def own(context):
+        number = context.replica_id_in_sync_group
+
+        def part(x):
+            length = len(x) // replicas
+            return tf.constant(x[number * length : (number + 1) * length])
+
+        return tf.nest.map_structure(part, batch)
+
+    return strategy.experimental_distribute_values_from_function(own)
 
 
 def _prefetched(batches, strategy):

@@ -1,6 +1,9 @@
 """What `MoCo.fit` accepts: images, or ready pairs of views, checked early."""
 
 import contextlib
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -103,84 +106,258 @@ def check_views(im_q, im_k, encoder):
             )
 
 
-def training_batches(data, batch_size, strategy):
+class Batches(NamedTuple):
+    """What `fit` was given, as batches.
+
+    Attributes:
+        read: function that returns them. It takes, of which generators of
+            others leave out what they cannot follow,
+
+            - seed: the integer that fixes, with the number of the pass, the
+              order;
+            - shuffle: whether that is a new one every pass, or the data's own;
+            - began: how many steps the model had taken when the training began;
+            - taken: how many it has taken since;
+            - done: how many of them are of the epoch that is to go on.
+        steps: number of batches in a pass, or None where it is not known.
+        batch_size, num_images: in a batch and in a pass, or None.
+    """
+
+    read: Callable
+    steps: int | None = None
+    batch_size: int | None = None
+    num_images: int | None = None
+
+
+def training_batches(data, batch_size, strategy, steps_per_epoch=None):
     """Turns what `fit` was given into batches, where it is arrays.
 
     Arrays become a data set without an end, in a new order every pass; what
     fills no batch is dropped, as the paper's code does. Data sets and
-    generators stay what they are.
+    generators stay what they are; a data set whose epochs are of a number of
+    batches that the user chose begins again where it ends.
 
     Args:
         data: as `images_of`, of arrays, or a `tf.data.Dataset`, or `TwoViews`,
             or a generator of any kind that Keras takes.
         batch_size: images in a batch; None means 32 for arrays, as in Keras.
         strategy: whose replicas share each batch.
+        steps_per_epoch: batches in an epoch where the user has chosen, or None.
 
     Returns:
-        A function that returns the batches, and the number of them in a pass
-        where that is known, or None. The function takes, of which data sets
-        and generators of others leave out what they cannot follow,
-
-        - seed: the integer that fixes, with the number of the pass, the order;
-        - shuffle: whether that is a new one every pass, or the data's own;
-        - steps_taken: how many batches were trained on before;
-        - done: how many of them are of the epoch that goes on; None begins the
-          next pass instead.
+        `Batches`.
 
     Raises:
         ValueError: if the images cannot be trained on.
     """
-    batched = isinstance(data, tf.data.Dataset)
-    of_views = hasattr(data, "training_batches")
-    if (batched or of_views) and batch_size is not None:
-        raise ValueError(
-            "`batch_size` must not be given with a data set, which has "
-            f"its own batches. Received: batch_size={batch_size}."
-        )
-    if of_views:
+    _check_own_batches(data, batch_size)
+    if hasattr(data, "training_batches"):
         return data.training_batches(strategy)
-    if batched:
-        spec = data.element_spec
-        _check(images_of(spec))
-        distribution.check_batch(keras.tree.flatten(spec)[0].shape[0], strategy)
-
-        def rest(seed, shuffle, steps_taken, done):
-            return without_autotuning(data.skip(done) if done else data)
-
-        return rest, None
-    if not hasattr(data, "shape") and not isinstance(data, (tuple, list, dict)):
-        return lambda **position: data, None
+    if isinstance(data, tf.data.Dataset):
+        return _of_dataset(data, strategy, steps_per_epoch=steps_per_epoch)
+    if _is_generator(data):
+        return Batches(lambda **position: data)
     images = images_of(data)
     _check(images)
     batch_size = batch_size or 32
     distribution.check_batch(batch_size, strategy)
-    num_images = len(keras.tree.flatten(images)[0])
-    _check_arrays(images, num_images, batch_size)
+    num_images = _number_of(images)
+    check_batch_size(batch_size, num_images)
     steps = num_images // batch_size
-    images = keras.tree.map_structure(np.asarray, images)
+    take = _taker(images)
 
-    def take(rows):
-        return keras.tree.map_structure(lambda x: _take(x, rows), images)
-
-    def batches(seed, shuffle, steps_taken, done):
-        start = first_batch(steps_taken, steps, done)
+    def read(seed, shuffle, began, taken, done):
         seed = seed if shuffle else None
+        start = first_batch(began, taken, steps)
         return distribution.spread(
             _rows(num_images, (steps, batch_size), seed, start),
             lambda parts: parts.map(take, num_parallel_calls=tf.data.AUTOTUNE),
             strategy,
         )
 
-    return batches, steps
+    return Batches(read, steps, batch_size, num_images)
 
 
-def first_batch(steps_taken, steps, done):
-    """The number of the batch that comes next, of passes of `steps` batches.
+def _of_dataset(dataset, strategy, **steps):
+    """`Batches` of a data set; `steps` is the user's number, by its name."""
+    ((name, steps_chosen),) = steps.items()
+    spec = dataset.element_spec
+    _check(images_of(spec))
+    batch_size = keras.tree.flatten(spec)[0].shape[0]
+    distribution.check_batch(batch_size, strategy)
+    steps = int(dataset.cardinality())
+    if steps == 0:
+        raise ValueError(
+            "A data set must have batches. Received one that is empty. "
+            "`drop_remainder=True` drops a batch that is not full: use smaller "
+            "batches, or look at where the images come from."
+        )
+    if steps == tf.data.INFINITE_CARDINALITY and not steps_chosen:
+        raise ValueError(
+            f"`{name}` must be given with a data set that has no end. "
+            f"Received: {name}=None. Give a number of batches, or remove "
+            "`.repeat()`."
+        )
+    steps = steps if steps > 0 else None
+
+    def read(seed, shuffle, began, taken, done):
+        passes, skipped = dataset, done
+        if steps_chosen:
+            passes = dataset.repeat()
+            skipped = taken % steps if steps else taken
+        return without_autotuning(passes.skip(skipped) if skipped else passes)
+
+    return Batches(read, steps, batch_size)
+
+
+def evaluation_batches(data, batch_size, strategy, **steps):
+    """Turns what `evaluate` was given into batches, where it is arrays.
 
     Args:
-        steps_taken, done: see `training_batches`.
+        data, batch_size, strategy: as in `training_batches`. On several
+            replicas the last batch of arrays is dropped when it is not full,
+            for no replica may be left without images.
+        steps: batches to evaluate, by the name that the user knows it by, or
+            None.
+
+    Returns:
+        What Keras's `evaluate` takes, and the number of batches, or None.
+
+    Raises:
+        ValueError: if the images cannot be evaluated.
     """
-    return steps_taken if done is not None else -(-steps_taken // steps) * steps
+    (chosen,) = steps.values()
+    _check_own_batches(data, batch_size)
+    if hasattr(data, "training_batches"):
+        batches = data.training_batches(strategy)
+        dataset = batches.read(seed=0, shuffle=False, began=0, taken=0, done=0)
+        return dataset, chosen or batches.steps
+    if isinstance(data, tf.data.Dataset):
+        _of_dataset(data, strategy, **steps)  # checks it
+        return without_autotuning(data), chosen
+    if _is_generator(data):
+        return data, chosen
+    images = images_of(data)
+    _check(images)
+    num_images, take = _number_of(images), _taker(images)
+    if batch_size is None:
+        batch_size = 32
+    distribution.check_batch(batch_size, strategy)
+    replicas = strategy.num_replicas_in_sync
+    batch_size = min(batch_size, num_images - num_images % replicas)
+    check_batch_size(max(batch_size, 1), num_images)
+    rows = tf.data.Dataset.range(num_images).batch(
+        batch_size, drop_remainder=replicas > 1
+    )
+    dataset = distribution.spread(
+        without_autotuning(rows),
+        lambda parts: parts.map(take, num_parallel_calls=tf.data.AUTOTUNE),
+        strategy,
+    )
+    return dataset, chosen
+
+
+def single_batch(data, strategy):
+    """One batch of arrays, as `train_on_batch` takes it, for all replicas.
+
+    Raises:
+        ValueError: if it is not one, or the replicas cannot share it.
+    """
+    images = images_of(data)
+    _check(images)
+    size = _number_of(images)
+    distribution.check_batch(size, strategy)
+    return distribution.shared(images, strategy)
+
+
+def split(data, share):
+    """Splits arrays: all but the last, and the last `share` of the images.
+
+    Raises:
+        ValueError: if they are no arrays, or nothing would be left of one part.
+    """
+    if _has_own_batches(data) or _is_generator(data):
+        raise ValueError(
+            "`validation_split` must be given with arrays, which have an end "
+            f"to split off. Received: {type(data).__name__}. Split it with "
+            "`take` and `skip`, and pass a part as `validation_data`."
+        )
+    images = images_of(data)
+    _check(images)
+    num_images = _number_of(images)
+    first = math.floor(num_images * (1.0 - share))
+    if not 0 < first < num_images:
+        raise ValueError(
+            "`validation_split` must leave images to train on and to validate "
+            f"on. Received: validation_split={share}, {num_images} images."
+        )
+    return tuple(
+        keras.tree.map_structure(lambda x, part=part: x[part], images)
+        for part in (slice(first), slice(first, None))
+    )
+
+
+def _is_generator(data):
+    return not hasattr(data, "shape") and not isinstance(
+        data, (tuple, list, dict, type(None))
+    )
+
+
+def size_for(data, batch_size):
+    """The batch size for arrays; None for what has batches of its own."""
+    return None if _has_own_batches(data) else batch_size
+
+
+def _has_own_batches(data):
+    return isinstance(data, tf.data.Dataset) or hasattr(
+        data, "training_batches"
+    )
+
+
+def _check_own_batches(data, batch_size):
+    if _has_own_batches(data) and batch_size is not None:
+        raise ValueError(
+            "`batch_size` must not be given with a data set, which has "
+            f"its own batches. Received: batch_size={batch_size}."
+        )
+
+
+def _number_of(images):
+    counts = [len(views) for views in keras.tree.flatten(images)]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            "Both arrays of a pair of views must have the same length. "
+            f"Received: {counts}."
+        )
+    return counts[0]
+
+
+def _taker(images):
+    """A function from rows to these images."""
+    images = keras.tree.map_structure(np.asarray, images)
+    return lambda rows: keras.tree.map_structure(
+        lambda x: _take(x, rows), images
+    )
+
+
+def first_batch(began, taken, steps):
+    """The number of the batch that comes next, of passes of `steps` batches.
+
+    A training begins with a pass of its own.
+
+    Args:
+        began, taken: see `Batches`.
+    """
+    return -(-began // steps) * steps + taken
+
+
+def has_ended(batches):
+    """Whether a data set of unknown length has no more batches."""
+    return (
+        isinstance(batches, tf.data.Dataset)
+        and batches.cardinality() == tf.data.UNKNOWN_CARDINALITY
+        and next(iter(batches.take(1)), None) is None
+    )
 
 
 @contextlib.contextmanager
@@ -254,17 +431,24 @@ def without_autotuning(dataset):
 
 
 def _check(images):
-    if not isinstance(images, tuple):
+    if isinstance(images, tuple):
+        _check_pair(*images)
+    else:
         check_images(images)
 
 
-def _check_arrays(images, num_images, batch_size):
-    if any(len(views) != num_images for views in keras.tree.flatten(images)):
+def _check_pair(im_q, im_k):
+    """Refuses images with masks, which look like a pair of views."""
+    dtypes = [tf.as_dtype(views.dtype) for views in (im_q, im_k)]
+    if not all(dtype.is_floating for dtype in dtypes):
         raise ValueError(
-            "Both arrays of a pair of views must have the same length. "
-            f"Received: {[len(views) for views in images]}."
+            "A pair of views must be two float batches of shape (N, height, "
+            "width, 3), pixels in [0, 255]. Received a pair of "
+            f"{dtypes[0].name} {tuple(im_q.shape)} and {dtypes[1].name} "
+            f"{tuple(im_k.shape)}. If the second are masks or targets, leave "
+            "them out, with `dataset.map(lambda image, mask: image)` for "
+            "example; if both are views, cast them to float32."
         )
-    check_batch_size(batch_size, num_images)
 
 
 def check_batch_size(batch_size, num_images):

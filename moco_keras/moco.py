@@ -1,16 +1,27 @@
 """MoCo as a Keras model."""
 
 import contextlib
+import functools
+import math
+import warnings
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import accelerators, distribution, inputs, shuffle_bn
+from moco_keras import (
+    accelerators,
+    arguments,
+    distribution,
+    inputs,
+    random,
+    shuffle_bn,
+)
 from moco_keras.checkpoint import Checkpoint, ResumedCallbacks
 from moco_keras.key_queue import KeyQueue
-from moco_keras.momentum import MomentumUpdate
+from moco_keras.momentum import MomentumUpdate, freeze_alike
+from moco_keras.views import augment, random_states
 
 
 @keras.saving.register_keras_serializable(package="moco_keras")
@@ -30,7 +41,7 @@ class MoCo(keras.Model):
             where `fit` gets ready pairs of views.
         queue_size: number of keys in the queue, K of the paper.
         momentum: m of the paper, in [0, 1]: a number, or a schedule of the
-            number of steps taken, such as a Keras `LearningRateSchedule`.
+            optimizer's `iterations`, such as a Keras `LearningRateSchedule`.
         temperature: divides the similarities.
         symmetric: whether each view serves as query and as key in turn. The two
             losses are added, as the CIFAR-10 notebook does, and 2N keys enter
@@ -39,8 +50,10 @@ class MoCo(keras.Model):
             statistics that give the answer away. "replicas": a random one over
             all replicas, and on one device over the groups of split batch
             norms, so that keys and queries are grouped differently; "split":
-            a random one within each replica; "none": that of the queries;
-            "auto": "replicas".
+            a random one within each replica; "none": that of the queries.
+
+    `momentum` and `temperature` may be set at any time, in a callback too, and
+    count from the next step on.
 
     Raises:
         ValueError: if a value is out of range, or the encoder does not return
@@ -66,13 +79,13 @@ class MoCo(keras.Model):
         momentum=0.999,
         temperature=0.07,
         symmetric=False,
-        shuffle="auto",
+        shuffle="replicas",
         **kwargs,
     ):
         from moco_keras import augmentations  # slow to import
 
         super().__init__(**kwargs)
-        _check_arguments(encoder, momentum, temperature, shuffle)
+        _check_arguments(encoder, shuffle)
         self.query_encoder = encoder
         # Left trainable on purpose: Keras runs a frozen batch norm in inference
         # mode, and keys must be normalised by their own batch. Gradients never
@@ -82,6 +95,9 @@ class MoCo(keras.Model):
         self.augmenter = augmenter
         self.queue = KeyQueue(queue_size, encoder.output_shape[-1])
         self.momentum = momentum
+        # Not a Keras variable: it is a setting, which a checkpoint of another
+        # training must not change.
+        self._temperature_variable = tf.Variable(1.0, trainable=False)
         self.temperature = temperature
         self.symmetric = symmetric
         self.shuffle = shuffle
@@ -90,11 +106,16 @@ class MoCo(keras.Model):
         self.steps = self.add_weight(
             shape=(), dtype="int64", trainable=False, name="steps"
         )
+        # Whether the optimizer has moved the query encoder in the last step.
+        self.updated = tf.Variable(True, trainable=False)
+        # The largest difference between the two views of the last step.
+        self._views_apart = tf.Variable(1.0, trainable=False)
         self._momentum_update = MomentumUpdate()
         self._statistics = distribution.OfReplicas(
             self.statistics, self.distribute_strategy
         )
         self._drifted = False
+        self._traced_with = self._optimized = None
         height, width = encoder.input_shape[1:3]
         self._evaluation = (
             augmentations.evaluation(height)
@@ -108,9 +129,43 @@ class MoCo(keras.Model):
         self.supports_jit = self.distribute_strategy.num_replicas_in_sync == 1
         self.built = True
 
+    @property
+    def momentum(self):
+        """The m of the paper: a float, or a schedule."""
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, momentum):
+        if not callable(momentum):
+            momentum = arguments.real(momentum=momentum)
+            if not 0 <= momentum <= 1:
+                raise ValueError(
+                    "`momentum` must be in [0, 1], 0.99 for small data sets "
+                    "and 0.999 for ImageNet, for example. "
+                    f"Received: momentum={momentum}."
+                )
+        self._momentum = momentum
+
+    @property
+    def temperature(self):
+        """A float that divides the similarities."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, temperature):
+        temperature = arguments.real(temperature=temperature)
+        if not 0 < temperature < math.inf:
+            raise ValueError(
+                "`temperature` must be positive, 0.07 to 0.2 as a rule. "
+                f"Received: temperature={temperature}."
+            )
+        self._temperature = temperature
+        self._temperature_variable.assign(temperature)
+
     def train_step(self, data):
         """One step of Algorithm 1; the momentum update is in its callback."""
         im_1, im_2 = self._two_views(data)
+        self._views_apart.assign(_distance(im_1, im_2))
         pairs = [(im_1, im_2)] + [(im_2, im_1)] * self.symmetric
         # Of all replicas, (global N, C) each.
         keys = [self._encode_keys(im_k) for _, im_k in pairs]
@@ -119,7 +174,7 @@ class MoCo(keras.Model):
             for (im_q, _), k in zip(pairs, keys, strict=True):
                 k = distribution.own_part(k)
                 q = _unit_rows(shuffle_bn.encode(self.query_encoder, im_q))
-                losses, hits = self.queue.contrast(q, k, self.temperature)
+                losses, hits = self._contrast(q, k)
                 loss += ops.mean(losses)
                 self._accuracy.update_state(hits)
             # The optimiser adds the gradients of all replicas.
@@ -134,6 +189,40 @@ class MoCo(keras.Model):
             self.get_metrics_result(), self.distribute_strategy
         )
 
+    def test_step(self, data):
+        """Loss and accuracy of held-out images against the queue.
+
+        It changes nothing: both encoders use their moving statistics, the keys
+        do not enter the queue, and the views are the same every time.
+        """
+        with keras.StatelessScope(self._states_of_evaluation()):
+            im_1, im_2 = self._two_views(data)
+        loss = 0.0
+        for im_q, im_k in [(im_1, im_2)] + [(im_2, im_1)] * self.symmetric:
+            q = _unit_rows(self.query_encoder(im_q, training=False))
+            k = _unit_rows(self.key_encoder(im_k, training=False))
+            losses, hits = self._contrast(q, k)
+            loss += losses
+            self._accuracy.update_state(hits)
+        self._loss.update_state(loss)
+        return distribution.logs(
+            self.get_metrics_result(), self.distribute_strategy
+        )
+
+    def _states_of_evaluation(self):
+        """States of the augmenter that depend on the batch's number alone."""
+        # The images evaluated so far, on all replicas.
+        number = self._accuracy.count * distribution.num_replicas()
+        return [
+            (v, random.fold_in(random.key(0, "evaluation", i), number))
+            for i, v in enumerate(random_states(self.augmenter))
+        ]
+
+    def _contrast(self, q, k):
+        return self.queue.contrast(
+            q, k, tf.convert_to_tensor(self._temperature_variable)
+        )
+
     def _two_views(self, data):
         images = inputs.images_of(data)
         if isinstance(images, tuple):
@@ -145,13 +234,13 @@ class MoCo(keras.Model):
             )
         else:
             inputs.check_images(images)
-            im_q, im_k = self.augmenter(images), self.augmenter(images)
+            im_q, im_k = (augment(self.augmenter, images) for _ in "qk")
         inputs.check_views(im_q, im_k, self.query_encoder)
         return im_q, im_k
 
     def _encode_keys(self, im_k):
         """The keys of all replicas, (global N, C), in the images' order."""
-        across = self.shuffle in ("auto", "replicas")
+        across = self.shuffle == "replicas"
         if self.shuffle != "none":
             im_k, order = shuffle_bn.shuffle(im_k, self._shuffle_seed, across)
         k = _unit_rows(shuffle_bn.encode(self.key_encoder, im_k))
@@ -167,12 +256,58 @@ class MoCo(keras.Model):
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # It looks for what is not finite on the first replica alone.
             gradients = distribution.share_overflow(gradients)
-        self.optimizer.apply(gradients, variables)
+        # As a number of its own, not the variable that counts.
+        before = tf.identity(self.optimizer.iterations)
+        distribution.apply_gradients(self.optimizer, gradients, variables)
+        self.updated.assign(tf.not_equal(self.optimizer.iterations, before))
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        **kwargs,
+    ):
+        """Configures the training, as `keras.Model.compile` does.
+
+        Layers of the key encoder are frozen where those of the query encoder
+        are. Call it again after freezing or thawing layers.
+
+        Args:
+            optimizer: a Keras optimizer. With `gradient_accumulation_steps`, a
+                step of the method is an update of the optimizer: the key
+                encoder moves once an update, and the keys of each batch enter
+                the queue.
+            loss, loss_weights, metrics, weighted_metrics: not taken: the loss
+                is InfoNCE, and `contrastive_accuracy` is measured beside it.
+            kwargs: as in `keras.Model.compile`.
+
+        Raises:
+            ValueError: if another loss or other metrics are given, or
+                gradients cannot be accumulated.
+        """
+        _refuse(
+            "`MoCo` computes its own loss, InfoNCE, and its accuracy. Leave it "
+            "out, and use callbacks to measure more, `KNNMonitor` for example.",
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+        )
+        freeze_alike(self.key_encoder, self.query_encoder)
+        super().compile(optimizer=optimizer, **kwargs)
+        distribution.check_accumulation(
+            self.optimizer, self.distribute_strategy
+        )
+        self._optimized = None
 
     def compile_from_config(self, config):
         """Compiles a loaded model; its devices decide on `jit_compile`."""
         saved = {k: v for k, v in config.items() if k != "jit_compile"}
-        super().compile_from_config(saved)
+        self.compile(**keras.saving.deserialize_keras_object(saved))
+        self._build_optimizer()
 
     def fit(
         self,
@@ -182,10 +317,16 @@ class MoCo(keras.Model):
         epochs=1,
         verbose="auto",
         callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
         shuffle=True,
+        class_weight=None,
+        sample_weight=None,
         initial_epoch=0,
         steps_per_epoch=None,
-        **kwargs,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
     ):
         """Trains on images, or on ready pairs of views.
 
@@ -196,57 +337,102 @@ class MoCo(keras.Model):
                 3) each, as `(im_q, im_k)` or a data set of such tuples, which
                 are used as they are. Or what `data.two_views` returns.
             y: ignored labels.
-            batch_size: images in a batch of an array, 32 unless told. The last
+            batch_size: images in a batch of an array, by default 32. The last
                 batch is dropped when it is not full.
-            epochs, verbose, callbacks, initial_epoch, kwargs: as in
-                `keras.Model.fit`. A `MomentumUpdate` is added where `callbacks`
-                holds none. A `Checkpoint` among them that finds a saved
-                training goes on with it, within an epoch too.
+            epochs, verbose, initial_epoch: as in `keras.Model.fit`.
+            callbacks: as in `keras.Model.fit`. A `MomentumUpdate` is added
+                where there is none. A `Checkpoint` among them that finds a
+                saved training resumes it, within an epoch too.
+            validation_split: part of the images of arrays, from their end, that
+                is not trained on but evaluated after each epoch.
+            validation_data: the same as `x`, to be evaluated after each epoch.
             shuffle: whether an array is put in a new order every epoch.
-            steps_per_epoch: batches that count as an epoch; those of all
-                images unless told.
+            class_weight, sample_weight: not taken.
+            steps_per_epoch: batches that count as an epoch; by default those of
+                all images. A data set begins again where it ends.
+            validation_steps, validation_batch_size, validation_freq: as in
+                `keras.Model.fit`.
 
         Returns:
-            A `keras.callbacks.History`.
+            A `keras.callbacks.History`; `val_loss` and
+            `val_contrastive_accuracy` are those of `evaluate`.
 
         Raises:
             ValueError: if the data, the batch and the queue do not fit
-                together.
+                together, or a saved training was interrupted in an epoch of
+                other batches.
             ConnectionError: if another worker is lost.
             FileNotFoundError: if a file is gone whose turn it is.
         """
-        for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
-            if value is not None and value < 1:
-                raise ValueError(
-                    f"`{name}` must be at least 1. Received: {name}={value}."
-                )
+        _refuse_weights(class_weight, sample_weight)
+        epochs, batch_size, steps_per_epoch = _counts(
+            epochs=epochs,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+        )
         accelerators.warn_of_unused_gpu()
-        callbacks = self._with_own(callbacks)
         strategy = self.distribute_strategy
-        read, steps = inputs.training_batches(x, batch_size, strategy)
-        steps = steps_per_epoch or steps
-        kwargs |= {"verbose": verbose, "shuffle": False}  # they are shuffled
+        callbacks = self._with_own(callbacks)
+        if validation_split and validation_data is None:
+            x, validation_data = inputs.split(x, validation_split)
+        batches = inputs.training_batches(
+            x, batch_size, strategy, steps_per_epoch
+        )
+        if validation_data is not None:
+            validation_data, validation_steps = inputs.evaluation_batches(
+                validation_data,
+                validation_batch_size
+                or inputs.size_for(validation_data, batches.batch_size),
+                strategy,
+                validation_steps=validation_steps,
+            )
+        fit = functools.partial(
+            super().fit,
+            verbose=verbose,
+            shuffle=False,  # they are shuffled
+            validation_data=validation_data,
+            validation_steps=validation_steps,
+            validation_freq=validation_freq,
+        )
+        steps = steps_per_epoch or batches.steps
+        began = int(ops.convert_to_numpy(self.steps))
 
-        def batches(done):
-            # Of these all processes have the same values.
+        def read(done):
+            # All processes have the same of these.
             seed = int(ops.convert_to_numpy(self._shuffle_seed.state)[0])
-            steps_taken = int(ops.convert_to_numpy(self.steps))
-            return read(
-                seed=seed, shuffle=shuffle, steps_taken=steps_taken, done=done
+            taken = int(ops.convert_to_numpy(self.steps)) - began
+            return batches.read(
+                seed=seed,
+                shuffle=shuffle,
+                began=began,
+                taken=taken,
+                done=done,
             )
 
-        done = None
+        done = 0
         with contextlib.ExitStack() as stack:
-            stack.enter_context(distribution.loss_of_workers(strategy))
-            stack.enter_context(inputs.loss_of_files())
-            stack.enter_context(inputs.batches_that_do_not_fit())
+            stack.enter_context(_readable_errors(strategy))
             if self.compiled:
-                self._build_optimizer()
+                self._prepare()
                 if isinstance(callbacks[-1], Checkpoint):
                     stack.enter_context(callbacks[-1].at_work())
-                    restored = callbacks[-1].restore(self)
-                    if restored and restored[0] >= initial_epoch:
-                        initial_epoch, done = restored
+                    position = callbacks[-1].restore(
+                        self, (batches.batch_size, batches.num_images, steps)
+                    )
+                    began = position.began
+                    if position.epochs >= initial_epoch:
+                        initial_epoch, done = position.epochs, position.batches
+                    if initial_epoch >= epochs and position.epochs > 0:
+                        warnings.warn(
+                            f"Nothing is left to train: {callbacks[-1].folder} "
+                            f"holds a training of {position.epochs} epochs. "
+                            f"Received: epochs={epochs}. Give more epochs to "
+                            "train on.",
+                            stacklevel=2,
+                        )
+                self._warn_of_a_schedule_that_has_ended(steps or 1)
+            if done and inputs.has_ended(rest := read(done)):
+                initial_epoch, done = initial_epoch + 1, 0
             if done and initial_epoch < epochs:
                 callbacks = ResumedCallbacks(
                     callbacks,
@@ -257,26 +443,118 @@ class MoCo(keras.Model):
                     verbose=verbose,
                 )
                 stack.enter_context(callbacks.one_training())
-                super().fit(
-                    batches(done),
+                fit(
+                    rest,
                     epochs=initial_epoch + 1,
                     callbacks=callbacks,
                     initial_epoch=initial_epoch,
                     steps_per_epoch=steps and steps - done,
-                    **kwargs,
                 )
-                initial_epoch, done = initial_epoch + 1, 0
-                callbacks.done = 0
+                initial_epoch, callbacks.done = initial_epoch + 1, 0
                 if self.stop_training:
                     epochs = initial_epoch
-            return super().fit(
-                batches(done),
+            return fit(
+                read(0),
                 epochs=epochs,
                 callbacks=callbacks,
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps,
+            )
+
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+        **kwargs,
+    ):
+        """Loss and contrastive accuracy of held-out images; see `test_step`.
+
+        Args:
+            x: as in `fit`. On several replicas the last batch of an array is
+                dropped when it is not full.
+            y: ignored labels.
+            sample_weight: not taken.
+            batch_size, verbose, steps, callbacks, return_dict: as in
+                `keras.Model.evaluate`.
+
+        Returns:
+            The loss in nats and the accuracy, or a dict of them.
+
+        Raises:
+            ValueError: if the images cannot be evaluated.
+        """
+        _refuse_weights(sample_weight=sample_weight)
+        strategy = self.distribute_strategy
+        # Those of `fit` are batches already.
+        if not kwargs.get("_use_cached_eval_dataset"):
+            (batch_size,) = _counts(batch_size=batch_size)
+            x, steps = inputs.evaluation_batches(
+                x, batch_size, strategy, steps=steps
+            )
+        self.average_statistics()
+        with _readable_errors(strategy):
+            return super().evaluate(
+                x,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
                 **kwargs,
             )
+
+    def train_on_batch(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        class_weight=None,
+        return_dict=False,
+    ):
+        """One step on one batch, the update of the key encoder included.
+
+        Args:
+            x: uint8 images (N, H, W, 3), or a pair of views; see `fit`.
+            y: ignored labels.
+            sample_weight, class_weight: not taken.
+            return_dict: whether to return a dict.
+
+        Returns:
+            The loss in nats and the contrastive accuracy, or a dict of them.
+
+        Raises:
+            ValueError: if the batch cannot be trained on.
+        """
+        _refuse_weights(class_weight, sample_weight)
+        batch = inputs.single_batch(x, self.distribute_strategy)
+        update = self._momentum_update
+        with _readable_errors(self.distribute_strategy):
+            if self.compiled:
+                self._prepare()
+                update.set_model(self)
+                update.on_train_begin()
+            logs = super().train_on_batch(batch, return_dict=return_dict)
+            self._drifted = True
+            update.on_train_batch_end(0)
+        return logs
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """What `evaluate` returns, of one batch."""
+        _refuse_weights(sample_weight=sample_weight)
+        batch = inputs.single_batch(x, self.distribute_strategy)
+        self.average_statistics()
+        with _readable_errors(self.distribute_strategy):
+            return super().test_on_batch(batch, return_dict=return_dict)
+
+    @property
+    def metrics(self):
+        """Loss and contrastive accuracy; Keras's own loss is not used."""
+        return [self._loss, self._accuracy]
 
     def _with_own(self, callbacks):
         """The user's callbacks, and those that every training needs."""
@@ -286,15 +564,42 @@ class MoCo(keras.Model):
         if not any(isinstance(c, MomentumUpdate) for c in callbacks):
             # First, so that the others see the key encoder after its step.
             callbacks = [self._momentum_update, *callbacks]
-        average = keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: setattr(self, "_drifted", True),
-            on_epoch_end=lambda epoch, logs: self.average_statistics(),
-        )
+        if sum(isinstance(c, Checkpoint) for c in callbacks) > 1:
+            folders = [c.folder for c in callbacks if isinstance(c, Checkpoint)]
+            raise ValueError(
+                "`callbacks` must hold one `Checkpoint` at most, for a "
+                "training can resume from one place only. Received those of "
+                f"{', '.join(map(str, folders))}. Leave all but one out."
+            )
         # A `Checkpoint` last, to save what the others have done.
         callbacks.sort(key=lambda c: isinstance(c, Checkpoint))
-        return [average, *callbacks]
+        return [_Watch(), *callbacks]
+
+    def _prepare(self):
+        """What there is to do before a step."""
+        # Keras keeps the traced step until `compile`, whatever has been set.
+        traced_with = id(self.augmenter), self.symmetric, self.shuffle
+        if traced_with != self._traced_with:
+            self.train_function = self.test_function = None
+            self._traced_with = traced_with
+        self._build_optimizer()
 
     def _build_optimizer(self):
+        trainable = [id(v) for v in self.trainable_variables]
+        if not trainable:
+            raise ValueError(
+                "The query encoder must have something to train. Received one "
+                "whose layers are all frozen. Set `trainable=True` on some, "
+                "and compile again."
+            )
+        if self._optimized not in (None, trainable):
+            raise ValueError(
+                "After layers are frozen or thawed the model must be compiled "
+                "again. Received a query encoder of "
+                f"{len(trainable)} trainable weights, compiled with "
+                f"{len(self._optimized)}, or with others. Call `compile`."
+            )
+        self._optimized = trainable
         # Keras would build it while it traces `train_step`, and have to trace
         # it again, which doubles the wait for the first step.
         distribution.check_scope(
@@ -304,6 +609,34 @@ class MoCo(keras.Model):
         )
         with self.distribute_strategy.scope():
             self.optimizer.build(self.trainable_variables)
+
+    def _warn_of_a_schedule_that_has_ended(self, steps):
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        # Keras has no public way to the schedule itself.
+        schedule = optimizer._learning_rate
+        if not isinstance(
+            schedule, keras.optimizers.schedules.LearningRateSchedule
+        ):
+            return
+        done = int(ops.convert_to_numpy(optimizer._iterations))
+        if all(float(schedule(done + i)) == 0 for i in (0, 1, steps)):
+            warnings.warn(
+                f"The learning rate is 0 from here on: {done} steps are done, "
+                "at which the optimizer's schedule has ended. No weight will "
+                "move. To train on, call `compile` with a new optimizer.",
+                stacklevel=3,
+            )
+
+    def _warn_of_equal_views(self):
+        if float(self._views_apart) == 0:
+            warnings.warn(
+                "Both views of each image of the first batch are equal, so "
+                "that finding the key of the other view teaches nothing. "
+                f"Received: augmenter={self.augmenter!r}. Use an augmenter "
+                "that changes images at random, such as those of "
+                "`moco_keras.augmentations`.",
+                stacklevel=2,
+            )
 
     def average_statistics(self):
         """Gives all replicas the mean of their batch norms' moving statistics.
@@ -323,6 +656,7 @@ class MoCo(keras.Model):
 
     def call(self, images, training=False):
         """Embeds uint8 images: float32 (N, C), L2-normalised."""
+        images = inputs.images_of(images)
         inputs.check_images(images)
         images = self._evaluation(images)
         return _unit_rows(self.query_encoder(images, training=training))
@@ -354,6 +688,18 @@ class MoCo(keras.Model):
     def trainable_variables(self):
         """Those of the query encoder: what the optimiser moves."""
         return self.query_encoder.trainable_variables
+
+    @property
+    def non_trainable_variables(self):
+        """All others: the key encoder's, the queue's, statistics, states."""
+        trainable = {id(v) for v in self.trainable_variables}
+        return [v for v in self.variables if id(v) not in trainable]
+
+    @property
+    def non_trainable_weights(self):
+        """The same, without metrics and random states."""
+        trainable = {id(v) for v in self.trainable_variables}
+        return [v for v in self.weights if id(v) not in trainable]
 
     @property
     def trainable_weights(self):
@@ -412,7 +758,73 @@ def _unit_rows(x):
     return ops.normalize(ops.cast(x, "float32"), axis=1)
 
 
-def _check_arguments(encoder, momentum, temperature, shuffle):
+def _distance(im_1, im_2):
+    """The largest difference between two batches, a float32 scalar."""
+    difference = tf.cast(im_1, "float32") - tf.cast(im_2, "float32")
+    return tf.reduce_max(tf.abs(difference))
+
+
+class _Watch(keras.callbacks.Callback):
+    """Averages statistics after an epoch; looks for what cannot be meant."""
+
+    _first = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model._drifted = True
+        self._batches = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._batches += 1
+        if self._first:
+            self._first = False
+            self.model._warn_of_equal_views()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self._batches:
+            raise ValueError(
+                "A data set must have batches to train on. Received one that "
+                f"had none for epoch {epoch + 1}. Look at where its images "
+                "come from; `drop_remainder=True` drops a batch that is not "
+                "full."
+            )
+        self.model.average_statistics()
+
+
+@contextlib.contextmanager
+def _readable_errors(strategy):
+    with (
+        distribution.loss_of_workers(strategy),
+        inputs.loss_of_files(),
+        inputs.batches_that_do_not_fit(),
+    ):
+        yield
+
+
+def _counts(**counts):
+    """Whole numbers, of which some are None."""
+    return [
+        None if number is None else arguments.whole(**{name: number})
+        for name, number in counts.items()
+    ]
+
+
+def _refuse_weights(class_weight=None, sample_weight=None):
+    _refuse(
+        "`MoCo` learns from images without labels, and all count alike. Leave "
+        "it out, and images that are not to count.",
+        class_weight=class_weight,
+        sample_weight=sample_weight,
+    )
+
+
+def _refuse(reason, **values):
+    """Refuses arguments of Keras's that have no meaning here."""
+    for name, value in values.items():
+        if value is not None:
+            raise ValueError(f"{reason} Received: {name}={value!r}.")
+
+
+def _check_arguments(encoder, shuffle):
     output_shape = getattr(encoder, "output_shape", None)
     if (
         not isinstance(output_shape, tuple)
@@ -429,18 +841,8 @@ def _check_arguments(encoder, momentum, temperature, shuffle):
             "`encoder` must take images, (N, height, width, 3). Received a "
             f"model that takes {encoder.input_shape}."
         )
-    if not callable(momentum) and not 0 <= momentum <= 1:
+    if shuffle not in ("replicas", "split", "none"):
         raise ValueError(
-            "`momentum` must be in [0, 1], 0.99 for small data sets and 0.999 "
-            f"for ImageNet, say. Received: momentum={momentum}."
-        )
-    if not temperature > 0:
-        raise ValueError(
-            "`temperature` must be positive, 0.07 to 0.2 as a rule. "
-            f"Received: temperature={temperature}."
-        )
-    if shuffle not in ("auto", "split", "replicas", "none"):
-        raise ValueError(
-            '`shuffle` must be "auto", "split", "replicas" or "none". '
+            '`shuffle` must be "replicas", "split" or "none". '
             f"Received: shuffle={shuffle!r}."
         )

@@ -7,19 +7,44 @@ import tensorflow as tf
 def parameter_pairs(key_encoder, query_encoder):
     """Pairs (key variable, query variable) that the momentum update averages.
 
-    Parameters only, gamma and beta of batch norm among them. Moving means and
-    variances are left out: the key encoder's follow its own batches.
+    All parameters, gamma and beta of batch norm among them, those of frozen
+    layers too. Moving means and variances are left out: the key encoder's
+    follow its own batches.
     """
-    pairs = zip(key_encoder.weights, query_encoder.weights, strict=True)
-    return [(k, q) for k, q in pairs if q.trainable]
+    return [
+        pair
+        for layers in _layer_pairs(key_encoder, query_encoder)
+        # Keras has no public list of parameters that includes frozen ones.
+        for pair in zip(*(x._trainable_variables for x in layers), strict=True)
+    ]
+
+
+def freeze_alike(key_encoder, query_encoder):
+    """Freezes the key encoder's layers where the query encoder's are frozen.
+
+    A frozen batch norm normalizes by its moving statistics, and keys must be
+    normalized as queries are.
+    """
+    for key_layer, query_layer in _layer_pairs(key_encoder, query_encoder):
+        key_layer.trainable = query_layer.trainable
+
+
+def _layer_pairs(key_encoder, query_encoder):
+    return zip(
+        key_encoder._flatten_layers(),
+        query_encoder._flatten_layers(),
+        strict=True,
+    )
 
 
 class MomentumUpdate(keras.callbacks.Callback):
-    """Moves the key encoder a little towards the query encoder, every batch.
+    """Moves the key encoder a little towards the query encoder, every step.
 
-    theta_k <- m theta_k + (1 - m) theta_q, after the optimiser's step, in one
-    compiled call. m is the model's `momentum`: a number, or a schedule of the
-    number of steps taken. `MoCo.fit` adds this callback where none is given.
+    theta_k <- m theta_k + (1 - m) theta_q, after each update of the optimizer,
+    in one compiled call: with gradient accumulation once in so many batches,
+    and not after a batch whose gradients loss scaling skips. m is the model's
+    `momentum`: a number, or a schedule of the optimizer's `iterations`.
+    `MoCo.fit` adds this callback where none is given.
 
     Raises:
         ValueError: when training starts, if the model runs several steps per
@@ -30,7 +55,7 @@ class MomentumUpdate(keras.callbacks.Callback):
         Equation 2 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
     """
 
-    _compiled_for = None
+    _traced_for = None
 
     def on_train_begin(self, logs=None):
         if self.model.steps_per_execution > 1:
@@ -41,27 +66,39 @@ class MomentumUpdate(keras.callbacks.Callback):
                 f"{self.model.steps_per_execution}. Compile the model without "
                 "it."
             )
-        # Compiled anew only where it would be another function.
-        if self._compiled_for != (self.model, self.model.momentum):
-            self._compiled_for = self.model, self.model.momentum
-            strategy = self.model.distribute_strategy
-            # XLA reads and writes every variable once: half the time.
-            move = tf.function(self._move, jit_compile=True)
-
-            def move_own():
-                # Given a compiled function itself, `strategy.run` makes one
-                # call for all replicas.
-                move()
-
-            self._update = tf.function(lambda: strategy.run(move_own))
-
-    def _move(self):
-        model = self.model
-        m = model.momentum
-        if callable(m):
-            m = tf.cast(m(model.optimizer.iterations), "float32")
-        for k, q in parameter_pairs(model.key_encoder, model.query_encoder):
-            k.assign(m * k + (1.0 - m) * q)
 
     def on_train_batch_end(self, batch, logs=None):
-        self._update()
+        model = self.model
+        schedule = model.momentum if callable(model.momentum) else None
+        # Traced anew only where it would be another function.
+        traced_for = model, model.optimizer, schedule
+        if self._traced_for != traced_for:
+            self._traced_for = traced_for
+            self._update = _traced(*traced_for)
+        self._update(0.0 if schedule else model.momentum)
+
+
+def _traced(model, optimizer, schedule):
+    """A compiled function of m, which a schedule overrides."""
+
+    def move(m):
+        if schedule is not None:
+            m = tf.cast(schedule(optimizer.iterations), "float32")
+        m = tf.where(model.updated, m, 1.0)
+        pairs = parameter_pairs(model.key_encoder, model.query_encoder)
+        for k, q in pairs:
+            k.assign(m * k + (1.0 - m) * q)
+
+    # XLA reads and writes every variable once: half the time.
+    compiled = tf.function(move, jit_compile=True)
+
+    def move_own(m):
+        # Given a compiled function itself, `strategy.run` makes one call for
+        # all replicas.
+        compiled(m)
+
+    number = tf.TensorSpec((), "float32")
+    return tf.function(
+        lambda m: model.distribute_strategy.run(move_own, (m,)),
+        input_signature=[number],
+    )

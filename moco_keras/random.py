@@ -48,7 +48,7 @@ def _rotated_left(x, bits):
 
 # What a seed is used for, beside the states of `SeedGenerator`s that begin with
 # it: those count from 0.
-_PURPOSES = {"order": 2**32 - 1, "views": 2**32 - 2}
+_PURPOSES = {"order": 2**32 - 1, "views": 2**32 - 2, "evaluation": 2**32 - 3}
 
 
 def key(seed, purpose, number):
@@ -56,8 +56,8 @@ def key(seed, purpose, number):
 
     Args:
         seed: int scalar.
-        purpose: "order" of images in a pass, or "views" that are cut while
-            images are read.
+        purpose: "order" of images in a pass, "views" that are cut while
+            images are read, or those of "evaluation".
         number: int scalar, of the pass or of the random layer.
 
     Returns:

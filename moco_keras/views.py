@@ -1,7 +1,10 @@
 """Random views that are cut where images are read, for files of any size."""
 
+import inspect
+
 import keras
 import tensorflow as tf
+from keras import ops
 
 from moco_keras import distribution, inputs, random
 
@@ -20,21 +23,76 @@ def two_views(images, augmenter, batch_size):
         What `MoCo.fit` takes. Of a stream, `TwoViews`: images in a new order
         every pass, and views, both functions of the model's seed and the
         number of the pass. Of a data set, a data set of pairs (im_q, im_k),
-        float32 (N, S, S, 3) each, in its order.
+        float32 (N, S, S, 3) each, in its order; the augmenter draws a key for
+        each pass, and the views are functions of that and of their image's
+        number.
     """
     if not isinstance(images, tf.data.Dataset):
         return TwoViews(images, augmenter, batch_size)
     inputs.check_images(inputs.images_of(images.batch(1).element_spec))
 
-    def views(*example):
-        image = inputs.images_of(example)
-        return augmenter(image), augmenter(image)
+    states = random_states(augmenter)
+
+    def with_keys(keys, numbered):
+        number, example = numbered
+        keys = tf.cond(number == 0, lambda: _draw(states), lambda: keys)
+        return keys, (keys, number, inputs.images_of(example))
+
+    def views(keys, number, image):
+        return _two_views(augmenter, tf.unstack(keys), number, image)
 
     return inputs.without_autotuning(
-        images.map(views, num_parallel_calls=tf.data.AUTOTUNE)
+        images.enumerate()
+        # In order, for what follows runs at the same time, in any order.
+        .scan(tf.zeros((len(states), 2), "int64"), with_keys)
+        .map(views, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
     )
+
+
+def random_states(augmenter):
+    """The variables that hold an augmenter's random states."""
+    return [
+        v
+        for v in getattr(augmenter, "variables", [])
+        if v.name == "seed_generator_state"
+    ]
+
+
+def _draw(states):
+    """The next key of each `SeedGenerator`, int64 (layers, 2)."""
+    keys = [tf.cast(v.value, "int64") for v in states]
+    for v in states:
+        v.assign(ops.add(v, [0, 1]))  # as `SeedGenerator.next`
+    return tf.reshape(tf.stack(keys) if keys else (), (len(states), 2))
+
+
+def _two_views(augmenter, keys, number, image):
+    """Views of an image that depend on a key for each layer, and its number."""
+    states = random_states(augmenter)
+    own = [
+        (v, random.fold_in(key, number))
+        for v, key in zip(states, keys, strict=True)
+    ]
+    with keras.StatelessScope(own):
+        return augment(augmenter, image), augment(augmenter, image)
+
+
+def augment(augmenter, images):
+    """One random view of each image.
+
+    Args:
+        augmenter: layer or callable. If it takes `training`, it gets True:
+            Keras's layers change nothing otherwise.
+        images: what it takes.
+    """
+    call = augmenter.call if isinstance(augmenter, keras.Layer) else augmenter
+    try:
+        takes_training = "training" in inspect.signature(call).parameters
+    except (TypeError, ValueError):  # not a function of Python's
+        takes_training = False
+    return augmenter(images, **({"training": True} if takes_training else {}))
 
 
 class TwoViews:
@@ -58,10 +116,11 @@ class TwoViews:
     def training_batches(self, strategy):
         """As `inputs.training_batches`."""
         distribution.check_batch(self.batch_size, strategy)
-        steps = self.stream.num_examples // self.batch_size
+        num_images = self.stream.num_examples
+        steps = num_images // self.batch_size
 
-        def batches(seed, shuffle, steps_taken, done):
-            start = inputs.first_batch(steps_taken, steps, done)
+        def read(seed, shuffle, began, taken, done):
+            start = inputs.first_batch(began, taken, steps)
             examples = self._examples(seed if shuffle else None, steps, start)
             return distribution.spread(
                 examples.batch(self.batch_size, drop_remainder=True),
@@ -69,7 +128,7 @@ class TwoViews:
                 strategy,
             )
 
-        return batches, steps
+        return inputs.Batches(read, steps, self.batch_size, num_images)
 
     def _examples(self, seed, steps, start):
         """Numbered examples to decode, from batch `start`, without an end."""
@@ -88,21 +147,12 @@ class TwoViews:
 
     def _read(self, parts, seed):
         """Views of batches (n,) of examples."""
-        generators = [
-            v
-            for v in getattr(self.augmenter, "variables", [])
-            if v.name == "seed_generator_state"
-        ]
+        layers = range(len(random_states(self.augmenter)))
 
         def views(number, example):
             image = self.stream.decode(example)["image"]
-            # Examples are read at the same time, in any order.
-            states = [
-                (v, random.fold_in(random.key(seed, "views", i), number))
-                for i, v in enumerate(generators)
-            ]
-            with keras.StatelessScope(states):
-                return self.augmenter(image), self.augmenter(image)
+            keys = [random.key(seed, "views", i) for i in layers]
+            return _two_views(self.augmenter, keys, number, image)
 
         (size,) = {x.shape[0] for x in tf.nest.flatten(parts.element_spec)}
         return (

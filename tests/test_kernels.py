@@ -96,6 +96,7 @@ def test_the_momentum_update():
     update = MomentumUpdate()
     update.set_model(model)
     update.on_train_begin()
+    update.on_train_batch_end(0)
     report = kernels.report(update._update.get_concrete_function())
     assert report.operations["AssignVariableOp"] == 6
     assert kernels.problems(report) == []

@@ -257,7 +257,7 @@ def test_mixed_precision_keeps_queue_and_loss_in_float32(images):
         ({"temperature": -1}, "positive.*temperature=-1"),
         ({"momentum": 1.1}, r"in \[0, 1\].*momentum=1.1"),
         ({"momentum": -0.1}, r"in \[0, 1\].*momentum=-0.1"),
-        ({"shuffle": "yes"}, "shuffle='yes'"),
+        ({"shuffle": "auto"}, "shuffle='auto'"),
     ],
 )
 def test_bad_settings(make_model, kwargs, message):
@@ -367,8 +367,9 @@ def test_fit_asks_for_an_unused_gpu(make_model, images, monkeypatch):
 def test_dropping_an_iterator_waits_for_no_tuner(images):
     """On a GPU what is set for the host stays behind."""
     strategy = distribution.strategy("none")
-    batches, _ = inputs.training_batches(images, 8, strategy)
-    dataset = batches(0, True, 0, None)
+    dataset = inputs.training_batches(images, 8, strategy).read(
+        0, True, 0, 0, 0
+    )
     # What TensorFlow goes by; `dataset.options()` is what Python remembers.
     options = dataset_options_pb2.Options.FromString(
         tf.raw_ops.GetOptions(input_dataset=dataset._variant_tensor).numpy()
@@ -396,9 +397,9 @@ def test_arrays_are_read_where_they_are(images, tmp_path):
     np.save(tmp_path / "images.npy", images)
     on_disk = np.load(tmp_path / "images.npy", mmap_mode="r+")
     strategy = distribution.strategy("none")
-    batches, steps = inputs.training_batches(on_disk, 8, strategy)
+    batches = inputs.training_batches(on_disk, 8, strategy)
     on_disk[:] = 7
-    for batch in batches(0, False, 0, None).take(steps):
+    for batch in batches.read(0, False, 0, 0, 0).take(batches.steps):
         np.testing.assert_array_equal(batch, np.full((8, 8, 8, 3), 7, "uint8"))
 
 
@@ -406,11 +407,15 @@ def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides():
     images = np.arange(14, dtype="uint8")[:, None, None, None]
     images = np.broadcast_to(images, (14, 8, 8, 3))
 
-    def orders(seed=None, steps_taken=0, done=None):
+    def orders(seed=None, began=0, taken=0):
         strategy = distribution.strategy("none")
-        batches, steps = inputs.training_batches(images, 4, strategy)
-        assert steps == 3
-        batches = batches(seed, seed is not None, steps_taken, done).take(6)
+        batches = inputs.training_batches(images, 4, strategy)
+        assert (batches.steps, batches.batch_size, batches.num_images) == (
+            3,
+            4,
+            14,
+        )
+        batches = batches.read(seed, seed is not None, began, taken, 0).take(6)
         rows = [x[0, 0, 0].numpy() for batch in batches for x in batch]
         return rows[:12], rows[12:]
 
@@ -420,8 +425,12 @@ def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides():
     assert orders(seed=3) == (first, second)
     assert orders(seed=4)[0] != first
     # Training on begins the next pass; what goes on does so where it was.
-    for steps_taken in (1, 3):
-        assert orders(seed=3, steps_taken=steps_taken)[0] == second
-    resumed, _ = orders(seed=3, steps_taken=2, done=2)
+    for began in (1, 3):
+        assert orders(seed=3, began=began)[0] == second
+    resumed, _ = orders(seed=3, taken=2)
     assert resumed == first[8:] + second[:8]
+    assert (
+        orders(seed=3, began=1, taken=1)[0]
+        == second[4:] + orders(seed=3, began=4)[0][:4]
+    )
     assert orders()[1] == list(range(12))

@@ -23,12 +23,10 @@ def stream(request, tmp_path, textures_dir):
 
 def batches(stream, augmenter, count, strategy=None, **where):
     views = data.two_views(stream, augmenter, 4)
-    read, steps = views.training_batches(
-        strategy or distribution.strategy("none")
-    )
-    assert steps == STEPS
-    where = {"seed": 3, "shuffle": True, "steps_taken": 0, "done": None} | where
-    dataset = read(**where).take(count)
+    source = views.training_batches(strategy or distribution.strategy("none"))
+    assert source[1:] == (STEPS, 4, 13)
+    where = {"seed": 3, "shuffle": True, "began": 0, "taken": 0} | where
+    dataset = source.read(**where, done=0).take(count)
     return [np.stack(pair) for pair in dataset.as_numpy_iterator()]
 
 
@@ -39,10 +37,10 @@ def test_order_and_views_are_functions_of_the_seed_and_the_pass(stream):
     # Read at another time, by another augmenter.
     again = batches(stream, augmentations.moco_v2(8), 2 * STEPS)
     np.testing.assert_array_equal(again, both)
-    for steps_taken in (1, 3):  # the next pass
-        rest = batches(stream, augmenter, STEPS, steps_taken=steps_taken)
+    for began in (1, 3):  # the next pass
+        rest = batches(stream, augmenter, STEPS, began=began)
         np.testing.assert_array_equal(rest, both[STEPS:])
-    rest = batches(stream, augmenter, 4, steps_taken=2, done=2)
+    rest = batches(stream, augmenter, 4, taken=2)
     np.testing.assert_array_equal(rest, both[2:])
     other = batches(stream, augmenter, STEPS, seed=4)
     assert not np.array_equal(other, both[:STEPS])

@@ -39,7 +39,7 @@ def _moco(s, min_area=0.08):
         queue_size=s["queue_size"],
         momentum=0.99,
         temperature=0.1,
-        shuffle=s.get("shuffle", "auto"),
+        shuffle=s.get("shuffle", "replicas"),
     )
     model.compile(
         optimizer=optimizers.SGD(0.03, momentum=0.9, l2=5e-4),
@@ -123,15 +123,15 @@ def input_pipeline(s):
     """Epochs of two views, without a model."""
     images = np.load(s["images"])
     augmenter = augmentations.cifar(32, min_area=0.2)
-    batches, steps = inputs.training_batches(
+    batches = inputs.training_batches(
         images, s["batch_size"], distribution.strategy("none")
     )
     views = (
-        batches(seed=0, shuffle=True, steps_taken=0, done=None)
+        batches.read(0, True, 0, 0, 0)
         .map(lambda x: (augmenter(x), augmenter(x)))
-        .take(steps)
+        .take(batches.steps)
     )
-    return _epoch(views, steps * s["batch_size"])
+    return _epoch(views, batches.steps * s["batch_size"])
 
 
 def read_files(s):
@@ -211,8 +211,8 @@ def replicas(s):
     update.on_train_begin()
     # An iterator for all turns: TensorFlow takes up to as long again as one
     # over several devices lived to let go of it.
-    batches, _ = inputs.training_batches(images, s["batch_size"], strategy)
-    iterator = iter(batches(seed=0, shuffle=True, steps_taken=0, done=None))
+    batches = inputs.training_batches(images, s["batch_size"], strategy)
+    iterator = iter(batches.read(0, True, 0, 0, 0))
 
     def run():
         for i in range(s["steps"]):
