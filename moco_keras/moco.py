@@ -605,7 +605,7 @@ class MoCo(keras.Model):
         distribution.check_scope(
             self.distribute_strategy,
             model=self.variables,
-            optimizer=[self.optimizer.iterations],
+            optimizer=self.optimizer.variables,
         )
         with self.distribute_strategy.scope():
             self.optimizer.build(self.trainable_variables)
@@ -628,13 +628,12 @@ class MoCo(keras.Model):
             )
 
     def _warn_of_equal_views(self):
-        if float(self._views_apart) == 0:
+        if float(tf.convert_to_tensor(self._views_apart)) == 0:
             warnings.warn(
-                "Both views of each image of the first batch are equal, so "
-                "that finding the key of the other view teaches nothing. "
-                f"Received: augmenter={self.augmenter!r}. Use an augmenter "
-                "that changes images at random, such as those of "
-                "`moco_keras.augmentations`.",
+                "The two views of an image must differ, or finding the key of "
+                "the other one teaches nothing. Received a first batch of "
+                "equal views. Use an augmenter that changes images at random, "
+                "such as those of `moco_keras.augmentations`.",
                 stacklevel=2,
             )
 

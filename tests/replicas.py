@@ -59,12 +59,13 @@ def make_model(
     head="linear",
     queue_size=37,
     ready_views=False,
+    frozen=False,
     **settings,
 ):
     """A compiled model for images of 8 pixels, or for ready views of them."""
     keras.utils.set_random_seed(1)
     x = inputs = keras.Input((8, 8, 3))
-    x = keras.layers.Conv2D(6, 3, strides=2)(x)
+    x = keras.layers.Conv2D(6, 3, strides=2, trainable=not frozen)(x)
     if splits == "sync":
         x = SplitBatchNormalization(synchronized=True)(x)
     elif splits:
@@ -75,9 +76,7 @@ def make_model(
         # Tracing it takes most of the time.
         None if ready_views else augmentations.cifar(8, min_area=0.5),
         queue_size=queue_size,
-        temperature=0.2,
-        momentum=0.9,
-        **settings,
+        **{"temperature": 0.2, "momentum": 0.9, **settings},
     )
     model.compile(optimizer=optimizers.SGD(0.1))
     return model
@@ -369,6 +368,166 @@ def not_compiled(strategy, folder):
     return results
 
 
+def parameters(encoder):
+    """The values of all parameters, frozen or not, told by their names."""
+    return [
+        w.numpy()
+        for w in encoder.weights
+        if w.name in ("kernel", "bias", "gamma", "beta")
+    ]
+
+
+class Follower(keras.callbacks.Callback):
+    """Recomputes equation 2 after every step, in NumPy.
+
+    Args:
+        momentum: function of the number of updates before, to m.
+        accumulated: steps for each update of the optimizer.
+
+    Attributes:
+        error: the largest difference from the key encoder.
+        moved: how far it moved, in all.
+        steps: that were seen.
+    """
+
+    def __init__(self, momentum=lambda updates: 0.9, accumulated=1):
+        super().__init__()
+        self.momentum, self.accumulated = momentum, accumulated
+        self.steps, self.error, self.moved = 0, 0.0, 0.0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.before = parameters(self.model.key_encoder)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        updates, rest = divmod(self.steps, self.accumulated)
+        m = 1.0 if rest else self.momentum(updates)
+        queries = parameters(self.model.query_encoder)
+        keys = parameters(self.model.key_encoder)
+        for old, q, new in zip(self.before, queries, keys, strict=True):
+            expected = m * old + (1 - m) * q
+            self.error = max(self.error, np.abs(new - expected).max())
+            self.moved += np.abs(new - old).sum()
+
+    def train_on_batch(self, model, views):
+        """The same of single batches."""
+        self.set_model(model)
+        self.on_train_batch_begin(0)
+        model.train_on_batch(views)
+        self.on_train_batch_end(0)
+
+
+def _first_layer(model):
+    return model.query_encoder.layers[2].layers[1]  # of the backbone
+
+
+def _fit_followed(model, follower=None, callbacks=(), steps=3):
+    follower = follower or Follower()
+    model.fit(
+        ready_views(make_images(steps * BATCH)),
+        batch_size=BATCH,
+        callbacks=[*callbacks, follower],
+        verbose=0,
+    )
+    return follower
+
+
+def _freeze_and_thaw(make):
+    model = make()
+    for trainable in (True, False, True):
+        _first_layer(model).trainable = trainable
+        model.compile(optimizer=optimizers.SGD(0.1))
+        before = parameters(model.query_encoder)[0]
+        yield _fit_followed(model)
+        moved = parameters(model.query_encoder)[0] - before
+        assert np.any(moved) == trainable
+
+
+def _begin_frozen(make):
+    model = make(frozen=True)
+    assert not _first_layer(model).trainable
+    yield _fit_followed(model)
+    _first_layer(model).trainable = True
+    model.compile(optimizer=optimizers.SGD(0.1))
+    yield _fit_followed(model)
+
+
+def _set_momentum(make):
+    model = make()
+    values = [0.5, 0.0, 0.75, 1.0, 0.25]
+
+    def set_next(batch, logs):
+        model.momentum = values[batch]
+
+    set_it = keras.callbacks.LambdaCallback(on_train_batch_begin=set_next)
+    follower = Follower(lambda updates: values[updates - 1])
+    yield _fit_followed(model, follower, [set_it], steps=len(values))
+
+
+def _schedule(make):
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.2, 8, 1.0)
+    model = make(momentum=schedule)
+
+    def m(updates):
+        return 0.2 + 0.8 * min(updates, 8) / 8
+
+    for _ in range(2):
+        # Its schedule begins again with the optimizer, as the learning rate's.
+        model.compile(optimizer=optimizers.SGD(0.1))
+        follower = _fit_followed(model, Follower(m))
+        yield _fit_followed(model, follower)
+
+
+def _single_batches(make):
+    model, views = make(), ready_views(make_images(BATCH))
+    follower = Follower()
+    follower.train_on_batch(model, views)
+    follower.train_on_batch(model, views)
+    _fit_followed(model, follower)
+    follower.train_on_batch(model, views)
+    assert int(keras.ops.convert_to_numpy(model.steps)) == follower.steps == 6
+    pointer = keras.ops.convert_to_numpy(model.queue.pointer)
+    assert pointer == 6 * BATCH % 37
+    yield follower
+
+
+def _accumulation(make):
+    model = make()
+    optimizer = optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    model.compile(optimizer=optimizer)
+    follower = _fit_followed(model, Follower(accumulated=2))
+    follower.train_on_batch(model, ready_views(make_images(BATCH)))
+    assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 2
+    yield _fit_followed(model, follower)
+
+
+SEQUENCES = {
+    "freeze and thaw": _freeze_and_thaw,
+    "begin frozen": _begin_frozen,
+    "set momentum": _set_momentum,
+    "schedule": _schedule,
+    "single batches": _single_batches,
+    "accumulation": _accumulation,
+}
+
+
+def followed(strategy, name):
+    """What the followers of a sequence saw: errors, movements, steps."""
+
+    def make(**kwargs):
+        # The same groups of images, whatever the number of replicas.
+        splits = 2 // strategy.num_replicas_in_sync
+        return make_model(splits, ready_views=True, **kwargs)
+
+    with strategy.scope():
+        followers = list(SEQUENCES[name](make))
+    queries = parameters(followers[-1].model.query_encoder)
+    return {
+        f"followed/{name}": [(f.error, f.moved, f.steps) for f in followers],
+        f"followed/{name}/query": np.concatenate([q.ravel() for q in queries]),
+    }
+
+
 def leave(model, folder):
     """Saves and exports a model."""
     model.save(folder / "model.keras")
@@ -443,6 +602,9 @@ def compare(strategy, folder):
         results |= drawn(strategy)
     if replicas <= 2:
         results |= overflow(strategy)
+        if not workers:
+            for name in SEQUENCES:
+                results |= followed(strategy, name)
     if replicas == 2:
         results |= complaints(strategy)
         results |= gathered(strategy)

@@ -90,7 +90,7 @@ def of_run(results, name):
     return [
         (key, value)
         for key, value in results.items()
-        if key.startswith(f"{name}/")
+        if key == name or key.startswith(f"{name}/")
     ]
 
 
@@ -185,6 +185,15 @@ def test_a_gradient_that_overflows_on_one_replica_is_skipped_by_all(one, two):
         np.testing.assert_allclose(
             two[f"overflow/{name}"], one[f"overflow/{name}"], rtol=0, atol=1e-3
         )
+
+
+@pytest.mark.parametrize("name", replicas.SEQUENCES)
+def test_the_key_encoder_follows_whatever_users_do(one, two, name):
+    """As equation 2 says, on two replicas as on one device."""
+    for error, moved, steps in two[f"followed/{name}"]:
+        assert error < 1e-6 and moved > 0.1 and steps >= 3
+    for key, expected in of_run(one, f"followed/{name}"):
+        np.testing.assert_allclose(two[key], expected, rtol=0, atol=1e-5)
 
 
 def test_a_step_of_replicas_is_not_compiled(two):

@@ -184,9 +184,9 @@ def labelled(images):
             .map(lambda image, label: {"image": image, "label": label})
             .batch(8)
         ),
-        lambda x: (x.astype("float32"), x.astype("float32")),
+        lambda x: (x.astype("float32"), x[::-1].astype("float32")),
         lambda x: tf.data.Dataset.from_tensor_slices(
-            (x.astype("float32"), x.astype("float32"))
+            (x.astype("float32"), x[::-1].astype("float32"))
         ).batch(8),
     ],
     ids=["array", "images", "labelled", "dicts", "views", "view_batches"],

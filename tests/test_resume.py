@@ -1,0 +1,230 @@
+"""A training that resumes with other batches ends, right or refused."""
+
+import itertools
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_keras import Checkpoint
+
+IMAGES, BATCH, STEPS = 16, 4, 4  # of the training that is interrupted
+
+
+class Died(Exception):
+    """In place of a process that is killed."""
+
+
+class Steps(keras.callbacks.Callback):
+    """Notes the steps; dies after one."""
+
+    def __init__(self, dies_after=None):
+        super().__init__()
+        self.dies_after, self.seen = dies_after, []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append((self.epoch, batch))
+        assert len(self.seen) < 100, "it never ends"
+        if self.seen[-1] == self.dies_after:
+            raise Died
+
+
+@pytest.fixture
+def make(make_model):
+    def make(seed=2):
+        keras.utils.set_random_seed(seed)
+        return make_model(splits=2)
+
+    return make
+
+
+@pytest.fixture
+def views(images):
+    return images.astype("float32"), images[..., ::-1, :].astype("float32")
+
+
+def train(model, data, folder, dies_after=None, every="1 step", **kwargs):
+    steps = Steps(dies_after)
+    kwargs = {"batch_size": BATCH, "epochs": 2, "verbose": 0, **kwargs}
+    callbacks = [Checkpoint(folder, every), steps]
+    if dies_after:
+        with pytest.raises(Died):
+            model.fit(data, callbacks=callbacks, **kwargs)
+    else:
+        model.fit(data, callbacks=callbacks, **kwargs)
+    return steps.seen
+
+
+def assert_same(model, expected):
+    for a, b in zip(model.variables, expected.variables, strict=True):
+        np.testing.assert_array_equal(a, b, b.path)
+
+
+def part(views, count):
+    return tuple(x[:count] for x in views)
+
+
+# Batch size, images, steps of an epoch, and epochs, at the resume.
+CHANGES = list(itertools.product([4, 8], [16, 12], [None, 3], [2, 3]))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_within_an_epoch_other_batches_are_refused(
+    make, views, tmp_path, change
+):
+    batch_size, images, steps_per_epoch, epochs = change
+    train(make(), views, tmp_path, dies_after=(0, 2))
+    model = make(5)
+    before = [v.numpy() for v in model.variables]
+    kwargs = {
+        "batch_size": batch_size,
+        "steps_per_epoch": steps_per_epoch,
+        "epochs": epochs,
+    }
+    data = part(views, images)
+    if (batch_size, images, steps_per_epoch) == (BATCH, IMAGES, None):
+        done = train(model, data, tmp_path, **kwargs)
+        # Written or not, the step it died in is seen again.
+        whole = [(e, b) for e in range(epochs) for b in range(STEPS)]
+        assert done in (whole[2:], whole[3:])
+        return
+    words = []
+    if batch_size != BATCH:
+        words.append(f"batch_size: {batch_size} (it began with {BATCH})")
+    if images != IMAGES:
+        words.append(f"images: {images} (it began with {IMAGES})")
+    now = steps_per_epoch or images // batch_size
+    if now != STEPS:
+        words.append(f"batches in an epoch: {now} (it began with {STEPS})")
+    with pytest.raises(ValueError, match=re.escape(", ".join(words))):
+        train(model, data, tmp_path, **kwargs)
+    for value, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_between_epochs_other_batches_begin_a_pass(
+    make, views, tmp_path, change
+):
+    batch_size, images, steps_per_epoch, epochs = change
+    train(make(), views, tmp_path, epochs=1, every="99 steps")
+    model = make(5)
+    steps = steps_per_epoch or images // batch_size
+    done = train(
+        model,
+        part(views, images),
+        tmp_path,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+    )
+    assert done == [(e, b) for e in range(1, epochs) for b in range(steps)]
+    taken = STEPS + (epochs - 1) * steps
+    assert int(keras.ops.convert_to_numpy(model.steps)) == taken
+
+
+def test_a_complete_training_says_so(make, views, tmp_path):
+    train(make(), views, tmp_path)
+    for epochs in (2, 1):
+        with pytest.warns(
+            UserWarning, match=rf"training of 2 epochs.*epochs={epochs}\."
+        ):
+            assert train(make(), views, tmp_path, epochs=epochs) == []
+
+
+def test_what_was_trained_before_does_not_count(make, views, tmp_path):
+    """Three batches of 5, and then a training that is interrupted."""
+
+    def begin(seed=2):
+        model = make(seed)
+        model.fit(views, batch_size=8, steps_per_epoch=3, verbose=0)
+        return model
+
+    whole = begin()
+    train(whole, views, tmp_path / "whole")
+    train(begin(), views, tmp_path / "parts", dies_after=(1, 1))
+    other = begin(5)
+    train(other, views, tmp_path / "parts")
+    assert_same(other, whole)
+
+
+def batched(views, count=IMAGES):
+    return tf.data.Dataset.from_tensor_slices(part(views, count)).batch(
+        BATCH, drop_remainder=True
+    )
+
+
+DATA_SETS = {
+    "endless": lambda x: batched(x).repeat(),
+    "of more batches than an epoch": batched,
+    "of fewer batches than an epoch": lambda x: batched(x, 8),
+    "of unknown length": lambda x: batched(x).filter(lambda *x: True),
+}
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+@pytest.mark.parametrize("died", [(0, 1), (1, 0), (1, 2), (2, 1)])
+def test_a_data_set_resumes_where_it_was(make, views, tmp_path, name, died):
+    """Its batches follow each other over the epochs, of three."""
+    dataset = DATA_SETS[name](views)
+    kwargs = {"batch_size": None, "steps_per_epoch": 3, "epochs": 3}
+    whole = make()
+    assert len(train(whole, dataset, tmp_path / "whole", **kwargs)) == 9
+    train(make(), dataset, tmp_path / "parts", dies_after=died, **kwargs)
+    other = make(5)
+    train(other, dataset, tmp_path / "parts", **kwargs)
+    assert_same(other, whole)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras's
+@pytest.mark.parametrize("known", [True, False])
+def test_a_stop_at_the_last_batch_then_two_resumes(
+    make, views, tmp_path, known
+):
+    dataset = batched(views)
+    if not known:
+        dataset = dataset.filter(lambda *x: True)
+    kwargs = {"batch_size": None, "epochs": 3}
+    whole = make()
+    train(whole, dataset, tmp_path / "whole", **kwargs)
+    folder = tmp_path / "parts"
+    for died in ((0, 3), (1, 3)):
+        train(make(), dataset, folder, dies_after=died, **kwargs)
+    other = make(5)
+    train(other, dataset, folder, **kwargs)
+    assert_same(other, whole)
+
+
+def test_two_checkpoints_are_refused(make, views, tmp_path):
+    callbacks = [Checkpoint(tmp_path / "a"), Checkpoint(tmp_path / "b")]
+    with pytest.raises(ValueError, match=r"one `Checkpoint`.*/a, .*/b\."):
+        make().fit(views, callbacks=callbacks, verbose=0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras's
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (lambda x: batched(x).repeat(), "`steps_per_epoch` must be given"),
+        (lambda x: batched(x).take(0), "Received one that is empty"),
+        (lambda x: batched(x, 3), "Received one that is empty"),
+        (
+            lambda x: batched(x).filter(lambda *x: False),
+            "had none for epoch 1",
+        ),
+        (lambda x: part(x, 0), "batch_size=4, 0 images"),
+        (lambda x: None, "Received: NoneType"),
+    ],
+    ids=["endless", "empty", "no full batch", "filtered", "arrays", "nothing"],
+)
+def test_an_epoch_must_have_batches_and_an_end(make, views, form, message):
+    data = form(views)
+    size = None if isinstance(data, tf.data.Dataset) else BATCH
+    with pytest.raises(ValueError, match=message):
+        make().fit(data, batch_size=size, verbose=0)
