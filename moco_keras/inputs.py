@@ -82,6 +82,27 @@ def check_images(images):
         )
 
 
+def check_pair(im_q, im_k):
+    """Refuses images with masks, which look like a pair of views.
+
+    Args:
+        im_q, im_k: arrays, tensors or `tf.TensorSpec`s of rank 4.
+
+    Raises:
+        ValueError: if they are not both of floats.
+    """
+    dtypes = [tf.as_dtype(views.dtype) for views in (im_q, im_k)]
+    if not all(dtype.is_floating for dtype in dtypes):
+        raise ValueError(
+            "A pair of views must be two float batches of shape (N, height, "
+            "width, 3), pixels in [0, 255]. Received a pair of "
+            f"{dtypes[0].name} {tuple(im_q.shape)} and {dtypes[1].name} "
+            f"{tuple(im_k.shape)}. If the second are masks or targets, leave "
+            "them out, with `dataset.map(lambda image, mask: image)` for "
+            "example; if both are views, cast them to float32."
+        )
+
+
 def check_views(im_q, im_k, encoder):
     """Refuses views that the encoder cannot take.
 
@@ -432,23 +453,9 @@ def without_autotuning(dataset):
 
 def _check(images):
     if isinstance(images, tuple):
-        _check_pair(*images)
+        check_pair(*images)
     else:
         check_images(images)
-
-
-def _check_pair(im_q, im_k):
-    """Refuses images with masks, which look like a pair of views."""
-    dtypes = [tf.as_dtype(views.dtype) for views in (im_q, im_k)]
-    if not all(dtype.is_floating for dtype in dtypes):
-        raise ValueError(
-            "A pair of views must be two float batches of shape (N, height, "
-            "width, 3), pixels in [0, 255]. Received a pair of "
-            f"{dtypes[0].name} {tuple(im_q.shape)} and {dtypes[1].name} "
-            f"{tuple(im_k.shape)}. If the second are masks or targets, leave "
-            "them out, with `dataset.map(lambda image, mask: image)` for "
-            "example; if both are views, cast them to float32."
-        )
 
 
 def check_batch_size(batch_size, num_images):

@@ -227,6 +227,7 @@ class MoCo(keras.Model):
         images = inputs.images_of(data)
         if isinstance(images, tuple):
             im_q, im_k = images
+            inputs.check_pair(im_q, im_k)
         elif self.augmenter is None:
             raise ValueError(
                 "`MoCo` needs an `augmenter` to train on images. Give it one, "

@@ -65,7 +65,8 @@ def _draw(states):
     keys = [tf.cast(v.value, "int64") for v in states]
     for v in states:
         v.assign(ops.add(v, [0, 1]))  # as `SeedGenerator.next`
-    return tf.reshape(tf.stack(keys) if keys else (), (len(states), 2))
+    # There may be none.
+    return tf.reshape(tf.concat([tf.zeros(0, "int64"), *keys], 0), (-1, 2))
 
 
 def _two_views(augmenter, keys, number, image):

@@ -316,6 +316,56 @@ def test_bad_images(make_model, images, bad, message):
         make_model().fit(data, verbose=0)
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_masks_are_not_views(make_model, images, batch):
+    pair = images, images
+    message = "pair of uint8.*8, 8, 3.*masks or targets.*image, mask: image"
+    with pytest.raises(ValueError, match=message):
+        if batch:
+            make_model().train_on_batch(pair)
+        else:
+            data = tf.data.Dataset.from_tensor_slices(pair).batch(8)
+            make_model().fit(data, verbose=0)
+
+
+def test_masks_of_a_generator_are_not_views(make_model, images):
+    model = make_model()
+    with pytest.raises(ValueError, match="masks or targets"):
+        pairs = (pair for pair in [(images, images)])
+        model.fit(pairs, steps_per_epoch=1, verbose=0)
+
+
+def test_a_summary_counts_all_parameters(make_model):
+    model, lines = make_model(), []
+    model.summary(print_fn=lines.append, line_length=200)
+    (encoder, key_encoder) = (
+        e.count_params() for e in (model.query_encoder, model.key_encoder)
+    )
+    queue = 32 * 4 + 1
+    trainable = sum(np.prod(v.shape) for v in model.trainable_variables)
+    text = "\n".join(lines)
+    assert encoder == key_encoder
+    assert f"Trainable params: {trainable} " in text
+    other = encoder + key_encoder + queue + 1 - trainable
+    assert f"Non-trainable params: {other} " in text
+
+
+@pytest.mark.parametrize("form", ["dicts", "labelled"])
+def test_predict_takes_the_data_sets_of_fit(make_model, images, form):
+    model = make_model()
+    data = {
+        "dicts": {"image": images, "label": np.zeros(16)},
+        "labelled": (images, np.zeros(16)),
+    }[form]
+    data = tf.data.Dataset.from_tensor_slices(data).batch(8)
+    np.testing.assert_allclose(
+        model.predict(data, verbose=0),
+        model.predict(images, verbose=0),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
 def test_bad_images_in_predict(make_model, images):
     with pytest.raises(ValueError, match="dtype=float32"):
         make_model().predict(images / np.float32(255), verbose=0)

@@ -63,6 +63,36 @@ def test_every_pass_has_every_image_once(stream):
         np.testing.assert_array_equal(in_order, images[:12])
 
 
+def test_views_of_a_data_set_depend_on_its_key_and_their_number():
+    """However many are cut at the same time, and in every pass others."""
+    images = np.random.default_rng(0).integers(0, 256, (64, 9, 9, 3), "uint8")
+    dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(64)))
+
+    def passes():
+        keras.utils.set_random_seed(3)
+        pairs = data.two_views(dataset, augmentations.moco_v2(8), 16)
+        assert pairs.cardinality() == 4
+        return [np.stack([np.stack(p) for p in pairs]) for _ in range(2)]
+
+    first, second = passes()
+    assert first.shape == (4, 2, 16, 8, 8, 3)
+    np.testing.assert_array_equal(passes(), [first, second])
+    both = np.stack([first, second]).reshape(2 * 2 * 64, -1)
+    assert len(np.unique(both, axis=0)) == len(both)
+
+
+def test_views_of_a_data_set_by_a_function():
+    """Which has no random states of its own."""
+    images = np.zeros((4, 9, 9, 3), "uint8")
+
+    def cut(image):
+        return tf.cast(image[:8, :8], "float32")
+
+    dataset = tf.data.Dataset.from_tensor_slices(images)
+    (pair,) = data.two_views(dataset, cut, 4)
+    assert [x.shape for x in pair] == [(4, 8, 8, 3)] * 2
+
+
 @pytest.mark.usefixtures("accelerator")
 def test_a_training_goes_on_within_a_pass(stream, make_model, tmp_path):
     def train(epochs, folder, seed=2, **kwargs):
