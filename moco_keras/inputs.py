@@ -275,7 +275,8 @@ def evaluation_batches(data, batch_size, strategy, **steps):
         lambda parts: parts.map(take, num_parallel_calls=tf.data.AUTOTUNE),
         strategy,
     )
-    return dataset, chosen
+    # Several replicas would take another step, of nothing, to see the end.
+    return dataset, chosen or len(rows)
 
 
 def single_batch(data, strategy):

@@ -528,6 +528,32 @@ def followed(strategy, name):
     }
 
 
+def evaluated(strategy):
+    """Losses and accuracies of held-out images, by kind of data."""
+    with strategy.scope():
+        model = make_model(2 // strategy.num_replicas_in_sync)
+    images = make_images(2 * BATCH)
+    history = model.fit(
+        images,
+        batch_size=BATCH,
+        epochs=2,
+        validation_data=images[::-1],
+        verbose=0,
+    ).history
+    dataset = tf.data.Dataset.from_tensor_slices(images[::-1])
+    dataset = dataset.batch(BATCH, drop_remainder=True)
+    results = {
+        "fit": [history["val_loss"], history["val_contrastive_accuracy"]],
+        "array": model.evaluate(images[::-1], batch_size=BATCH, verbose=0),
+        "data set": model.evaluate(dataset, verbose=0),
+        "batch": model.test_on_batch(images[:BATCH]),
+    }
+    for count in (BATCH + 3, 7):  # they fill no batch, and do no harm
+        values = model.evaluate(make_images(count), batch_size=BATCH, verbose=0)
+        results[f"{count} are finite"] = np.isfinite(values)
+    return {f"evaluated/{name}": value for name, value in results.items()}
+
+
 def leave(model, folder):
     """Saves and exports a model."""
     model.save(folder / "model.keras")
@@ -602,6 +628,7 @@ def compare(strategy, folder):
         results |= drawn(strategy)
     if replicas <= 2:
         results |= overflow(strategy)
+        results |= evaluated(strategy)
         if not workers:
             for name in SEQUENCES:
                 results |= followed(strategy, name)

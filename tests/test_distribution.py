@@ -196,6 +196,15 @@ def test_the_key_encoder_follows_whatever_users_do(one, two, name):
         np.testing.assert_allclose(two[key], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", ["two", "workers"])
+def test_held_out_images_have_the_loss_of_one_device(one, count, request):
+    results = request.getfixturevalue(count)
+    expected = of_run(one, "evaluated")
+    assert len(expected) == 6
+    for key, value in expected:
+        np.testing.assert_allclose(results[key], value, rtol=0, atol=1e-5)
+
+
 def test_a_step_of_replicas_is_not_compiled(two):
     """Whether requested, or loaded from a file that says so."""
     (warning,) = two["jit_compile/warning"]
