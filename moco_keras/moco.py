@@ -18,7 +18,7 @@ from moco_keras import (
     random,
     shuffle_bn,
 )
-from moco_keras.checkpoint import Checkpoint, ResumedCallbacks
+from moco_keras.checkpoint import Checkpoint, Position, ResumedCallbacks
 from moco_keras.key_queue import KeyQueue
 from moco_keras.momentum import MomentumUpdate, freeze_alike
 from moco_keras.views import augment, random_states
@@ -396,42 +396,22 @@ class MoCo(keras.Model):
             validation_freq=validation_freq,
         )
         steps = steps_per_epoch or batches.steps
-        began = int(ops.convert_to_numpy(self.steps))
-
-        def read(done):
-            # All processes have the same of these.
-            seed = int(ops.convert_to_numpy(self._shuffle_seed.state)[0])
-            taken = int(ops.convert_to_numpy(self.steps)) - began
-            return batches.read(
-                seed=seed,
-                shuffle=shuffle,
-                began=began,
-                taken=taken,
-                done=done,
-            )
-
-        done = 0
         with contextlib.ExitStack() as stack:
             stack.enter_context(_readable_errors(strategy))
+            start = Position(initial_epoch, 0, self._steps_taken())
             if self.compiled:
                 self._prepare()
-                if isinstance(callbacks[-1], Checkpoint):
-                    stack.enter_context(callbacks[-1].at_work())
-                    position = callbacks[-1].restore(
-                        self, (batches.batch_size, batches.num_images, steps)
-                    )
-                    began = position.began
-                    if position.epochs >= initial_epoch:
-                        initial_epoch, done = position.epochs, position.batches
-                    if initial_epoch >= epochs and position.epochs > 0:
-                        warnings.warn(
-                            f"Nothing is left to train: {callbacks[-1].folder} "
-                            f"holds a training of {position.epochs} epochs. "
-                            f"Received: epochs={epochs}. Give more epochs to "
-                            "train on.",
-                            stacklevel=2,
-                        )
-                self._warn_of_a_schedule_that_has_ended(steps or 1)
+                sizes = batches.batch_size, batches.num_images, steps
+                start = self._restored(start, sizes, callbacks[-1], stack)
+                self._warn_of_nothing_to_train(start, epochs, steps or 1)
+
+            def read(done):
+                # Of these all processes have the same values.
+                seed = int(ops.convert_to_numpy(self._shuffle_seed.state)[0])
+                taken = self._steps_taken() - start.began
+                return batches.read(seed, shuffle, start.began, taken, done)
+
+            initial_epoch, done = start.epochs, start.batches
             if done and inputs.has_ended(rest := read(done)):
                 initial_epoch, done = initial_epoch + 1, 0
             if done and initial_epoch < epochs:
@@ -461,6 +441,19 @@ class MoCo(keras.Model):
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps,
             )
+
+    def _steps_taken(self):
+        return int(ops.convert_to_numpy(self.steps))
+
+    def _restored(self, start, sizes, checkpoint, stack):
+        """Where a training starts that the last callback may have saved."""
+        if not isinstance(checkpoint, Checkpoint):
+            return start
+        stack.enter_context(checkpoint.at_work())
+        saved = checkpoint.restore(self, sizes)
+        if saved.epochs < start.epochs:
+            return start._replace(began=saved.began)
+        return saved
 
     def evaluate(
         self,
@@ -611,7 +604,14 @@ class MoCo(keras.Model):
         with self.distribute_strategy.scope():
             self.optimizer.build(self.trainable_variables)
 
-    def _warn_of_a_schedule_that_has_ended(self, steps):
+    def _warn_of_nothing_to_train(self, start, epochs, steps):
+        if start.epochs >= epochs:
+            warnings.warn(
+                f"Nothing is left to train: {start.epochs} epochs are done. "
+                f"Received: epochs={epochs}. Give more epochs to train on.",
+                stacklevel=3,
+            )
+            return
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         # Keras has no public way to the schedule itself.
         schedule = optimizer._learning_rate

@@ -132,7 +132,7 @@ def test_a_complete_training_says_so(make, views, tmp_path):
     train(make(), views, tmp_path)
     for epochs in (2, 1):
         with pytest.warns(
-            UserWarning, match=rf"training of 2 epochs.*epochs={epochs}\."
+            UserWarning, match=rf"2 epochs are done.*epochs={epochs}\."
         ):
             assert train(make(), views, tmp_path, epochs=epochs) == []
 
