@@ -20,7 +20,7 @@ from moco_keras import (
 )
 from moco_keras.checkpoint import Checkpoint, Position, ResumedCallbacks
 from moco_keras.key_queue import KeyQueue
-from moco_keras.momentum import MomentumUpdate, freeze_alike
+from moco_keras.momentum import MomentumUpdate, freeze_alike, parameters
 from moco_keras.views import augment, random_states
 
 
@@ -99,7 +99,7 @@ class MoCo(keras.Model):
         # training must not change.
         self._temperature_variable = tf.Variable(1.0, trainable=False)
         self.temperature = temperature
-        self.symmetric = symmetric
+        self.symmetric = bool(symmetric)
         self.shuffle = shuffle
         self._shuffle_seed = keras.random.SeedGenerator()
         # The optimiser's count leaves out what loss scaling skips.
@@ -677,12 +677,15 @@ class MoCo(keras.Model):
     @property
     def statistics(self):
         """Batch norms' moving means and variances, of both encoders."""
-        return [
-            v
-            for encoder in (self.query_encoder, self.key_encoder)
-            for v in encoder.non_trainable_variables
-            if v.dtype == "float32"
-        ]
+        found = []
+        for encoder in (self.query_encoder, self.key_encoder):
+            others = {id(v) for v in parameters(encoder)}
+            found += [
+                v
+                for v in encoder.weights
+                if id(v) not in others and v.dtype == "float32"
+            ]
+        return found
 
     @property
     def trainable_variables(self):

@@ -4,18 +4,17 @@ import keras
 import tensorflow as tf
 
 
-def parameter_pairs(key_encoder, query_encoder):
-    """Pairs (key variable, query variable) that the momentum update averages.
+def parameters(encoder):
+    """An encoder's parameters, those of frozen layers too.
 
-    All parameters, gamma and beta of batch norm among them, those of frozen
-    layers too. Moving means and variances are left out: the key encoder's
-    follow its own batches.
+    Gamma and beta of batch norm are among them. Moving means and variances are
+    not: the key encoder's follow its own batches.
     """
     return [
-        pair
-        for layers in _layer_pairs(key_encoder, query_encoder)
-        # Keras has no public list of parameters that includes frozen ones.
-        for pair in zip(*(x._trainable_variables for x in layers), strict=True)
+        variable
+        for layer in encoder._flatten_layers()
+        # Keras has no public list that frozen layers stay in.
+        for variable in layer._trainable_variables
     ]
 
 
@@ -25,16 +24,13 @@ def freeze_alike(key_encoder, query_encoder):
     A frozen batch norm normalizes by its moving statistics, and keys must be
     normalized as queries are.
     """
-    for key_layer, query_layer in _layer_pairs(key_encoder, query_encoder):
-        key_layer.trainable = query_layer.trainable
-
-
-def _layer_pairs(key_encoder, query_encoder):
-    return zip(
+    pairs = zip(
         key_encoder._flatten_layers(),
         query_encoder._flatten_layers(),
         strict=True,
     )
+    for key_layer, query_layer in pairs:
+        key_layer.trainable = query_layer.trainable
 
 
 class MomentumUpdate(keras.callbacks.Callback):
@@ -85,8 +81,10 @@ def _traced(model, optimizer, schedule):
         if schedule is not None:
             m = tf.cast(schedule(optimizer.iterations), "float32")
         m = tf.where(model.updated, m, 1.0)
-        pairs = parameter_pairs(model.key_encoder, model.query_encoder)
-        for k, q in pairs:
+        keys, queries = map(
+            parameters, (model.key_encoder, model.query_encoder)
+        )
+        for k, q in zip(keys, queries, strict=True):
             k.assign(m * k + (1.0 - m) * q)
 
     # XLA reads and writes every variable once: half the time.
