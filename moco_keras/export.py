@@ -6,9 +6,18 @@ import uuid
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from moco_keras import card, encoders, image_files, portable, warmup
+from moco_keras import (
+    accelerators,
+    card,
+    encoders,
+    image_files,
+    portable,
+    state,
+    warmup,
+)
 
 _OUTPUTS = ("features", "projection")
 
@@ -99,18 +108,24 @@ def export_encoder(
             f"Received: {encoder!r}, which ends with its features."
         )
     training = _json(training or {})
+    if hasattr(model, "average_statistics"):  # a `MoCo`
+        model.average_statistics()
     path.mkdir(parents=True, exist_ok=True)
+    images = np.random.default_rng(0).integers(
+        0, 256, (3, size, size, 3), "uint8"
+    )
     # A server looks at names that are numbers only.
     partial = path / f".partial-{uuid.uuid4().hex}"
     try:
-        signatures = _write_saved_model(encoder, size, normalize, partial)
+        signatures, expected = _write_saved_model(
+            encoder, images, normalize, partial
+        )
         warmup.write(partial, size)
-        _write_keras(encoder, partial / "encoder.keras")
+        loaded = _write_keras(encoder, partial / "encoder.keras")
+        found = _embedder(loaded, normalize)(images)["embedding"]
+        _check("encoder.keras", found, expected, _tolerance(encoder))
         if format is not None:
-            float32 = portable.in_float32(encoder)
-            embed = _embedder(float32, normalize)
-            images = signatures["serving_default"][0]["images"]
-            portable.write(float32, embed, images, format, partial)
+            _write_portable(encoder, images, normalize, format, partial)
         card.write(
             partial,
             path.resolve().name,
@@ -138,10 +153,11 @@ def _embedder(encoder, normalize):
     return embed
 
 
-def _write_saved_model(encoder, size, normalize, folder):
-    """Returns its signatures, as `card.write` takes them."""
+def _write_saved_model(encoder, images, normalize, folder):
+    """Returns its signatures, as `card.write` takes them, and embeddings."""
     from moco_keras import augmentations  # slow to import
 
+    size = images.shape[1]
     evaluation = augmentations.evaluation(size)
     embed = _embedder(encoder, normalize)
 
@@ -152,27 +168,48 @@ def _write_saved_model(encoder, size, normalize, folder):
         image = tf.TensorSpec((size, size, 3), "float32")
         return embed(tf.map_fn(decode, contents, fn_output_signature=image))
 
-    images = tf.TensorSpec((None, size, size, 3), "uint8", name="images")
+    images_spec = tf.TensorSpec((None, size, size, 3), "uint8", name="images")
     contents = tf.TensorSpec((None,), "string", name="image_bytes")
     embedding = tf.TensorSpec((None, encoder.output_shape[1]), "float32")
     archive = keras.export.ExportArchive()
     archive.track(encoder)
-    archive.add_endpoint("serving_default", embed, [images])
+    serve = archive.add_endpoint("serving_default", embed, [images_spec])
     archive.add_endpoint("serve_encoded", serve_encoded, [contents])
+    expected = serve(images)["embedding"]
+    if not np.isfinite(expected).all():
+        raise ValueError(
+            "An encoder to export must return numbers. Received one that "
+            "returns NaN or infinity for images of noise. Export an earlier "
+            "state of it, and train with `callbacks.StopOnNaN`."
+        )
     archive.write_out(str(folder), verbose=False)
+    signatures = tf.saved_model.load(str(folder)).signatures
+    files = [tf.io.encode_png(image).numpy() for image in images]
+    for name, value in {"images": images, "image_bytes": files}.items():
+        signature = "serving_default" if name == "images" else "serve_encoded"
+        found = signatures[signature](**{name: tf.constant(value)})
+        _check(signature, found["embedding"], expected, _tolerance(encoder))
     outputs = {"embedding": embedding}
     return {
-        "serving_default": ({"images": images}, outputs),
+        "serving_default": ({"images": images_spec}, outputs),
         "serve_encoded": ({"image_bytes": contents}, outputs),
-    }
+    }, expected
 
 
 def _write_keras(encoder, path):
-    """For fine-tuning; reads it back, for others must be able to."""
-    encoder.save(path)
+    """For fine-tuning; returns what others will load."""
+
+    def by_whole_batches(config):
+        # Groups and replicas are of pre-training: whoever fine-tunes has
+        # batches of any size, and lets Keras compile the step, which cannot
+        # hold an exchange between replicas.
+        if {"splits", "synchronized"} <= config.keys():
+            config |= {"splits": 1, "synchronized": False}
+
     try:
-        keras.models.load_model(path)
-    except (TypeError, ValueError) as error:
+        state.reconfigured(encoder, by_whole_batches).save(path)
+        return keras.models.load_model(path)
+    except (NotImplementedError, TypeError, ValueError) as error:
         cause = error
         while cause.__context__ is not None:  # of the model, of its part, ...
             cause = cause.__context__
@@ -182,6 +219,52 @@ def _write_keras(encoder, path):
             "Put `@keras.saving.register_keras_serializable()` before the "
             "class of each layer of your own, and give it a `get_config`."
         ) from error
+
+
+def _write_portable(encoder, images, normalize, format, folder):
+    file = portable.FILES[format]
+    float32 = portable.in_float32(encoder)
+    embed = _embedder(float32, normalize)
+    spec = tf.TensorSpec((None, *images.shape[1:]), "uint8", name="images")
+    try:
+        run = portable.write(float32, embed, spec, format, folder)
+        found = run(images)
+    except Exception as error:  # each converter and runtime has its own
+        raise ValueError(
+            f"An encoder to export with format={format!r} must be of "
+            "operations that the runtime has. Received one of which "
+            f"{file} cannot be made, or does not run: "
+            f"{str(error).strip().splitlines()[-1]} Nothing was exported. "
+            "Replace the layer, or export without `format`."
+        ) from error
+    _check(file, found, embed(images)["embedding"], _tolerance(float32))
+
+
+def _check(name, found, expected, tolerance):
+    """Refuses a part of an export that does not return what it should."""
+    error = np.max(np.abs(np.subtract(found, expected)))
+    scale = np.max(np.abs(expected))
+    if not error <= tolerance * scale:
+        raise ValueError(
+            f"`{name}` of an export must return what the encoder does. "
+            f"Received embeddings of noise that are {error:.2g} apart, where "
+            f"the largest number is {scale:.2g}. Nothing was exported. Look "
+            "for a layer that keeps values beside its weights, and have its "
+            "`save_own_variables` hold them, or one that draws random numbers "
+            "in inference."
+        )
+
+
+def _tolerance(encoder):
+    """How far roundings may bring embeddings apart; 1 is the largest number."""
+    if accelerators.on_gpu() and (
+        tf.config.experimental.tensor_float_32_execution_enabled()
+    ):
+        return 0.05
+    half = {"bfloat16", "float16"}
+    if half & {layer.compute_dtype for layer in state.layers(encoder)}:
+        return 0.05
+    return 1e-4
 
 
 def _json(training):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import accelerators, distribution, inputs, shuffle_bn
+from moco_keras import accelerators, distribution, inputs, shuffle_bn, state
 from moco_keras.checkpoint import Checkpoint, ResumedCallbacks
 from moco_keras.key_queue import KeyQueue
 from moco_keras.momentum import MomentumUpdate
@@ -78,7 +78,7 @@ class MoCo(keras.Model):
         # mode, and keys must be normalised by their own batch. Gradients never
         # reach it, since `trainable_variables` lists the query encoder alone.
         self.key_encoder = keras.models.clone_model(encoder)
-        self.key_encoder.set_weights(encoder.get_weights())
+        state.copy_state(encoder, self.key_encoder)
         self.augmenter = augmenter
         self.queue = KeyQueue(queue_size, encoder.output_shape[-1])
         self.momentum = momentum
