@@ -8,14 +8,15 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.saving import serialization_lib
 
 from moco_keras import (
     accelerators,
     card,
     encoders,
     image_files,
+    model_state,
     portable,
-    state,
     warmup,
 )
 
@@ -207,7 +208,7 @@ def _write_keras(encoder, path):
             config |= {"splits": 1, "synchronized": False}
 
     try:
-        state.reconfigured(encoder, by_whole_batches).save(path)
+        model_state.reconfigured(encoder, by_whole_batches).save(path)
         return keras.models.load_model(path)
     except (NotImplementedError, TypeError, ValueError) as error:
         cause = error
@@ -262,7 +263,7 @@ def _tolerance(encoder):
     ):
         return 0.05
     half = {"bfloat16", "float16"}
-    if half & {layer.compute_dtype for layer in state.layers(encoder)}:
+    if half & {layer.compute_dtype for layer in model_state.layers(encoder)}:
         return 0.05
     return 1e-4
 
@@ -332,8 +333,14 @@ def load_encoder(path, version=None, *, encoded=False):
         inputs = keras.Input((32, 32, 3), dtype="uint8")
         outputs = keras.layers.Dense(10)(encoder(inputs))
 
-    To train the encoder too, load `encoder.keras` from the version's folder
-    with `keras.models.load_model`.
+    A model of which it is a part can be saved. Its file names the version's
+    folder, and loads while that is there:
+
+        model.save("probe.keras")
+        keras.models.load_model("probe.keras", safe_mode=False)
+
+    To train the encoder too, or to have all in one file, load `encoder.keras`
+    from the version's folder with `keras.models.load_model`.
 
     Args:
         path: folder of all versions, or of one.
@@ -342,7 +349,7 @@ def load_encoder(path, version=None, *, encoded=False):
             images, uint8 (N, S, S, 3).
 
     Returns:
-        A `keras.layers.TFSMLayer` that returns embeddings, float32 (N, D).
+        A `FrozenEncoder`, a layer that returns embeddings, float32 (N, D).
 
     Raises:
         FileNotFoundError: if there is no such version.
@@ -360,12 +367,67 @@ def load_encoder(path, version=None, *, encoded=False):
             f"version={version}. There are {sorted(_versions(path)) or 'none'}."
         )
     endpoint = "serve_encoded" if encoded else "serving_default"
-    return _FrozenEncoder(str(folder), endpoint, trainable=False)
+    # Whole, for a model that holds it may be loaded in another directory.
+    return FrozenEncoder(str(folder.resolve()), endpoint)
 
 
-class _FrozenEncoder(keras.layers.TFSMLayer):
+@keras.saving.register_keras_serializable(package="moco_keras")
+class FrozenEncoder(keras.layers.TFSMLayer):
+    """An exported encoder as a layer: from images to embeddings.
+
+    `load_encoder` makes one. It is not trained with the model that it is a part
+    of, and batch norm in it runs in inference mode.
+
+    Args:
+        filepath: folder of a version.
+        call_endpoint: "serving_default", which takes images, or
+            "serve_encoded", which takes image files.
+        kwargs: as in `keras.layers.Layer`.
+
+    Raises:
+        FileNotFoundError: if the version is not there.
+        ValueError: if it comes from a file that is loaded in safe mode.
+    """
+
+    def __init__(
+        self,
+        filepath,
+        call_endpoint="serving_default",
+        trainable=False,
+        **kwargs,
+    ):
+        if not _is_saved_model(Path(filepath)):
+            raise FileNotFoundError(
+                "The exported encoder that a model holds must be where it was. "
+                f"Received: {filepath}, where there is none. Move it back; or "
+                "build the model again, on `load_encoder` of where it is now, "
+                "and give that the weights: `model.load_weights(FILE)`."
+            )
+        super().__init__(filepath, call_endpoint, trainable=trainable, **kwargs)
+        # XLA knows no image files.
+        self.supports_jit = call_endpoint != "serve_encoded"
+
     def call(self, inputs, training=False):
         return super().call(inputs)["embedding"]
+
+    def get_config(self):
+        config = super().get_config()
+        del config["call_training_endpoint"]
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None, safe_mode=None):
+        # Keras refuses all but files that are loaded with `safe_mode=False`,
+        # `clone_model` too, which loads no file.
+        if safe_mode or serialization_lib.in_safe_mode():
+            raise ValueError(
+                "A model that holds an exported encoder must be loaded with "
+                "`safe_mode=False`, for a SavedModel is a program, which may "
+                f"write files too. Received: safe_mode=True, and {config}. If "
+                "you trust both: `keras.models.load_model(FILE, "
+                "safe_mode=False)`."
+            )
+        return cls(**config)
 
 
 def _is_saved_model(folder):

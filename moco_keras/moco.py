@@ -7,7 +7,13 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import accelerators, distribution, inputs, shuffle_bn, state
+from moco_keras import (
+    accelerators,
+    distribution,
+    inputs,
+    model_state,
+    shuffle_bn,
+)
 from moco_keras.checkpoint import Checkpoint, ResumedCallbacks
 from moco_keras.key_queue import KeyQueue
 from moco_keras.momentum import MomentumUpdate
@@ -78,7 +84,7 @@ class MoCo(keras.Model):
         # mode, and keys must be normalised by their own batch. Gradients never
         # reach it, since `trainable_variables` lists the query encoder alone.
         self.key_encoder = keras.models.clone_model(encoder)
-        state.copy_state(encoder, self.key_encoder)
+        model_state.copy_state(encoder, self.key_encoder)
         self.augmenter = augmenter
         self.queue = KeyQueue(queue_size, encoder.output_shape[-1])
         self.momentum = momentum
@@ -287,7 +293,7 @@ class MoCo(keras.Model):
             # First, so that the others see the key encoder after its step.
             callbacks = [self._momentum_update, *callbacks]
         average = keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: setattr(self, "_drifted", True),
+            on_train_batch_begin=lambda *_: setattr(self, "_drifted", True),
             on_epoch_end=lambda epoch, logs: self.average_statistics(),
         )
         # A `Checkpoint` last, to save what the others have done.
@@ -309,7 +315,9 @@ class MoCo(keras.Model):
         """Gives all replicas the mean of their batch norms' moving statistics.
 
         Each replica's follow its own batches. `fit` calls it after every epoch,
-        before other callbacks evaluate or save, and so does `save`.
+        before other callbacks evaluate or save. `save`, `predict`, `export` and
+        `export_encoder` call it where an epoch was interrupted; many workers
+        must then do so together.
         """
         if not self._drifted:
             return  # so that the chief may save alone
@@ -329,6 +337,7 @@ class MoCo(keras.Model):
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, **kwargs):
         """Embeds as `call` does; arguments as in `keras.Model.predict`."""
+        self.average_statistics()  # after an epoch that was interrupted
         kwargs |= {"verbose": verbose, "steps": steps}
         predict = super().predict
         if not isinstance(x, (np.ndarray, tf.Tensor)) or steps is not None:
@@ -339,6 +348,35 @@ class MoCo(keras.Model):
             batch_size or 32,
             self.distribute_strategy,
         )
+
+    def export(self, filepath, format="tf_saved_model", **kwargs):
+        """Writes a SavedModel that embeds as `predict` does.
+
+        Its `serve` takes uint8 images, and returns what the loss compares,
+        float32 (N, C), L2-normalised. For features, image files, versions for a
+        server, and other runtimes there is `export_encoder`.
+
+        Args:
+            filepath: folder to write.
+            format: "tf_saved_model".
+            kwargs: as in `keras.Model.export`.
+
+        Raises:
+            ValueError: if it is another format.
+        """
+        if format != "tf_saved_model":
+            raise ValueError(
+                '`format` must be "tf_saved_model". Received: '
+                f"format={format!r}. `export_encoder(model, PATH, format=...)` "
+                "writes encoders for ONNX Runtime and LiteRT."
+            )
+        self.average_statistics()
+        resized = not isinstance(self._evaluation, keras.layers.Identity)
+        size = (None, None) if resized else self.query_encoder.input_shape[1:3]
+        images = keras.Input((*size, 3), dtype="uint8", name="images")
+        # Without the key encoder and the queue.
+        embed = keras.Model(images, self.call(images))
+        embed.export(filepath, format, **kwargs)
 
     @property
     def statistics(self):

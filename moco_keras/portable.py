@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import state
+from moco_keras import model_state
 
 FILES = {"onnx": "encoder.onnx", "litert": "encoder.tflite"}
 _ONNX = ("tf2onnx", "onnx", "onnxruntime")
@@ -52,7 +52,7 @@ def in_float32(encoder):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")  # of layers within layers
     try:
-        return state.reconfigured(encoder, compute_in_float32)
+        return model_state.reconfigured(encoder, compute_in_float32)
     finally:
         keras.config.set_dtype_policy(policy)
 
