@@ -423,9 +423,9 @@ class FrozenEncoder(keras.layers.TFSMLayer):
             raise ValueError(
                 "A model that holds an exported encoder must be loaded with "
                 "`safe_mode=False`, for a SavedModel is a program, which may "
-                f"write files too. Received: safe_mode=True, and {config}. If "
-                "you trust both: `keras.models.load_model(FILE, "
-                "safe_mode=False)`."
+                "write files too. Received: safe_mode=True, and a model that "
+                f"holds {config['filepath']}. If you trust both: "
+                "`keras.models.load_model(FILE, safe_mode=False)`."
             )
         return cls(**config)
 

@@ -293,7 +293,9 @@ class MoCo(keras.Model):
             # First, so that the others see the key encoder after its step.
             callbacks = [self._momentum_update, *callbacks]
         average = keras.callbacks.LambdaCallback(
-            on_train_batch_begin=lambda *_: setattr(self, "_drifted", True),
+            on_train_batch_begin=lambda batch, logs: setattr(
+                self, "_drifted", True
+            ),
             on_epoch_end=lambda epoch, logs: self.average_statistics(),
         )
         # A `Checkpoint` last, to save what the others have done.
