@@ -231,13 +231,16 @@ def _write_portable(encoder, images, normalize, format, folder):
         run = portable.write(float32, embed, spec, format, folder)
         found = run(images)
     except Exception as error:  # each converter and runtime has its own
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(
             f"An encoder to export with format={format!r} must be of "
             "operations that the runtime has. Received one of which "
             f"{file} cannot be made, or does not run: "
-            f"{str(error).strip().splitlines()[-1]} Nothing was exported. "
-            "Replace the layer, or export without `format`."
+            f"{reason.rpartition('error: ')[2]}. Nothing was exported. Replace "
+            "the layer, or export without `format`."
         ) from error
+    # Not with the encoder, which may round to bfloat16. That the copy has its
+    # state was checked with `encoder.keras`, which is copied the same way.
     _check(file, found, embed(images)["embedding"], _tolerance(float32))
 
 

@@ -39,8 +39,16 @@ def copy_state(source, target):
 
 
 def layers(model):
-    """The layers of a model at any depth, itself the first."""
-    return model._flatten_layers()  # Keras's public list ends at the first
+    """The layers of a model at any depth, itself the first.
+
+    Inputs are left out: they hold nothing, and copies may have more of them.
+    """
+    # Keras's public list has no layers within layers.
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
 
 
 def reconfigured(model, change):
