@@ -12,6 +12,7 @@ from keras.src.saving import serialization_lib
 
 from moco_keras import (
     accelerators,
+    arguments,
     card,
     encoders,
     image_files,
@@ -52,11 +53,17 @@ def export_encoder(
       and fails with `InvalidArgument` if one of them is something else.
 
     Beside it are `encoder.keras`, the same for fine-tuning, and what is known
-    of it: `encoder.json`, and `README.md` made from that. Where the package
+    of it: `encoder.json`, and `README.md` made from that. Batch norm in
+    `encoder.keras` is one of whole batches, of any size: its splits, and its
+    synchronization, are of pre-training. Where the package
     tensorflow-serving-api is installed, there are requests in `assets.extra`
-    with which a server warms up. If told so, there is also a file for another
+    with which a server warms up. If requested, there is also a file for another
     runtime, `encoder.onnx` or `encoder.tflite`, of which `images` is the input
     and `embedding` the output, and whose arithmetic is float32.
+
+    Each of these was loaded again and has embedded a batch as the encoder does
+    before the version gets its number. Of a `MoCo` whose epoch was interrupted,
+    batch norm's moving statistics are the mean over its replicas.
 
     Args:
         model: a `MoCo`, or an encoder from `build_encoder`.
@@ -67,8 +74,8 @@ def export_encoder(
             loss compares.
         normalize: whether to divide each embedding by its length.
         format: another to write too: "onnx", for ONNX Runtime, which needs the
-            package tf2onnx, or "litert", for LiteRT, which was called
-            TensorFlow Lite.
+            packages tf2onnx, onnx and onnxruntime, or "litert", for LiteRT,
+            which was called TensorFlow Lite.
         training: what to record of the training: settings, data, metrics; a
             dict of what JSON can hold.
 
@@ -77,11 +84,13 @@ def export_encoder(
 
     Raises:
         FileExistsError: if the version exists.
-        ImportError: if the format's converter is not installed.
+        ImportError: if the format's converter or runtime is not installed.
         ValueError: if an argument is none of the above, or the encoder does not
             take square RGB images of one size, or it is not known whether their
             pixels are in [0, 255], or its backbone cannot be told from its
-            head, or Keras does not know one of its layers.
+            head, or Keras does not know one of its layers, or the format's
+            runtime one of its operations, or what was written does not return
+            what the encoder does. No version is left then.
     """
     encoder = getattr(model, "query_encoder", model)
     size = _image_size(encoder)
@@ -90,11 +99,8 @@ def export_encoder(
             f"`output` must be one of {', '.join(_OUTPUTS)}. "
             f"Received: output={output!r}."
         )
-    if version is not None and (type(version) is not int or version < 1):
-        raise ValueError(
-            "`version` must be a whole number, 1 or more. "
-            f"Received: version={version!r}."
-        )
+    if version is not None:
+        version = arguments.whole(version=version)
     if format is not None:
         portable.check(format)
     path = Path(path)
