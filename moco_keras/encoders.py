@@ -125,7 +125,9 @@ def backbone(encoder):
 
     Returns:
         A functional `keras.Model` from images, as the encoder takes them, to
-        features (N, D), sharing the encoder's weights.
+        features (N, D), sharing the encoder's weights, and the splits of its
+        batch norms. To fine-tune on batches that these do not divide, load
+        `encoder.keras` of an export, which has none.
 
     Raises:
         ValueError: if the encoder has no layer called "features".

@@ -191,11 +191,13 @@ def _write_saved_model(encoder, images, normalize, folder):
         )
     archive.write_out(str(folder), verbose=False)
     signatures = tf.saved_model.load(str(folder)).signatures
-    files = [tf.io.encode_png(image).numpy() for image in images]
-    for name, value in {"images": images, "image_bytes": files}.items():
-        signature = "serving_default" if name == "images" else "serve_encoded"
-        found = signatures[signature](**{name: tf.constant(value)})
-        _check(signature, found["embedding"], expected, _tolerance(encoder))
+    files = tf.stack([tf.io.encode_png(image) for image in images])
+    for name, given in {
+        "serving_default": {"images": tf.constant(images)},
+        "serve_encoded": {"image_bytes": files},
+    }.items():
+        found = signatures[name](**given)["embedding"]
+        _check(name, found, expected, _tolerance(encoder))
     outputs = {"embedding": embedding}
     return {
         "serving_default": ({"images": images_spec}, outputs),
@@ -230,10 +232,10 @@ def _write_keras(encoder, path):
 
 def _write_portable(encoder, images, normalize, format, folder):
     file = portable.FILES[format]
-    float32 = portable.in_float32(encoder)
-    embed = _embedder(float32, normalize)
     spec = tf.TensorSpec((None, *images.shape[1:]), "uint8", name="images")
     try:
+        float32 = portable.in_float32(encoder)
+        embed = _embedder(float32, normalize)
         run = portable.write(float32, embed, spec, format, folder)
         found = run(images)
     except Exception as error:  # each converter and runtime has its own
