@@ -17,7 +17,7 @@ from moco_keras import (
 )
 from moco_keras.checkpoint import Checkpoint
 from moco_keras.encoders import backbone, build_encoder
-from moco_keras.export import export_encoder, load_encoder
+from moco_keras.export import FrozenEncoder, export_encoder, load_encoder
 from moco_keras.key_queue import KeyQueue
 from moco_keras.losses import contrastive_logits, info_nce
 from moco_keras.moco import MoCo
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Checkpoint",
+    "FrozenEncoder",
     "KeyQueue",
     "MoCo",
     "MomentumUpdate",

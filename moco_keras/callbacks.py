@@ -55,6 +55,7 @@ class KNNMonitor(keras.callbacks.Callback):
 
     def extract(self):
         """Sets `features`; returns them with the projections of both sets."""
+        self.model.average_statistics()  # after an epoch that was interrupted
         bank, test = (
             [
                 features.unit_rows(output)

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import distribution
+from moco_keras import distribution, model_state
 from moco_keras.snapshots import Snapshots
 
 
@@ -117,6 +117,10 @@ class Checkpoint(keras.callbacks.Callback):
         self._steps = steps
         for i, variable in enumerate(self._same):
             variable.assign(state[f"variable/{i:04d}"])
+        self._of_replicas.assign(state["of_replicas"])
+        for layer in model.layers:  # what a `Normalization` derives, and others
+            model_state.copy_state(layer, layer)
+        # Copying gave all replicas what the first one has.
         self._of_replicas.assign(state["of_replicas"])
         # Keras sets the metrics among them back when an epoch begins.
         self._restored = state["of_replicas"] if batches else None

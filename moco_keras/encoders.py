@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from moco_keras import resnet
+from moco_keras import arguments, resnet
 from moco_keras.shuffle_bn import SplitBatchNormalization
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -72,15 +72,16 @@ def build_encoder(
     _check_choice("head", head, _HEADS)
     _check_choice("stem", stem, ("auto", *resnet.STEMS))
     _check_choice("norm", norm, ("batch", "sync"))
+    bn_splits = arguments.whole(bn_splits=bn_splits)
     if norm == "sync" and (bn_splits > 1 or isinstance(backbone, keras.Model)):
         raise ValueError(
             '`norm="sync"` is of a ResNet that is built here, with '
             f"`bn_splits=1`. Received: backbone={backbone!r}, "
             f"bn_splits={bn_splits}."
         )
-    _check_positive(
-        image_size=image_size, projection_dim=projection_dim, width=width
-    )
+    image_size = arguments.whole(image_size=image_size)
+    projection_dim = arguments.whole(projection_dim=projection_dim)
+    width = arguments.whole(width=width)
     small = image_size <= 64
     inputs = keras.Input((image_size, image_size, 3), name="images")
     mean, std = (
@@ -124,7 +125,9 @@ def backbone(encoder):
 
     Returns:
         A functional `keras.Model` from images, as the encoder takes them, to
-        features (N, D), sharing the encoder's weights.
+        features (N, D), sharing the encoder's weights, and the splits of its
+        batch norms. To fine-tune on batches that these do not divide, load
+        `encoder.keras` of an export, which has none.
 
     Raises:
         ValueError: if the encoder has no layer called "features".
@@ -183,12 +186,3 @@ def _check_choice(name, value, choices):
             f"`{name}` must be one of {', '.join(choices)}. "
             f"Received: {name}={value!r}."
         )
-
-
-def _check_positive(**values):
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"`{name}` must be a positive integer. "
-                f"Received: {name}={value!r}."
-            )

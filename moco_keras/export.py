@@ -6,9 +6,20 @@ import uuid
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
+from keras.src.saving import serialization_lib
 
-from moco_keras import card, encoders, image_files, portable, warmup
+from moco_keras import (
+    accelerators,
+    arguments,
+    card,
+    encoders,
+    image_files,
+    model_state,
+    portable,
+    warmup,
+)
 
 _OUTPUTS = ("features", "projection")
 
@@ -42,11 +53,17 @@ def export_encoder(
       and fails with `InvalidArgument` if one of them is something else.
 
     Beside it are `encoder.keras`, the same for fine-tuning, and what is known
-    of it: `encoder.json`, and `README.md` made from that. Where the package
+    of it: `encoder.json`, and `README.md` made from that. Batch norm in
+    `encoder.keras` is one of whole batches, of any size: its splits, and its
+    synchronization, are of pre-training. Where the package
     tensorflow-serving-api is installed, there are requests in `assets.extra`
-    with which a server warms up. If told so, there is also a file for another
+    with which a server warms up. If requested, there is also a file for another
     runtime, `encoder.onnx` or `encoder.tflite`, of which `images` is the input
     and `embedding` the output, and whose arithmetic is float32.
+
+    Each of these was loaded again and has embedded a batch as the encoder does
+    before the version gets its number. Of a `MoCo` whose epoch was interrupted,
+    batch norm's moving statistics are the mean over its replicas.
 
     Args:
         model: a `MoCo`, or an encoder from `build_encoder`.
@@ -57,8 +74,8 @@ def export_encoder(
             loss compares.
         normalize: whether to divide each embedding by its length.
         format: another to write too: "onnx", for ONNX Runtime, which needs the
-            package tf2onnx, or "litert", for LiteRT, which was called
-            TensorFlow Lite.
+            packages tf2onnx, onnx and onnxruntime, or "litert", for LiteRT,
+            which was called TensorFlow Lite.
         training: what to record of the training: settings, data, metrics; a
             dict of what JSON can hold.
 
@@ -67,11 +84,13 @@ def export_encoder(
 
     Raises:
         FileExistsError: if the version exists.
-        ImportError: if the format's converter is not installed.
+        ImportError: if the format's converter or runtime is not installed.
         ValueError: if an argument is none of the above, or the encoder does not
             take square RGB images of one size, or it is not known whether their
             pixels are in [0, 255], or its backbone cannot be told from its
-            head, or Keras does not know one of its layers.
+            head, or Keras does not know one of its layers, or the format's
+            runtime one of its operations, or what was written does not return
+            what the encoder does. No version is left then.
     """
     encoder = getattr(model, "query_encoder", model)
     size = _image_size(encoder)
@@ -80,11 +99,8 @@ def export_encoder(
             f"`output` must be one of {', '.join(_OUTPUTS)}. "
             f"Received: output={output!r}."
         )
-    if version is not None and (type(version) is not int or version < 1):
-        raise ValueError(
-            "`version` must be a whole number, 1 or more. "
-            f"Received: version={version!r}."
-        )
+    if version is not None:
+        version = arguments.whole(version=version)
     if format is not None:
         portable.check(format)
     path = Path(path)
@@ -99,18 +115,24 @@ def export_encoder(
             f"Received: {encoder!r}, which ends with its features."
         )
     training = _json(training or {})
+    if hasattr(model, "average_statistics"):  # a `MoCo`
+        model.average_statistics()
     path.mkdir(parents=True, exist_ok=True)
+    images = np.random.default_rng(0).integers(
+        0, 256, (3, size, size, 3), "uint8"
+    )
     # A server looks at names that are numbers only.
     partial = path / f".partial-{uuid.uuid4().hex}"
     try:
-        signatures = _write_saved_model(encoder, size, normalize, partial)
+        signatures, expected = _write_saved_model(
+            encoder, images, normalize, partial
+        )
         warmup.write(partial, size)
-        _write_keras(encoder, partial / "encoder.keras")
+        loaded = _write_keras(encoder, partial / "encoder.keras")
+        found = _embedder(loaded, normalize)(images)["embedding"]
+        _check("encoder.keras", found, expected, _tolerance(encoder))
         if format is not None:
-            float32 = portable.in_float32(encoder)
-            embed = _embedder(float32, normalize)
-            images = signatures["serving_default"][0]["images"]
-            portable.write(float32, embed, images, format, partial)
+            _write_portable(encoder, images, normalize, format, partial)
         card.write(
             partial,
             path.resolve().name,
@@ -138,10 +160,11 @@ def _embedder(encoder, normalize):
     return embed
 
 
-def _write_saved_model(encoder, size, normalize, folder):
-    """Returns its signatures, as `card.write` takes them."""
+def _write_saved_model(encoder, images, normalize, folder):
+    """Returns its signatures, as `card.write` takes them, and embeddings."""
     from moco_keras import augmentations  # slow to import
 
+    size = images.shape[1]
     evaluation = augmentations.evaluation(size)
     embed = _embedder(encoder, normalize)
 
@@ -152,27 +175,50 @@ def _write_saved_model(encoder, size, normalize, folder):
         image = tf.TensorSpec((size, size, 3), "float32")
         return embed(tf.map_fn(decode, contents, fn_output_signature=image))
 
-    images = tf.TensorSpec((None, size, size, 3), "uint8", name="images")
+    images_spec = tf.TensorSpec((None, size, size, 3), "uint8", name="images")
     contents = tf.TensorSpec((None,), "string", name="image_bytes")
     embedding = tf.TensorSpec((None, encoder.output_shape[1]), "float32")
     archive = keras.export.ExportArchive()
     archive.track(encoder)
-    archive.add_endpoint("serving_default", embed, [images])
+    serve = archive.add_endpoint("serving_default", embed, [images_spec])
     archive.add_endpoint("serve_encoded", serve_encoded, [contents])
+    expected = serve(images)["embedding"]
+    if not np.isfinite(expected).all():
+        raise ValueError(
+            "An encoder to export must return numbers. Received one that "
+            "returns NaN or infinity for images of noise. Export an earlier "
+            "state of it, and train with `callbacks.StopOnNaN`."
+        )
     archive.write_out(str(folder), verbose=False)
+    signatures = tf.saved_model.load(str(folder)).signatures
+    files = tf.stack([tf.io.encode_png(image) for image in images])
+    for name, given in {
+        "serving_default": {"images": tf.constant(images)},
+        "serve_encoded": {"image_bytes": files},
+    }.items():
+        found = signatures[name](**given)["embedding"]
+        _check(name, found, expected, _tolerance(encoder))
     outputs = {"embedding": embedding}
     return {
-        "serving_default": ({"images": images}, outputs),
+        "serving_default": ({"images": images_spec}, outputs),
         "serve_encoded": ({"image_bytes": contents}, outputs),
-    }
+    }, expected
 
 
 def _write_keras(encoder, path):
-    """For fine-tuning; reads it back, for others must be able to."""
-    encoder.save(path)
+    """For fine-tuning; returns what others will load."""
+
+    def by_whole_batches(config):
+        # Groups and replicas are of pre-training: whoever fine-tunes has
+        # batches of any size, and lets Keras compile the step, which cannot
+        # hold an exchange between replicas.
+        if {"splits", "synchronized"} <= config.keys():
+            config |= {"splits": 1, "synchronized": False}
+
     try:
-        keras.models.load_model(path)
-    except (TypeError, ValueError) as error:
+        model_state.reconfigured(encoder, by_whole_batches).save(path)
+        return keras.models.load_model(path)
+    except (NotImplementedError, TypeError, ValueError) as error:
         cause = error
         while cause.__context__ is not None:  # of the model, of its part, ...
             cause = cause.__context__
@@ -182,6 +228,55 @@ def _write_keras(encoder, path):
             "Put `@keras.saving.register_keras_serializable()` before the "
             "class of each layer of your own, and give it a `get_config`."
         ) from error
+
+
+def _write_portable(encoder, images, normalize, format, folder):
+    file = portable.FILES[format]
+    spec = tf.TensorSpec((None, *images.shape[1:]), "uint8", name="images")
+    try:
+        float32 = portable.in_float32(encoder)
+        embed = _embedder(float32, normalize)
+        run = portable.write(float32, embed, spec, format, folder)
+        found = run(images)
+    except Exception as error:  # each converter and runtime has its own
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"An encoder to export with format={format!r} must be of "
+            "operations that the runtime has. Received one of which "
+            f"{file} cannot be made, or does not run: "
+            f"{reason.rpartition('error: ')[2]}. Nothing was exported. Replace "
+            "the layer, or export without `format`."
+        ) from error
+    # Not with the encoder, which may round to bfloat16. That the copy has its
+    # state was checked with `encoder.keras`, which is copied the same way.
+    _check(file, found, embed(images)["embedding"], _tolerance(float32))
+
+
+def _check(name, found, expected, tolerance):
+    """Refuses a part of an export that does not return what it should."""
+    error = np.max(np.abs(np.subtract(found, expected)))
+    scale = np.max(np.abs(expected))
+    if not error <= tolerance * scale:
+        raise ValueError(
+            f"`{name}` of an export must return what the encoder does. "
+            f"Received embeddings of noise that are {error:.2g} apart, where "
+            f"the largest number is {scale:.2g}. Nothing was exported. Look "
+            "for a layer that keeps values beside its weights, and have its "
+            "`save_own_variables` hold them, or one that draws random numbers "
+            "in inference."
+        )
+
+
+def _tolerance(encoder):
+    """How far roundings may bring embeddings apart; 1 is the largest number."""
+    if accelerators.on_gpu() and (
+        tf.config.experimental.tensor_float_32_execution_enabled()
+    ):
+        return 0.05
+    half = {"bfloat16", "float16"}
+    if half & {layer.compute_dtype for layer in model_state.layers(encoder)}:
+        return 0.05
+    return 1e-4
 
 
 def _json(training):
@@ -249,8 +344,14 @@ def load_encoder(path, version=None, *, encoded=False):
         inputs = keras.Input((32, 32, 3), dtype="uint8")
         outputs = keras.layers.Dense(10)(encoder(inputs))
 
-    To train the encoder too, load `encoder.keras` from the version's folder
-    with `keras.models.load_model`.
+    A model of which it is a part can be saved. Its file names the version's
+    folder, and loads while that is there:
+
+        model.save("probe.keras")
+        keras.models.load_model("probe.keras", safe_mode=False)
+
+    To train the encoder too, or to have all in one file, load `encoder.keras`
+    from the version's folder with `keras.models.load_model`.
 
     Args:
         path: folder of all versions, or of one.
@@ -259,7 +360,7 @@ def load_encoder(path, version=None, *, encoded=False):
             images, uint8 (N, S, S, 3).
 
     Returns:
-        A `keras.layers.TFSMLayer` that returns embeddings, float32 (N, D).
+        A `FrozenEncoder`, a layer that returns embeddings, float32 (N, D).
 
     Raises:
         FileNotFoundError: if there is no such version.
@@ -277,12 +378,67 @@ def load_encoder(path, version=None, *, encoded=False):
             f"version={version}. There are {sorted(_versions(path)) or 'none'}."
         )
     endpoint = "serve_encoded" if encoded else "serving_default"
-    return _FrozenEncoder(str(folder), endpoint, trainable=False)
+    # Whole, for a model that holds it may be loaded in another directory.
+    return FrozenEncoder(str(folder.resolve()), endpoint)
 
 
-class _FrozenEncoder(keras.layers.TFSMLayer):
+@keras.saving.register_keras_serializable(package="moco_keras")
+class FrozenEncoder(keras.layers.TFSMLayer):
+    """An exported encoder as a layer: from images to embeddings.
+
+    `load_encoder` makes one. It is not trained with the model that it is a part
+    of, and batch norm in it runs in inference mode.
+
+    Args:
+        filepath: folder of a version.
+        call_endpoint: "serving_default", which takes images, or
+            "serve_encoded", which takes image files.
+        kwargs: as in `keras.layers.Layer`.
+
+    Raises:
+        FileNotFoundError: if the version is not there.
+        ValueError: if it comes from a file that is loaded in safe mode.
+    """
+
+    def __init__(
+        self,
+        filepath,
+        call_endpoint="serving_default",
+        trainable=False,
+        **kwargs,
+    ):
+        if not _is_saved_model(Path(filepath)):
+            raise FileNotFoundError(
+                "The exported encoder that a model holds must be where it was. "
+                f"Received: {filepath}, where there is none. Move it back; or "
+                "build the model again, on `load_encoder` of where it is now, "
+                "and give that the weights: `model.load_weights(FILE)`."
+            )
+        super().__init__(filepath, call_endpoint, trainable=trainable, **kwargs)
+        # XLA knows no image files.
+        self.supports_jit = call_endpoint != "serve_encoded"
+
     def call(self, inputs, training=False):
         return super().call(inputs)["embedding"]
+
+    def get_config(self):
+        config = super().get_config()
+        del config["call_training_endpoint"]
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None, safe_mode=None):
+        # Keras refuses all but files that are loaded with `safe_mode=False`,
+        # `clone_model` too, which loads no file.
+        if safe_mode or serialization_lib.in_safe_mode():
+            raise ValueError(
+                "A model that holds an exported encoder must be loaded with "
+                "`safe_mode=False`, for a SavedModel is a program, which may "
+                "write files too. Received: safe_mode=True, and a model that "
+                f"holds {config['filepath']}. If you trust both: "
+                "`keras.models.load_model(FILE, safe_mode=False)`."
+            )
+        return cls(**config)
 
 
 def _is_saved_model(folder):

@@ -15,6 +15,7 @@ from moco_keras import (
     arguments,
     distribution,
     inputs,
+    model_state,
     random,
     shuffle_bn,
 )
@@ -91,7 +92,7 @@ class MoCo(keras.Model):
         # mode, and keys must be normalised by their own batch. Gradients never
         # reach it, since `trainable_variables` lists the query encoder alone.
         self.key_encoder = keras.models.clone_model(encoder)
-        self.key_encoder.set_weights(encoder.get_weights())
+        model_state.copy_state(encoder, self.key_encoder)
         self.augmenter = augmenter
         self.queue = KeyQueue(queue_size, encoder.output_shape[-1])
         self.momentum = momentum
@@ -642,7 +643,9 @@ class MoCo(keras.Model):
         """Gives all replicas the mean of their batch norms' moving statistics.
 
         Each replica's follow its own batches. `fit` calls it after every epoch,
-        before other callbacks evaluate or save, and so does `save`.
+        before other callbacks evaluate or save. `save`, `predict`, `export` and
+        `export_encoder` call it where an epoch was interrupted; many workers
+        must then do so together.
         """
         if not self._drifted:
             return  # so that the chief may save alone
@@ -663,6 +666,7 @@ class MoCo(keras.Model):
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, **kwargs):
         """Embeds as `call` does; arguments as in `keras.Model.predict`."""
+        self.average_statistics()  # after an epoch that was interrupted
         kwargs |= {"verbose": verbose, "steps": steps}
         predict = super().predict
         if not isinstance(x, (np.ndarray, tf.Tensor)) or steps is not None:
@@ -673,6 +677,35 @@ class MoCo(keras.Model):
             batch_size or 32,
             self.distribute_strategy,
         )
+
+    def export(self, filepath, format="tf_saved_model", **kwargs):
+        """Writes a SavedModel that embeds as `predict` does.
+
+        Its `serve` takes uint8 images, and returns what the loss compares,
+        float32 (N, C), L2-normalised. For features, image files, versions for a
+        server, and other runtimes there is `export_encoder`.
+
+        Args:
+            filepath: folder to write.
+            format: "tf_saved_model".
+            kwargs: as in `keras.Model.export`.
+
+        Raises:
+            ValueError: if it is another format.
+        """
+        if format != "tf_saved_model":
+            raise ValueError(
+                '`format` must be "tf_saved_model". Received: '
+                f"format={format!r}. `export_encoder(model, PATH, format=...)` "
+                "writes encoders for ONNX Runtime and LiteRT."
+            )
+        self.average_statistics()
+        resized = not isinstance(self._evaluation, keras.layers.Identity)
+        size = (None, None) if resized else self.query_encoder.input_shape[1:3]
+        images = keras.Input((*size, 3), dtype="uint8", name="images")
+        # Without the key encoder and the queue.
+        embed = keras.Model(images, self.call(images))
+        embed.export(filepath, format, **kwargs)
 
     @property
     def statistics(self):
@@ -773,11 +806,14 @@ class _Watch(keras.callbacks.Callback):
     _first = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model._drifted = True
         self._batches = 0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_begin(self, batch, logs=None):
         self._batches += 1
+        # A callback may have read the model, and averaged, in this epoch.
+        self.model._drifted = True
+
+    def on_train_batch_end(self, batch, logs=None):
         if self._first:
             self._first = False
             self.model._warn_of_equal_views()

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from moco_keras import model_state
+
 
 def parameters(encoder):
     """An encoder's parameters, those of frozen layers too.
@@ -12,7 +14,7 @@ def parameters(encoder):
     """
     return [
         variable
-        for layer in encoder._flatten_layers()
+        for layer in model_state.layers(encoder)
         # Keras has no public list that frozen layers stay in.
         for variable in layer._trainable_variables
     ]
@@ -24,12 +26,8 @@ def freeze_alike(key_encoder, query_encoder):
     A frozen batch norm normalizes by its moving statistics, and keys must be
     normalized as queries are.
     """
-    pairs = zip(
-        key_encoder._flatten_layers(),
-        query_encoder._flatten_layers(),
-        strict=True,
-    )
-    for key_layer, query_layer in pairs:
+    layers = map(model_state.layers, (key_encoder, query_encoder))
+    for key_layer, query_layer in zip(*layers, strict=True):
         key_layer.trainable = query_layer.trainable
 
 

@@ -2,18 +2,23 @@
 
 import importlib.util
 import tempfile
+import warnings
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from moco_keras import model_state
+
 FILES = {"onnx": "encoder.onnx", "litert": "encoder.tflite"}
+_ONNX = ("tf2onnx", "onnx", "onnxruntime")
 
 
 def check(format):
-    """Refuses a format that is unknown, or whose converter is missing.
+    """Refuses a format that is unknown, or whose packages are missing.
 
     Raises:
-        ImportError: if the converter is not installed.
+        ImportError: if the converter or the runtime is not installed.
         ValueError: if there is no such format.
     """
     if format not in FILES:
@@ -21,35 +26,35 @@ def check(format):
             f"`format` must be one of {', '.join(FILES)}, or None. "
             f"Received: format={format!r}."
         )
-    if format == "onnx" and importlib.util.find_spec("tf2onnx") is None:
+    missing = [name for name in _ONNX if importlib.util.find_spec(name) is None]
+    if format == "onnx" and missing:
         raise ImportError(
-            "The package tf2onnx must be installed for format='onnx'. "
-            "Install it: pip install tf2onnx onnx"
+            f"The packages {', '.join(_ONNX)} must be installed for "
+            "format='onnx': a file is converted, then run, before it gets its "
+            f"name. Received an installation without {', '.join(missing)}. "
+            f"Install: pip install {' '.join(_ONNX)}"
         )
 
 
 def in_float32(encoder):
-    """The same encoder, of the same weights, that computes in float32.
+    """The same encoder, with the same state, that computes in float32.
 
     The runtimes know little of bfloat16.
     """
 
-    def clone(layer):
-        config = layer.get_config()
-        if "dtype" in config:
-            config["dtype"] = "float32"
-        return type(layer).from_config(config)
+    def compute_in_float32(config):
+        dtype = config.get("dtype")
+        if dtype is not None:
+            computed = keras.dtype_policies.get(dtype).compute_dtype
+            if tf.as_dtype(computed).is_floating:
+                config["dtype"] = "float32"
 
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")  # of layers within layers
     try:
-        copy = keras.models.clone_model(
-            encoder, clone_function=clone, recursive=True
-        )
+        return model_state.reconfigured(encoder, compute_in_float32)
     finally:
         keras.config.set_dtype_policy(policy)
-    copy.set_weights(encoder.get_weights())
-    return copy
 
 
 def write(encoder, embed, images, format, folder):
@@ -61,16 +66,14 @@ def write(encoder, embed, images, format, folder):
         images: `tf.TensorSpec` of its input.
         format: "onnx" or "litert".
         folder: a `Path`, where `FILES[format]` is to be.
+
+    Returns:
+        A function of images, uint8 (N, S, S, 3), to what the file's runtime
+        makes of them, float32 (N, D).
     """
     path = folder / FILES[format]
     if format == "onnx":
-        import tf2onnx
-
-        function = tf.function(embed, input_signature=[images])
-        tf2onnx.convert.from_function(
-            function, input_signature=[images], output_path=str(path)
-        )
-        return
+        return _write_onnx(embed, images, path)
     with tempfile.TemporaryDirectory() as saved:
         archive = keras.export.ExportArchive()
         archive.track(encoder)
@@ -78,3 +81,66 @@ def write(encoder, embed, images, format, folder):
         archive.write_out(saved, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved)
         path.write_bytes(converter.convert())
+    with warnings.catch_warnings():
+        # To be removed in favor of the package ai_edge_litert, as the converter
+        # was; TensorFlow 2.21 still has both.
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interp")
+        interpreter = tf.lite.Interpreter(str(path))
+    run = interpreter.get_signature_runner()
+    return lambda images: run(images=images)["embedding"]
+
+
+def _write_onnx(embed, images, path):
+    import onnxruntime
+    import tf2onnx
+
+    tf2onnx.convert.from_function(
+        tf.function(_closed(embed, images), input_signature=[images]),
+        input_signature=[images],
+        custom_op_handlers={"Erfc": (_erfc, [])},
+        output_path=str(path),
+    )
+    session = onnxruntime.InferenceSession(path)
+    return lambda images: session.run(["embedding"], {"images": images})[0]
+
+
+def _closed(embed, images):
+    """The same function, of which what it captures is a part.
+
+    tf2onnx makes an input of each tensor that a function captures, such as the
+    mean of a `Normalization`.
+    """
+    # Not public, and what tf2onnx uses, too.
+    from tensorflow.python.framework import convert_to_constants
+
+    function = tf.function(embed, input_signature=[images])
+    function = convert_to_constants.convert_variables_to_constants_v2(
+        function.get_concrete_function()
+    )
+    graph = function.graph.as_graph_def()
+    given, *captured = (tensor.name for tensor in function.inputs)
+    (returned,) = (tensor.name for tensor in function.outputs)
+    values = [value.numpy() for value in function.captured_inputs]
+
+    def closed(images):
+        inputs = {given: images, **dict(zip(captured, values, strict=True))}
+        (embedding,) = tf.graph_util.import_graph_def(graph, inputs, [returned])
+        return {"embedding": embedding}
+
+    return closed
+
+
+def _erfc(graph, node, name, arguments):
+    """Makes of 1 - erf(x), which TensorFlow's `gelu` holds, what ONNX knows."""
+    shapes = [graph.get_shape(node.output[0])]
+    dtypes = [graph.get_dtype(node.output[0])]
+    graph.remove_node(name)
+    one = graph.make_const(f"{name}/one", np.float32(1))
+    erf = graph.make_node("Erf", node.input, shapes=shapes, dtypes=dtypes)
+    graph.make_node(
+        "Sub",
+        [one.output[0], erf.output[0]],
+        outputs=node.output,
+        shapes=shapes,
+        dtypes=dtypes,
+    )

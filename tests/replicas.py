@@ -560,6 +560,75 @@ def leave(model, folder):
     export_encoder(model, folder / "encoder")
 
 
+class Interrupted(Exception):
+    """In place of a user's Ctrl-C."""
+
+
+def interrupted(strategy, folder):
+    """What is read of a model whose epoch was interrupted, by who reads it.
+
+    Moving means, of each replica before and of what was read after.
+    """
+    with strategy.scope():
+        model = make_model(splits=1, ready_views=True)
+    views = ready_views(make_images(4 * BATCH))
+
+    def train(act):
+        def act_once(batch, logs):
+            if batch == 2:
+                act()
+
+        watch = keras.callbacks.LambdaCallback(on_train_batch_end=act_once)
+        model.fit(views, batch_size=BATCH, callbacks=[watch], verbose=0)
+
+    def stop():
+        raise Interrupted
+
+    def mean(encoder):
+        (mean,) = (v for v in encoder.variables if v.name == "moving_mean")
+        return mean
+
+    def exported():
+        version = export_encoder(model, folder / "interrupted")
+        return mean(keras.models.load_model(version / "encoder.keras")).numpy()
+
+    def predicted():
+        model.predict(make_images(BATCH), verbose=0)
+        return copies(mean(model.query_encoder))
+
+    def exported_by_keras():
+        model.export(folder / "keras", verbose=False)
+        loaded = tf.saved_model.load(folder / "keras")
+        (value,) = (v for v in loaded.variables if "moving_mean" in v.name)
+        return value.numpy()
+
+    results = {}
+    for read in (exported, predicted, exported_by_keras):
+        with contextlib.suppress(Interrupted):
+            train(stop)
+        name = f"interrupted/{read.__name__}"
+        results[f"{name}/before"] = copies(mean(model.query_encoder))
+        results[name] = read()
+    train(model.average_statistics)  # within an epoch, which goes on
+    results["read within"] = copies(mean(model.query_encoder))
+    return results
+
+
+def normalized(strategy):
+    """Projections of both encoders of a model that holds a `Normalization`."""
+    images = make_images(BATCH)
+    with strategy.scope():
+        inputs = keras.Input((8, 8, 3))
+        normalize = keras.layers.Normalization()
+        backbone = keras.Model(inputs, normalize(inputs))
+        normalize.adapt(np.random.default_rng(1).normal(3, 5, (64, 8, 8, 3)))
+        model = MoCo(build_encoder(backbone, 8, 4), queue_size=37)
+    return {
+        f"normalized/{name}": getattr(model, name).predict(images, verbose=0)
+        for name in ("query_encoder", "key_encoder")
+    }
+
+
 def chief_first(strategy, path):
     """Whether what the chief makes slowly is there when it is looked for."""
     with distribution.chief_first(strategy):
@@ -636,6 +705,8 @@ def compare(strategy, folder):
         results |= complaints(strategy)
         results |= gathered(strategy)
         results |= not_compiled(strategy, folder)
+        results |= interrupted(strategy, folder)
+        results |= normalized(strategy)
     elif workers:
         results["chief first"] = chief_first(strategy, folder.parent / "made")
     elif replicas == 4:

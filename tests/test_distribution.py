@@ -140,6 +140,26 @@ def test_replicas_stay_identical(two):
         assert len(value) == 1 and value.all(), key
 
 
+@pytest.mark.parametrize(
+    "reader", ["exported", "predicted", "exported_by_keras"]
+)
+def test_who_reads_an_interrupted_model_gets_the_mean_of_replicas(two, reader):
+    before = two[f"interrupted/{reader}/before"]
+    assert len(before) == 2 and np.abs(before[0] - before[1]).max() > 1e-3
+    for found in np.atleast_2d(two[f"interrupted/{reader}"]):
+        np.testing.assert_allclose(found, before.mean(axis=0), rtol=1e-5)
+
+
+def test_an_epoch_that_is_read_within_ends_with_the_mean(two):
+    first, second = two["read within"]
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_encoders_of_replicas_start_with_the_same_state(two):
+    query, key = (two[f"normalized/{x}_encoder"] for x in ("query", "key"))
+    np.testing.assert_allclose(key, query, rtol=0, atol=1e-5)
+
+
 def test_shuffling_hides_batch_statistics(four):
     assert four["cheat/none"] > 0.9
     assert four["cheat/replicas"] < 0.25  # a quarter of the batch is shared

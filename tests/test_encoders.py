@@ -168,3 +168,12 @@ def test_frozen_batch_norm_of_a_user_stays_frozen():
     layer.trainable = False
     layer(np.ones((4, 2, 2, 3), "float32") * 5, training=True)
     np.testing.assert_array_equal(layer.moving_mean, np.zeros(3))
+
+
+def test_sizes_may_be_numpys(images):
+    eight, four = np.int64(8), np.int32(4)
+    encoder = moco_keras.build_encoder(
+        "resnet18", eight, four, width=four, bn_splits=np.int64(2)
+    )
+    assert encoder(images).shape == (16, 4)
+    assert keras.saving.serialize_keras_object(encoder)["config"]

@@ -13,7 +13,12 @@ import tensorflow as tf
 import without_keras
 
 import moco_keras
-from moco_keras import export_encoder, load_encoder
+from moco_keras import (
+    accelerators,
+    export_encoder,
+    load_encoder,
+    model_state,
+)
 from moco_keras.augmentations import evaluation
 
 
@@ -282,6 +287,178 @@ def test_it_comes_back_as_a_frozen_layer(
     assert tuned.trainable_variables
 
 
+def probe_of(encoder, encoded):
+    """A model on an exported encoder."""
+    inputs = (
+        keras.Input((), dtype="string")
+        if encoded
+        else keras.Input((8, 8, 3), dtype="uint8")
+    )
+    return keras.Model(inputs, keras.layers.Dense(2)(encoder(inputs)))
+
+
+@pytest.mark.parametrize("is_encoded", [False, True])
+def test_a_model_on_an_export_is_saved_and_loaded(
+    is_encoded, images, encoded, make_encoder, tmp_path, monkeypatch
+):
+    export_encoder(make_encoder(), tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    probe = probe_of(load_encoder("mine", encoded=is_encoded), is_encoded)
+    given = tf.constant(encoded) if is_encoded else images
+    expected = probe(given)
+    probe.save("probe.keras")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file = tmp_path / "probe.keras"
+    with pytest.raises(ValueError, match="safe_mode=False.*mine/1"):
+        keras.models.load_model(file)
+    loaded = keras.models.load_model(file, safe_mode=False)
+    copy = keras.models.clone_model(probe)
+    copy.set_weights(probe.get_weights())
+    for model in (loaded, copy):
+        # Where there is a GPU, Keras would compile the decoding of files, too.
+        assert model.layers[1].supports_jit != is_encoded
+        np.testing.assert_allclose(model(given), expected, atol=1e-6)
+        model.trainable = True
+        assert len(model.trainable_variables) == 2
+        model.compile(optimizer="sgd", loss="mse")
+        batch = tf.data.Dataset.from_tensors((given, np.ones((16, 2))))
+        before = model.get_weights()
+        model.fit(batch, shuffle=False, verbose=0)
+        changed = [
+            (a != b).any()
+            for a, b in zip(before, model.get_weights(), strict=True)
+        ]
+        assert sum(changed) == 2  # of the dense layer
+        np.testing.assert_allclose(
+            model.predict(batch, verbose=0), model(given), atol=1e-5
+        )
+
+
+def test_the_export_of_a_model_may_move(images, make_encoder, tmp_path):
+    export_encoder(make_encoder(), tmp_path / "mine")
+    probe = probe_of(load_encoder(tmp_path / "mine"), encoded=False)
+    expected, file = probe(images), tmp_path / "probe.keras"
+    probe.save(file)
+    (tmp_path / "mine").rename(tmp_path / "yours")
+    with pytest.raises(FileNotFoundError, match="where it was.*load_weights"):
+        keras.models.load_model(file, safe_mode=False)
+    probe = probe_of(load_encoder(tmp_path / "yours"), encoded=False)
+    probe.load_weights(file)
+    np.testing.assert_allclose(probe(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_export_is_tuned_on_batches_of_any_size(nested, images, tmp_path):
+    """Splits of batch norm are of pre-training."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(6, 3)(inputs)
+    x = moco_keras.SplitBatchNormalization(4)(x)
+    x = keras.layers.Conv2D(6, 3)(x)
+    x = moco_keras.SplitBatchNormalization(synchronized=True)(x)
+    backbone = keras.Model(inputs, keras.layers.ReLU()(x))
+    if nested:
+        backbone = keras.Model(inputs, keras.Sequential([backbone])(inputs))
+    encoder = moco_keras.build_encoder(backbone, 8, 4)
+    expected = moco_keras.backbone(encoder)(images)
+    folder = export_encoder(encoder, tmp_path)
+    tuned = keras.models.load_model(folder / "encoder.keras")
+    np.testing.assert_allclose(tuned(images), expected, atol=1e-6)
+    norms = [
+        layer
+        for layer in model_state.layers(tuned)
+        if isinstance(layer, moco_keras.SplitBatchNormalization)
+    ]
+    assert [(x.splits, x.synchronized) for x in norms] == [(1, False)] * 2
+    tuned.trainable = True
+    classifier = keras.Sequential([tuned, keras.layers.Dense(2)])
+    classifier.compile(optimizer=keras.optimizers.SGD(0.01), loss="mse")
+    before = [norm.moving_mean.numpy() for norm in norms]
+    history = classifier.fit(
+        images[:15], np.ones((15, 2)), batch_size=6, epochs=3, verbose=0
+    )
+    assert history.history["loss"][2] < history.history["loss"][0]
+    for norm, mean in zip(norms, before, strict=True):
+        assert (norm.moving_mean.numpy() != mean).any()
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+class Forgetful(keras.layers.Layer):
+    """Computes with a number that its file does not hold."""
+
+    factor = 1.0
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+class Random(keras.layers.Layer):
+    """Draws in inference, too, and each time something else."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = keras.random.SeedGenerator()
+
+    def call(self, inputs):
+        shape = keras.ops.shape(inputs)
+        return inputs + keras.random.normal(shape, seed=self.seed)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Forgetful(), "`encoder.keras` of an export must return what"),
+        (Random(), "`serving_default` of an export must return what"),
+    ],
+)
+def test_an_export_that_differs_gets_no_name(layer, message, tmp_path):
+    layer.factor = 3.0
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3)(layer(inputs))
+    encoder = moco_keras.build_encoder(keras.Model(inputs, x), 8, 4)
+    with pytest.raises(ValueError, match=message):
+        export_encoder(encoder, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("precision", "tf32", "is_written"),
+    [
+        ("float32", False, False),
+        ("float32", True, True),
+        ("mixed_bfloat16", False, True),
+    ],
+)
+def test_what_rounds_coarsely_may_differ_as_much(
+    precision, tf32, is_written, tmp_path, monkeypatch
+):
+    keras.config.set_dtype_policy(precision)
+    monkeypatch.setattr(accelerators, "on_gpu", lambda: tf32)
+    tf.config.experimental.enable_tensor_float_32_execution(tf32)
+    try:
+        layer = Forgetful()
+        layer.factor = 1.005
+        inputs = keras.Input((8, 8, 3))
+        x = keras.layers.Conv2D(4, 3, use_bias=False)(layer(inputs))
+        encoder = moco_keras.build_encoder(keras.Model(inputs, x), 8, 4)
+        if is_written:
+            export_encoder(encoder, tmp_path)
+        else:
+            with pytest.raises(ValueError, match="must return what the enc"):
+                export_encoder(encoder, tmp_path)
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+def test_an_encoder_that_returns_nan_is_not_exported(make_encoder, tmp_path):
+    encoder = make_encoder()
+    encoder.weights[0].assign(np.full(encoder.weights[0].shape, np.nan))
+    with pytest.raises(ValueError, match="must return numbers.*StopOnNaN"):
+        export_encoder(encoder, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("version", [None, 3])
 def test_what_is_not_there_is_not_loaded(make_encoder, tmp_path, version):
     if version:
@@ -327,7 +504,7 @@ def test_versions_count_up_and_are_never_overwritten(make_encoder, tmp_path):
     encoder = make_encoder()
     assert export_encoder(encoder, tmp_path, version=7).name == "7"
     assert export_encoder(encoder, tmp_path).name == "8"
-    assert export_encoder(encoder, tmp_path, version=2).name == "2"
+    assert export_encoder(encoder, tmp_path, version=np.int64(2)).name == "2"
     assert export_encoder(encoder, tmp_path).name == "9"
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     with pytest.raises(FileExistsError, match="Nothing was overwritten"):

@@ -484,3 +484,39 @@ def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides():
         == second[4:] + orders(seed=3, began=4)[0][:4]
     )
     assert orders()[1] == list(range(12))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (9, 12)])
+def test_its_export_returns_what_predict_does(shape, rng, make_model, tmp_path):
+    model = make_model()
+    images = rng.integers(0, 256, (5, *shape, 3), "uint8")
+    model.export(tmp_path / "saved", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "saved")
+    embeddings = loaded.serve(images)
+    assert embeddings.dtype == "float32"
+    np.testing.assert_allclose(
+        embeddings, model.predict(images, verbose=0), rtol=0, atol=1e-5
+    )
+    held = [v for v in loaded.variables if v.dtype == "float32"]
+    assert len(held) == len(model.query_encoder.variables)
+
+
+def test_an_encoder_of_oblong_images_is_exported(rng, tmp_path):
+    inputs = keras.Input((8, 12, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    model = moco_keras.MoCo(keras.Model(inputs, x), queue_size=32)
+    images = rng.integers(0, 256, (5, 8, 12, 3), "uint8")
+    model.export(tmp_path / "saved", verbose=False)
+    np.testing.assert_allclose(
+        tf.saved_model.load(tmp_path / "saved").serve(images),
+        model.predict(images, verbose=0),
+        rtol=0,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+def test_other_formats_have_another_function(format, make_model, tmp_path):
+    with pytest.raises(ValueError, match=f"{format}.*export_encoder"):
+        make_model().export(tmp_path / "saved", format=format)
+    assert not (tmp_path / "saved").exists()

@@ -3,6 +3,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import moco_keras
 from moco_keras import export_encoder
@@ -84,8 +85,68 @@ def test_layers_within_layers_compute_in_float32(images, tmp_path):
     np.testing.assert_allclose(embedding, wanted, rtol=0, atol=0.05)
 
 
-def test_the_converter_must_be_there(make_encoder, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(ImportError, match="pip install tf2onnx"):
+def exactly(name):
+    """A layer that some runtime's converter stumbles over."""
+    if name == "gelu":
+        return keras.layers.Activation("gelu")
+    if name == "constant":
+        return keras.layers.Normalization(mean=[1, 2, 3], variance=[4, 5, 6])
+    layer = keras.layers.Normalization()
+    layer.adapt(np.random.default_rng(1).normal(3, 5, (64, 8, 8, 3)))
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore")  # of the converters' own code
+@pytest.mark.parametrize("name", ["gelu", "constant", "adapted"])
+@pytest.mark.parametrize(
+    ("format", "file", "run"),
+    [
+        ("onnx", "encoder.onnx", run_onnx),
+        ("litert", "encoder.tflite", run_litert),
+    ],
+)
+def test_layers_that_are_more_than_weights(
+    format, file, run, name, images, tmp_path
+):
+    if format == "onnx":
+        pytest.importorskip("tf2onnx")
+        pytest.importorskip("onnxruntime")
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3)(exactly(name)(inputs))
+    encoder = moco_keras.build_encoder(keras.Model(inputs, x), 8, 4)
+    folder = export_encoder(encoder, tmp_path, format=format)
+    wanted = moco_keras.backbone(encoder)(images)
+    embedding = run(folder / file, images)
+    np.testing.assert_allclose(embedding, wanted, rtol=0, atol=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="test_portable")
+class Unknown(keras.layers.Layer):
+    """An operation that neither runtime has."""
+
+    def call(self, inputs):
+        return tf.math.igamma(2.0, tf.abs(inputs))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the converters' own code
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+def test_what_a_runtime_does_not_run_is_refused(format, tmp_path):
+    if format == "onnx":
+        pytest.importorskip("tf2onnx")
+        pytest.importorskip("onnxruntime")
+    inputs = keras.Input((8, 8, 3))
+    backbone = keras.Model(inputs, Unknown()(inputs))
+    encoder = moco_keras.build_encoder(backbone, 8, 4)
+    with pytest.raises(ValueError, match="operations that the runtime has.*Ig"):
+        export_encoder(encoder, tmp_path, format=format)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", ["tf2onnx", "onnx", "onnxruntime"])
+def test_converter_and_runtime_must_be_there(
+    package, make_encoder, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=f"without .*{package}.*pip install"):
         export_encoder(make_encoder(), tmp_path / "saved", format="onnx")
     assert not (tmp_path / "saved").exists()

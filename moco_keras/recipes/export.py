@@ -43,7 +43,7 @@ class ExportSettings(_settings.Bounded):
     )
     format: str | None = _settings.setting(
         None,
-        "for which other runtime to write it too; onnx needs tf2onnx",
+        "for which other runtime to write it too; onnx needs .[onnx]",
         choices=("onnx", "litert"),
     )
 
