@@ -177,7 +177,7 @@ def training_batches(data, batch_size, strategy, steps_per_epoch=None):
     if isinstance(data, tf.data.Dataset):
         return _of_dataset(data, strategy, steps_per_epoch=steps_per_epoch)
     if _is_generator(data):
-        return Batches(lambda **position: data)
+        return Batches(lambda *position: data)
     images = images_of(data)
     _check(images)
     batch_size = batch_size or 32
