@@ -60,9 +60,9 @@ def by_name(name):
 
     def read(settings):
         bank, test = (
-            data.load(
+            data.read_named(
                 name, split, data_dir=settings.data_dir, examples=examples
-            )
+            ).load()
             for split, examples in (
                 ("train", settings.train_examples),
                 ("test", settings.test_examples),

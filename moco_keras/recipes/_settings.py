@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import typing
+from pathlib import Path
 
 from absl import flags
 
@@ -176,4 +177,8 @@ def from_flags(kind=Settings, flag_values=flags.FLAGS):
         field.name: flag_values[field.name].value
         for field in dataclasses.fields(kind)
     }
+    for name, value in values.items():
+        # Shells leave it in --name=~/folder.
+        if isinstance(value, str) and value.startswith("~"):
+            values[name] = str(Path(value).expanduser())
     return kind(**values)

@@ -1,0 +1,71 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from programs import ROOT
+
+# As `python -m` has it when it imports the package.
+PROGRAM = "import sys; sys.orig_argv.append('moco_keras.recipes.textures');"
+SPEAK = """
+import os
+from moco_keras import startup
+with startup.without_greetings():
+    for line in {lines}:
+        os.write(2, line.encode() + b"\\n")
+    {end}
+"""
+NO_DRIVER = (
+    "E0000 00:00:1.5 2 cuda_platform.cc:52] failed call to cuInit: INTERNAL: "
+    "CUDA error: Failed call to cuInit: UNKNOWN ERROR (303)"
+)
+GREETINGS = [
+    "WARNING: All log messages before absl::InitializeLog() is called are "
+    "written to STDERR",
+    "I0000 00:00:1.5 2 port.cc:153] oneDNN custom operations are on.",
+    NO_DRIVER,
+]
+NEWS = [
+    "W0000 00:00:1.5 2 some.cc:1] a warning",
+    NO_DRIVER.replace("(303)", "(803)"),  # the driver does not fit
+    "F0000 00:00:1.5 2 some.cc:1] last words",
+]
+
+
+def stderr_of(code, **env):
+    inherited = {
+        k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**inherited, **env},
+    )
+    return result.stderr.splitlines()
+
+
+@pytest.mark.parametrize("end", ["pass", "os.abort()"])
+def test_a_program_passes_news_on_and_no_greetings(end):
+    """To the last words of a process that is aborted."""
+    code = PROGRAM + SPEAK.format(lines=GREETINGS + NEWS, end=end)
+    assert stderr_of(code) == NEWS
+
+
+@pytest.mark.parametrize(
+    ("before", "env"), [("", {}), (PROGRAM, {"TF_CPP_MIN_LOG_LEVEL": "0"})]
+)
+def test_all_passes_in_a_script_and_where_the_user_asks(before, env):
+    code = before + SPEAK.format(lines=GREETINGS + NEWS, end="pass")
+    assert stderr_of(code, **env)[-len(GREETINGS + NEWS) :] == GREETINGS + NEWS
+
+
+def test_the_level_of_a_script_is_its_own():
+    code = (
+        "import moco_keras, os, sys\n"
+        "sys.exit(str(os.environ.get('TF_CPP_MIN_LOG_LEVEL')))"
+    )
+    assert stderr_of(code)[-1] == "None"
+    assert stderr_of(PROGRAM + code) == ["1"]
+    assert stderr_of(PROGRAM + code, TF_CPP_MIN_LOG_LEVEL="2") == ["2"]
