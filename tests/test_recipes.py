@@ -24,6 +24,7 @@ from moco_keras.recipes import (
 )
 
 LEFT = {  # by a run
+    "checkpoints",
     "encoder",
     "logs",
     "model.keras",
