@@ -259,7 +259,8 @@ def find_builder(name, data_dir=None):
 
 def _read_tfds(builder, split, examples):
     name = builder.name
-    if not builder.is_prepared():
+    # Of a folder that is not there yet, TFDS would warn that it is empty.
+    if not (builder.data_path.exists() and builder.is_prepared()):
         _refuse_if_offline(builder)
         builder.download_and_prepare()
     if split not in builder.info.splits:

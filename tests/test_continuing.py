@@ -2,13 +2,18 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import programs
 import pytest
+import soak
 import tensorflow as tf
+from replicas import free_ports, tf_config
 
 import moco_keras
 from moco_keras import data, schedules, textures
@@ -177,6 +182,72 @@ def test_a_run_begins_with_another(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="queue size 16, where.*ask for 24"):
         train(tmp_path / "new", **given, queue_size=24)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_devices_and_workers_begin_with_another_and_continue(
+    textures_dir, tmp_path
+):
+    """The chief alone has the file, and the checkpoint."""
+
+    def command(name, given, epochs, *more):
+        return programs.smoke(
+            textures_dir,
+            f"--run_dir={tmp_path}/{name}",
+            f"--init_from={given}/model.keras",
+            f"--epochs={epochs}",
+            *more,
+        )
+
+    def finish(*processes):
+        for process in processes:
+            result = programs.finish(process)
+            assert result.returncode == 0, result.stderr
+
+    def workers(given, epochs):
+        ports = free_ports(2)
+        commands = [
+            command("workers", given, epochs),
+            command("other", tmp_path / "gone", epochs),
+        ]
+        finish(
+            *(
+                programs.start(*command, TF_CONFIG=tf_config(ports, i))
+                for i, command in enumerate(commands)
+            )
+        )
+
+    first = tmp_path / "first"
+    finish(
+        programs.start(
+            *programs.smoke(textures_dir, f"--run_dir={first}", "--epochs=1")
+        )
+    )
+    finish(programs.start(*command("alone", first, 1)))
+    _, *flags = command("mirrored", first, 1, "--strategy=mirrored")
+    subprocess.run(
+        [sys.executable, "-c", soak.TWO_DEVICES, *flags],
+        check=True,
+        cwd=programs.ROOT,
+        env={**os.environ, "PYTHONPATH": f"{programs.ROOT}/tests"},
+    )
+    workers(first, 1)
+
+    losses = {}
+    for path in tmp_path.glob("*/metrics.json"):
+        metrics = json.loads(path.read_text())
+        losses[path.parent.name] = metrics["history"][0]["loss"]
+    assert losses.keys() == {"first", "alone", "mirrored", "workers"}
+    for name in ("mirrored", "workers"):
+        assert losses[name] == pytest.approx(losses["alone"], abs=0.01)
+    assert losses["first"] != pytest.approx(losses["alone"], abs=0.1)
+
+    shutil.rmtree(first)
+    workers(first, 2)
+    metrics = json.loads((tmp_path / "workers/metrics.json").read_text())
+    assert [epoch["epoch"] for epoch in metrics["history"]] == [1, 2]
+    assert (tmp_path / "workers/encoder/2/saved_model.pb").is_file()
+    assert not (tmp_path / "other").exists()
 
 
 def build(image_size=8, queue_size=16, **kwargs):
