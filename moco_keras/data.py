@@ -147,7 +147,8 @@ def load(
         source: a folder of images, with a folder for each class or without;
             or, where no folder is called so, a name of TensorFlow Datasets,
             such as "cifar10", "name/config" or "name:1.0.0"; or "textures",
-            which draws itself.
+            which draws itself. `read_folder` and `read_named` take one of the
+            two only.
         split: the split of a TFDS data set; a folder has no splits.
         data_dir: where TFDS data sets are kept. By default the environment
             variable MOCO_KERAS_DATA_DIR, or else TFDS's own default.
@@ -201,7 +202,13 @@ def read(
 
 
 def read_folder(folder, examples=None, on_bad_image="skip"):
-    """Opens a folder of images, whatever it is called; see `read`."""
+    """Opens a folder of images, whatever it is called.
+
+    Args and errors: as `load`.
+
+    Returns:
+        An `ImageStream`.
+    """
     if examples is not None:
         examples = arguments.whole(examples=examples)
     where = Path(folder).expanduser()
@@ -214,7 +221,13 @@ def read_folder(folder, examples=None, on_bad_image="skip"):
 
 
 def read_named(name, split="train", *, data_dir=None, examples=None):
-    """Opens a data set of TFDS, whatever folders there are; see `read`."""
+    """Opens a data set of TFDS, whatever folders there are.
+
+    Args and errors: as `load`.
+
+    Returns:
+        An `ImageStream`.
+    """
     if examples is not None:
         examples = arguments.whole(examples=examples)
     builder = find_builder(name, data_dir)

@@ -1,4 +1,5 @@
 import os
+import shlex
 import subprocess
 import sys
 
@@ -14,6 +15,8 @@ with startup.without_greetings():
     for line in {lines}:
         os.write(2, line.encode() + b"\\n")
     {end}
+level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "none")
+os.write(2, level.encode())
 """
 NO_DRIVER = (
     "E0000 00:00:1.5 2 cuda_platform.cc:52] failed call to cuInit: INTERNAL: "
@@ -46,26 +49,29 @@ def stderr_of(code, **env):
     return result.stderr.splitlines()
 
 
-@pytest.mark.parametrize("end", ["pass", "os.abort()"])
-def test_a_program_passes_news_on_and_no_greetings(end):
+@pytest.mark.parametrize(
+    ("end", "level"), [("pass", ["1"]), ("os.abort()", [])]
+)
+def test_a_program_passes_news_on_and_no_greetings(end, level):
     """To the last words of a process that is aborted."""
     code = PROGRAM + SPEAK.format(lines=GREETINGS + NEWS, end=end)
-    assert stderr_of(code) == NEWS
+    assert stderr_of(code) == NEWS + level
+
+
+def test_stderr_may_be_closed():
+    code = PROGRAM + SPEAK.format(lines=[], end="print('done')")
+    closed = f"{sys.executable} -c {shlex.quote(code)} 2>&-"
+    done = subprocess.run(
+        closed, shell=True, stdout=subprocess.PIPE, check=True, cwd=ROOT
+    )
+    assert done.stdout == b"done\n"
 
 
 @pytest.mark.parametrize(
-    ("before", "env"), [("", {}), (PROGRAM, {"TF_CPP_MIN_LOG_LEVEL": "0"})]
+    ("before", "env", "level"),
+    [("", {}, "none"), (PROGRAM, {"TF_CPP_MIN_LOG_LEVEL": "0"}, "0")],
 )
-def test_all_passes_in_a_script_and_where_the_user_asks(before, env):
+def test_all_passes_in_a_script_and_where_the_user_asks(before, env, level):
     code = before + SPEAK.format(lines=GREETINGS + NEWS, end="pass")
-    assert stderr_of(code, **env)[-len(GREETINGS + NEWS) :] == GREETINGS + NEWS
-
-
-def test_the_level_of_a_script_is_its_own():
-    code = (
-        "import moco_keras, os, sys\n"
-        "sys.exit(str(os.environ.get('TF_CPP_MIN_LOG_LEVEL')))"
-    )
-    assert stderr_of(code)[-1] == "None"
-    assert stderr_of(PROGRAM + code) == ["1"]
-    assert stderr_of(PROGRAM + code, TF_CPP_MIN_LOG_LEVEL="2") == ["2"]
+    expected = [*GREETINGS, *NEWS, level]
+    assert stderr_of(code, **env)[-len(expected) :] == expected
