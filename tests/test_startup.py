@@ -59,7 +59,8 @@ def test_a_program_passes_news_on_and_no_greetings(end, level):
 
 
 def test_stderr_may_be_closed():
-    code = PROGRAM + SPEAK.format(lines=[], end="print('done', flush=True); sys.exit()")
+    end = "print('done', flush=True); sys.exit()"
+    code = PROGRAM + SPEAK.format(lines=[], end=end)
     closed = f"{sys.executable} -c {shlex.quote(code)} 2>&-"
     done = subprocess.run(
         closed, shell=True, stdout=subprocess.PIPE, check=True, cwd=ROOT
