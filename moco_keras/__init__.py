@@ -1,12 +1,10 @@
 """Momentum Contrast (MoCo) for Keras 3 on TensorFlow."""
 
 import importlib
-import os
 
-# Before TensorFlow is imported: its oneDNN kernels, which it uses unasked on
-# some processors only, make a step on the others about twice as fast.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+from moco_keras import startup  # noqa: F401 (imports TensorFlow)
 
+# isort: split
 from moco_keras import (
     callbacks,
     data,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import image_files, inputs, random
+from moco_keras import arguments, image_files, inputs, random
 from moco_keras.views import two_views  # noqa: F401 (of `read`'s streams)
 
 _UNLABELLED = -1
@@ -32,7 +32,8 @@ class ImageSet(NamedTuple):
         class_names: a name for each label.
         source: the data set and its version, or the folder's name and a digest
             of the names in it.
-        skipped: (path, reason) of each file of a folder that is no image.
+        skipped: (path, reason) of each file of a folder that was left out,
+            since it is no image, or one that has another name there.
     """
 
     images: np.ndarray
@@ -143,9 +144,11 @@ def load(
     """Reads a data set of images into memory.
 
     Args:
-        source: a name of TensorFlow Datasets, such as "cifar10"; "textures",
-            which draws itself; or a folder of images, with a folder for each
-            class or without.
+        source: a folder of images, with a folder for each class or without;
+            or, where no folder is called so, a name of TensorFlow Datasets,
+            such as "cifar10", "name/config" or "name:1.0.0"; or "textures",
+            which draws itself. `read_folder` and `read_named` take one of the
+            two only.
         split: the split of a TFDS data set; a folder has no splits.
         data_dir: where TFDS data sets are kept. By default the environment
             variable MOCO_KERAS_DATA_DIR, or else TFDS's own default.
@@ -191,39 +194,86 @@ def read(
     Returns:
         An `ImageStream`.
     """
-    if examples is not None and examples < 1:
-        raise ValueError(
-            f"`examples` must be at least 1. Received: examples={examples}."
-        )
-    if isinstance(source, str) and os.sep not in source:
-        builder = find_builder(source, data_dir)
-        if builder is not None:
-            return _read_tfds(builder, split, examples)
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
+    if str(source) and Path(source).expanduser().is_dir():
+        return read_folder(source, examples, on_bad_image)
+    if not isinstance(source, str):
+        raise _neither(source)
+    return read_named(source, split, data_dir=data_dir, examples=examples)
+
+
+def read_folder(folder, examples=None, on_bad_image="skip"):
+    """Opens a folder of images, whatever it is called.
+
+    Args and errors: as `load`.
+
+    Returns:
+        An `ImageStream`.
+    """
+    if examples is not None:
+        examples = arguments.whole(examples=examples)
+    where = Path(folder).expanduser()
+    if not str(folder) or not where.is_dir():
         raise FileNotFoundError(
-            "A data set must be a name of TensorFlow Datasets or a folder of "
-            f"images that exists. Received: {str(source)!r}, which is neither."
+            "A folder of images must be a folder that exists. Received: "
+            f"{image_files.printable(folder)!r}, looked for in {Path.cwd()}."
         )
-    return _read_folder(folder, examples, on_bad_image)
+    return _read_folder(where, examples, on_bad_image)
+
+
+def read_named(name, split="train", *, data_dir=None, examples=None):
+    """Opens a data set of TFDS, whatever folders there are.
+
+    Args and errors: as `load`.
+
+    Returns:
+        An `ImageStream`.
+    """
+    if examples is not None:
+        examples = arguments.whole(examples=examples)
+    builder = find_builder(name, data_dir)
+    if builder is None:
+        raise _neither(name)
+    return _read_tfds(builder, split, examples)
+
+
+def _neither(source):
+    return FileNotFoundError(
+        "A data set must be a name of TensorFlow Datasets or a folder of "
+        f"images that exists. Received: {image_files.printable(source)!r}, "
+        "which is neither."
+    )
 
 
 def find_builder(name, data_dir=None):
-    """The TFDS builder of a data set, or None for a name it does not know."""
+    """The TFDS builder of a data set, or None for a name it does not know.
+
+    Raises:
+        ValueError: if TFDS knows the name, but not this version or config.
+    """
     import tensorflow_datasets as tfds
 
     if name == "textures":
         from moco_keras import textures  # noqa: F401 (registers the builder)
     data_dir = data_dir or os.environ.get("MOCO_KERAS_DATA_DIR") or None
     try:
+        tfds.core.naming.parse_builder_name_kwargs(name)
+    except ValueError:
+        return None
+    try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         return None
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(
+            "A name of TensorFlow Datasets must have a version and a config "
+            f"that it knows, or none. Received: {name!r}.\n{error}"
+        ) from error
 
 
 def _read_tfds(builder, split, examples):
     name = builder.name
-    if not builder.is_prepared():
+    # Of a folder that is not there yet, TFDS would warn that it is empty.
+    if not (builder.data_path.exists() and builder.is_prepared()):
         _refuse_if_offline(builder)
         builder.download_and_prepare()
     if split not in builder.info.splits:

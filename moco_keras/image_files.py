@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import errno
+import heapq
 import os
 import re
 import stat
@@ -13,6 +14,7 @@ import tensorflow as tf
 # 150 MB of values, for each core that decodes.
 MAX_PIXELS = 50_000_000
 _MAX_BYTES = 4 * MAX_PIXELS
+_AGAIN = "A link to what has another name there"
 
 
 class Scan(NamedTuple):
@@ -20,7 +22,8 @@ class Scan(NamedTuple):
 
     Attributes:
         files: paths of the images, in order.
-        skipped: (path, reason) of each file that is none.
+        skipped: (path, reason) of each file that is none, and of each link to
+            what the folder holds by another name.
     """
 
     files: list[Path]
@@ -30,7 +33,7 @@ class Scan(NamedTuple):
 def scan(folder, on_bad_image="skip"):
     """Finds the images in a folder and the folders in it, by decoding them.
 
-    Links are followed, and what begins with a dot is left out.
+    Links are followed, see `walk`, and what begins with a dot is left out.
 
     Args:
         folder: its path.
@@ -49,7 +52,7 @@ def scan(folder, on_bad_image="skip"):
             '`on_bad_image` must be "skip" or "error". '
             f"Received: on_bad_image={on_bad_image!r}."
         )
-    paths, skipped = walk(folder)
+    paths, skipped, again = walk(folder)
     files = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for path, reason in zip(paths, pool.map(why_not, paths), strict=True):
@@ -61,8 +64,8 @@ def scan(folder, on_bad_image="skip"):
                 pool.shutdown(cancel_futures=True)
                 raise bad_image(*skipped[0])
     if not files:
-        raise no_image(folder, skipped)
-    return Scan(files, skipped)
+        raise no_image(folder, skipped + again)
+    return Scan(files, skipped + again)
 
 
 def bad_image(path, reason):
@@ -155,9 +158,7 @@ def _declared_size(contents):
 
 def summary(skipped):
     """Says what `scan` skipped, a line for each reason."""
-    lines = [
-        f"Files skipped, which could not be read as images: {len(skipped)}"
-    ]
+    lines = [f"Skipped, and not taken as images: {len(skipped)}"]
     by_reason = {}
     for path, reason in skipped:
         by_reason.setdefault(reason, []).append(path)
@@ -173,36 +174,81 @@ def printable(path):
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
+class Walk(NamedTuple):
+    """The files of a folder and of the folders in it.
+
+    Attributes:
+        files: their paths, sorted.
+        unread: (path, reason) of each folder that could not be looked into.
+        again: (path, reason) of each link to what has another name there, and
+            of each folder that was reached once more by such a link.
+    """
+
+    files: list[Path]
+    unread: list[tuple[Path, str]]
+    again: list[tuple[Path, str]]
+
+
 def walk(folder):
     """Finds the files of a folder and of the folders in it, as `scan` does.
+
+    Each file and each folder is taken once: by its own name where it is in the
+    folder, and else by that of the first link to it. Hard links are files of
+    their own, as nothing tells which of them would be the file.
 
     Args:
         folder: its path.
 
     Returns:
-        Their paths, sorted, and (path, reason) of each folder that could not be
-        looked into.
+        A `Walk`.
     """
-    paths, unread, seen = [], [], set()
+    files, unread, again = [], [], []
+    seen, real = set(), {}  # folders, and by the name that each was taken by
+    places, folder_links, file_links = [Path(folder)], [], []
+    while places or folder_links:
+        # Links wait until all is found that is there without them.
+        place = places.pop() if places else heapq.heappop(folder_links)
+        target = _target(place)
+        if target in seen:
+            again.append((place, _AGAIN))
+            continue
+        seen.add(target)
+        real[place] = target
+        try:
+            with os.scandir(place) as entries:
+                shown = [e for e in entries if not e.name.startswith(".")]
+            shown.sort(key=lambda entry: entry.name)
+        except OSError as error:
+            unread.append((place, error.strerror))
+            continue
+        for entry in shown:
+            if not entry.is_symlink():
+                (places if entry.is_dir() else files).append(Path(entry))
+            elif _is_folder(entry):
+                heapq.heappush(folder_links, Path(entry))
+            else:
+                file_links.append(Path(entry))
+    taken = {real[path.parent] / path.name for path in files if file_links}
+    for path in sorted(file_links):
+        target = _target(path)
+        if target in taken:
+            again.append((path, _AGAIN))
+        else:
+            taken.add(target)
+            files.append(path)
+    return Walk(sorted(files), unread, sorted(again))
 
-    def note(error):
-        unread.append((Path(error.filename), error.strerror))
 
-    for place, folders, files in os.walk(
-        folder, onerror=note, followlinks=True
-    ):
-        # A link may lead back to where it is.
-        seen.add(os.path.realpath(place))
-        folders[:] = [
-            name
-            for name in sorted(folders)
-            if not name.startswith(".")
-            and os.path.realpath(Path(place, name)) not in seen
-        ]
-        paths += [
-            Path(place, name) for name in files if not name.startswith(".")
-        ]
-    return sorted(paths), unread
+def _target(path):
+    # `Path.resolve` fails where links form a circle.
+    return Path(os.path.realpath(path))
+
+
+def _is_folder(link):
+    try:
+        return link.is_dir()
+    except OSError:  # it cannot be followed, as `scan` will find
+        return False
 
 
 def read(path):

@@ -62,7 +62,11 @@ class Snapshots:
                 + (f"{kept[0]} is still there. " if kept else "")
                 + "Make the folder writable or make room, and start again."
             ) from error
-        for prefix in self._prefixes()[_KEPT:]:
+        self.keep(_KEPT)
+
+    def keep(self, newest):
+        """Removes all but so many of the newest."""
+        for prefix in self._prefixes()[newest:]:
             # The index first: without it the rest counts for nothing.
             for path in (f"{prefix}.index", f"{prefix}.data-00000-of-00001"):
                 Path(path).unlink(missing_ok=True)

@@ -110,7 +110,12 @@ def test_programs_ask_for_an_unused_gpu(monkeypatch):
     monkeypatch.setattr(
         accelerators, "warn_of_unused_gpu", lambda: done.append("asked")
     )
-    monkeypatch.setattr(app, "run", lambda main: main(["program"]))
+
+    def run(main, flags_parser):
+        main(flags_parser(["program"]))
+
+    monkeypatch.setattr(app, "run", run)
+    monkeypatch.setattr(app, "parse_flags_with_usage", lambda argv: argv)
     monkeypatch.setattr(_settings, "define_flags", lambda defaults: None)
     monkeypatch.setattr(_settings, "from_flags", lambda kind: kind())
     _program.run(_settings.Settings(), lambda _: done.append("worked"))

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from moco_keras import augmentations, data
+from moco_keras.recipes import _pretrain, _settings
 
 
 def write_images(folder, sizes, mode="RGB", suffix="png"):
@@ -75,19 +78,56 @@ def test_examples_must_be_there(tmp_path, examples):
         data.load(tmp_path, examples=examples)
 
 
-def test_a_name_is_not_taken_for_a_folder(textures_dir, tmp_path, monkeypatch):
-    write_images(tmp_path / "textures", [(8, 8)])
-    write_images(tmp_path / "mine", [(8, 8)])
+NAMES = ["my-photos", "my photos", "2024", "textures", "ds/config", "a:1.0.0"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_wins_over_any_name(name, tmp_path, monkeypatch):
+    write_images(tmp_path / name, [(8, 8)])
     monkeypatch.chdir(tmp_path)
-    named = data.load("textures", "test", data_dir=textures_dir, examples=5)
-    assert named.source == "textures/1.0.0"
-    assert data.load("mine").images.shape == (1, 8, 8, 3)
-    assert data.load("./textures").images.shape == (1, 8, 8, 3)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(data, "find_builder", None)  # TFDS is not asked
+    for source in (name, f"{name}/", Path(name), f"./{name}", f"~/{name}"):
+        assert data.load(source).images.shape == (1, 8, 8, 3)
+        assert data.read_folder(source).num_examples == 1
 
 
-def test_unknown_name():
+def test_a_name_is_asked_for_as_such(textures_dir, tmp_path, monkeypatch):
+    """By the programs of one data set, wherever they run."""
+    write_images(tmp_path / "textures", [(8, 8)])
+    monkeypatch.chdir(tmp_path)
+    named = data.read_named("textures", "test", data_dir=textures_dir)
+    assert (named.source, named.num_examples) == ("textures/1.0.0", 2000)
+    read = _pretrain.by_name("textures")
+    images = read(
+        _settings.Settings(
+            data_dir=str(textures_dir), train_examples=9, test_examples=3
+        )
+    )
+    assert images.train.source == images.test.source == "textures/1.0.0"
     with pytest.raises(FileNotFoundError, match="cifar1000.*neither"):
-        data.load("cifar1000")
+        data.read_named("cifar1000")
+
+
+@pytest.mark.parametrize("name", [*NAMES[:3], "cifar1000", "", "a/b/c", "~"])
+def test_unknown_names(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=f"'{name}', which is neither"):
+        data.load(name)
+    with pytest.raises(FileNotFoundError, match=f"that exists.*'{name}', look"):
+        data.read_folder(name)
+    with pytest.raises(FileNotFoundError, match="'cifar10', which is neither"):
+        data.load(Path("cifar10"))  # a path is no name
+
+
+@pytest.mark.parametrize("name", ["textures:9.9.9", "textures/large"])
+def test_versions_and_configs_that_are_not_there(name, textures_dir):
+    """And one that is."""
+    with pytest.raises(ValueError, match=f"that it knows.*'{name}'"):
+        data.read(name, data_dir=textures_dir)
+    stream = data.read("textures:1.0.0", "test", data_dir=textures_dir)
+    assert stream.source == "textures/1.0.0"
 
 
 def test_neither_prepared_nor_downloadable(tmp_path, monkeypatch):

@@ -93,6 +93,28 @@ def test_features_are_the_exports(settings, encoder, folder, tmp_path, capsys):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_links_to_what_is_there_are_left_out_and_said(settings, folder, capsys):
+    embed.embed(settings)
+    with np.load(settings.out) as found:
+        names = found["files"].tolist()
+    (folder / "again").symlink_to("within")
+    (folder / "again.png").symlink_to("0.png")
+    capsys.readouterr()
+    out = settings.out.replace("features", "linked")
+    embed.embed(changed(settings, out=out))
+    with np.load(out) as found:
+        assert found["files"].tolist() == names
+    again = "2 A link to what has another name there: again, again.png"
+    assert again in capsys.readouterr().out
+    assert (
+        f"{folder}/again,"
+        in Path(out.replace("npz", "skipped.csv")).read_text()
+    )
+    for name in BAD:
+        (folder / name).unlink()
+    embed.embed(changed(settings, out=out + ".npz", on_bad_image="error"))
+
+
 def test_it_goes_on_where_it_was(settings, monkeypatch):
     embed.embed(changed(settings, out=settings.out.replace("fea", "whole_fea")))
     embed_batch, batches = embed._embed_batch, []

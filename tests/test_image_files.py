@@ -69,6 +69,7 @@ GOOD = [
 ]
 SKIPPED = {
     "empty.jpg": OTHER,
+    "loop": "A link to what has another name there",
     "itself.jpg": "Too many levels of symbolic links",
     "nothing.jpg": "No such file or directory",
     "photo.webp": OTHER,
@@ -95,7 +96,7 @@ def test_what_cannot_be_decoded_is_skipped_and_listed(folder):
     for name, reason in SKIPPED.items():
         assert skipped[name].startswith(reason), name
     summary = image_files.summary(scan.skipped)
-    assert f"as images: {len(SKIPPED)}\n" in summary
+    assert f"taken as images: {len(SKIPPED)}\n" in summary
     assert f"3 {LARGE}: vast.gif, vast.jpg, vast.png" in summary
 
 
@@ -142,7 +143,7 @@ def test_memory_is_bounded(folder):
     code = (
         "import moco_keras, resource; from moco_keras import image_files\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"assert len(image_files.scan({str(folder)!r}).skipped) == 13\n"
+        f"assert len(image_files.scan({str(folder)!r}).skipped) == 14\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     result = subprocess.run(
@@ -173,3 +174,67 @@ def test_what_may_not_be_read(tmp_path):
         ("c.png", "Permission denied"),
         ("shut", "Permission denied"),
     ]
+
+
+def names_in(folder, paths):
+    return [str(path.relative_to(folder)) for path in paths]
+
+
+def test_what_has_two_names_is_taken_once(tmp_path):
+    """By its own, whichever comes first in the alphabet."""
+    folder, outside = tmp_path / "images", tmp_path / "outside"
+    for path in (
+        folder / "m" / "1.png",
+        folder / "m" / "deep" / "2.png",
+        outside / "3.png",
+        outside / "more" / "4.png",
+        tmp_path / "5.png",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise().save(path)
+    for link, target in {
+        "a": folder / "m",  # to a folder
+        "z": folder / "m",
+        "sub": folder / "m" / "deep",
+        "m/up": folder,  # a circle
+        "b.png": folder / "m" / "1.png",  # to a file
+        "z.png": folder / "m" / "1.png",
+        "y": outside,  # to what is outside, which holds a way back
+        "x": outside / "more",
+        "7.png": tmp_path / "5.png",
+        "6.png": tmp_path / "5.png",
+        "c.png": outside / "3.png",
+    }.items():
+        (folder / link).symlink_to(target)
+    (outside / "back").symlink_to(folder)
+    (folder / "m" / "hard.png").hardlink_to(folder / "m" / "1.png")
+    taken = ["6.png", "m/1.png", "m/deep/2.png", "m/hard.png"]
+    taken += ["x/4.png", "y/3.png"]
+    again = ["7.png", "a", "b.png", "c.png", "m/up", "sub", "y/back"]
+    again += ["y/more", "z", "z.png"]
+    found = image_files.walk(folder)
+    assert names_in(folder, found.files) == taken
+    assert names_in(folder, [path for path, _ in found.again]) == again
+    scan = image_files.scan(folder, "error")  # links are no bad images
+    assert names_in(folder, scan.files) == taken
+    assert scan.skipped == found.again
+    assert (
+        "10 A link to what has another name there: 7.png, a, b.png, ..."
+        in image_files.summary(scan.skipped)
+    )
+    (tmp_path / "link").symlink_to(folder)
+    linked = image_files.walk(tmp_path / "link")
+    assert names_in(tmp_path / "link", linked.files) == taken
+
+
+def test_a_folder_above_holds_it_again(tmp_path):
+    noise().save(tmp_path / "1.png")
+    (tmp_path / "images").mkdir()
+    noise().save(tmp_path / "images" / "2.png")
+    (tmp_path / "images" / "above").symlink_to(tmp_path)
+    found = image_files.walk(tmp_path / "images")
+    assert names_in(tmp_path / "images", found.files) == [
+        "2.png",
+        "above/1.png",
+    ]
+    assert [path.name for path, _ in found.again] == ["images"]

@@ -73,18 +73,43 @@ def test_a_run_resumes_in_its_own_precision(open_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "file, message",
-    [
-        ("metrics.json", "holds a finished one"),
-        ("thesis.tex", "holds other files"),
-        ("settings.json", "holds other files"),  # an empty one
-    ],
+    "file", ["metrics.json", "thesis.tex", "settings.json"]
 )
-def test_another_folder_is_refused(file, message, open_folder, tmp_path):
+def test_another_folder_is_refused(file, open_folder, tmp_path):
     (tmp_path / file).touch()
-    with pytest.raises(FileExistsError, match=message):
+    with pytest.raises(FileExistsError, match="holds other files"):
         open_folder(Settings(run_dir=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
+def test_a_finished_run_is_continued_by_more_epochs(open_folder, tmp_path):
+    settings = Settings(run_dir=str(tmp_path), epochs=2)
+    open_folder(settings)
+    (tmp_path / "metrics.json").touch()
+    (tmp_path / "checkpoints").mkdir()
+    written = (tmp_path / "settings.json").read_text()
+    longer = dataclasses.replace(settings, epochs=3)
+    with pytest.raises(FileNotFoundError, match="last checkpoint.*--init_from"):
+        open_folder(longer)
+    (tmp_path / "checkpoints" / "000000032.index").touch()
+    for epochs in (1, 2):
+        again = dataclasses.replace(settings, epochs=epochs)
+        with pytest.raises(
+            FileExistsError,
+            match=rf"epochs={epochs} and.*, with 2 epochs.*--init_from=",
+        ):
+            open_folder(again)
+    with pytest.raises(ValueError, match="seed=1 .it began with 0") as error:
+        open_folder(dataclasses.replace(longer, seed=1))
+    assert "--epochs" not in str(error.value)
+    assert open_folder(longer) == tmp_path
+    assert (tmp_path / "settings.json").read_text() == written
+    assert _record.begun(tmp_path)["continued_after_epochs"] == [2]
+    open_folder(longer)
+    assert _record.begun(tmp_path)["continued_after_epochs"] == [2]
+    for epochs in (2, 4):
+        with pytest.raises(ValueError, match=rf"epochs={epochs} .it began wi"):
+            open_folder(dataclasses.replace(settings, epochs=epochs))
 
 
 def test_history_goes_on_where_the_training_does(tmp_path):

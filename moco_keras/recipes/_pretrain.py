@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import shlex
-import shutil
 import sys
 import time
 from typing import NamedTuple
@@ -21,8 +20,15 @@ from moco_keras import (
     image_files,
     knn,
     plotting,
+    snapshots,
 )
-from moco_keras.recipes import _program, _record, _settings, _threads
+from moco_keras.recipes import (
+    _program,
+    _record,
+    _settings,
+    _start,
+    _threads,
+)
 
 
 def run(recipe, read, defaults=None):
@@ -60,9 +66,9 @@ def by_name(name):
 
     def read(settings):
         bank, test = (
-            data.load(
+            data.read_named(
                 name, split, data_dir=settings.data_dir, examples=examples
-            )
+            ).load()
             for split, examples in (
                 ("train", settings.train_examples),
                 ("test", settings.test_examples),
@@ -96,8 +102,22 @@ def pretrain(settings, recipe, read):
         keras.config.set_dtype_policy(settings.precision)
         with distribution.chief_first(strategy):  # it may prepare the data
             images = read(settings)
-        folder = None
+        # Not before: a data set that is prepared first takes random numbers.
+        keras.utils.set_random_seed(settings.seed)
+        with strategy.scope():
+            model = build_model(
+                settings,
+                images.train.num_examples,
+                images.bank.images.shape[1],
+                strategy.num_replicas_in_sync,
+            )
+        folder = start = None
         if distribution.is_chief(strategy):
+            begun = settings.run_dir and _record.has_checkpoint(
+                settings.run_dir
+            )
+            if settings.init_from and not begun:
+                start = _start.read(settings.init_from, model)
             record = _record.make(settings, recipe, images, strategy)
             folder = _record.open_folder(record)
             if images.train.skipped:
@@ -105,7 +125,7 @@ def pretrain(settings, recipe, read):
                     folder / "skipped.csv", images.train.skipped
                 )
         with _saying_how_to_go_on(folder):
-            _train_and_leave(settings, images, strategy, folder)
+            _train_and_leave(settings, images, model, start, folder)
             # Should the chief fail, all start again.
             distribution.meet(strategy)
         return folder
@@ -140,19 +160,10 @@ def _saying_how_to_go_on(folder):
         raise
 
 
-def _train_and_leave(settings, images, strategy, folder):
+def _train_and_leave(settings, images, model, start, folder):
     """Trains, and writes what there is to write where there is a folder."""
-    # Not before: a data set that is prepared first takes random numbers.
-    keras.utils.set_random_seed(settings.seed)
     train, bank, test = images
     labelled = bank.labelled and test.labelled
-    with strategy.scope():
-        model = build_model(
-            settings,
-            train.num_examples,
-            bank.images.shape[1],
-            strategy.num_replicas_in_sync,
-        )
     k = min(200, len(bank.images))
     monitor = moco_keras.callbacks.KNNMonitor(
         bank, test, every=settings.knn_every, k=k
@@ -162,9 +173,12 @@ def _train_and_leave(settings, images, strategy, folder):
     if labelled:
         metrics["knn_untrained"] = monitor.evaluate()["knn"]
         callbacks.append(monitor)
+    if settings.init_from:
+        _start.give(model, start, model.distribute_strategy)
     checkpoints = None
     if folder is not None:
         _before(images, metrics, k)
+        _say_what_it_begins_with(settings, start, folder)
         log = _record.History(folder / "history.csv")
         board = keras.callbacks.TensorBoard(folder / "logs", write_graph=False)
         callbacks += [log, board]
@@ -190,12 +204,11 @@ def _train_and_leave(settings, images, strategy, folder):
         # Of this process; tracing and the kNN evaluations are part of it.
         speed = log.steps * settings.batch_size / seconds
         timing = {"seconds": seconds, "images_per_second": speed}
-        _record.write_json(folder / "timing.json", timing)
         for name in ("knn", "knn_projection") if labelled else ():
             trained = name.replace("knn", "knn_trained")
             metrics[trained] = log.epochs[-1][name]
         metrics["history"] = log.epochs
-        _leave(folder, model, monitor, bank, test, metrics)
+        _leave(folder, model, monitor, bank, test, metrics, timing)
         _print_summary(metrics, k, speed, folder)
 
 
@@ -220,15 +233,28 @@ def _before(images, metrics, k):
         )
 
 
-def _leave(folder, model, monitor, bank, test, metrics):
-    """Writes what a run is for, its metrics last."""
-    shutil.rmtree(folder / "encoder", ignore_errors=True)  # what began
-    training = _record.training(folder, metrics)
-    moco_keras.export_encoder(model, folder / "encoder", training=training)
-    model.save(folder / "model.keras")
-    _draw(folder, model, monitor, bank, test, metrics)
-    _record.write_json(folder / "metrics.json", metrics)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+def _say_what_it_begins_with(settings, start, folder):
+    if start is not None:
+        print(f"Begins with the weights and the queue of {settings.init_from}")
+    after = _record.begun(folder).get("continued_after_epochs")
+    if after:
+        print(
+            f"This run was finished after {after[-1]} epochs, and goes on to "
+            f"{settings.epochs}. Its learning rate is now that of a run of "
+            f"{settings.epochs} epochs: higher again at first."
+        )
+
+
+def _leave(folder, model, monitor, bank, test, metrics, timing):
+    """Writes what a run is for; its last checkpoint stays, to continue it."""
+    training = _record.training(_record.begun(folder), metrics)
+    with _record.results(folder) as place:
+        moco_keras.export_encoder(model, place / "encoder", training=training)
+        model.save(place / "model.keras")
+        _draw(place, model, monitor, bank, test, metrics)
+        _record.write_json(place / "timing.json", timing)
+        _record.write_json(place / "metrics.json", metrics)
+    snapshots.Snapshots(folder / "checkpoints").keep(1)
 
 
 def build_model(settings, num_images, image_size, num_replicas=1):

@@ -6,7 +6,7 @@ import sys
 import tensorflow as tf
 from absl import app, logging
 
-from moco_keras import accelerators
+from moco_keras import accelerators, startup
 from moco_keras.recipes import _settings
 
 
@@ -23,7 +23,6 @@ def run(defaults, work):
     def main(argv):
         if len(argv) > 1:
             raise app.UsageError(f"Expected flags only. Received: {argv[1:]}.")
-        accelerators.warn_of_unused_gpu()
         try:
             work(_settings.from_flags(type(defaults)))
         except (
@@ -33,10 +32,23 @@ def run(defaults, work):
             FloatingPointError,
             tf.errors.OpError,
         ) as error:
-            logging.debug("Where it happened:", exc_info=True)  # --verbosity=1
-            print(f"\nError: {error}", file=sys.stderr)
+            logging.debug("Where it happened:", exc_info=True)
+            print(
+                f"\nError: {error}\n"
+                "(To see where it happened, add --verbosity=1.)",
+                file=sys.stderr,
+            )
             sys.exit(1)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
 
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
+
+
+def parse_flags(argv):
+    """What `app.run` parses flags with; looks for GPUs, too, and quietly."""
+    others = app.parse_flags_with_usage(argv)
+    # Not in `main`: TensorFlow has `app.run` look for them before.
+    with startup.without_greetings():
+        accelerators.warn_of_unused_gpu()
+    return others

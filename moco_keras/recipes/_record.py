@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import io
 import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -22,6 +23,11 @@ _PLACES = (
     "checkpoint_every",
     "strategy",
 )
+# The record of a finished run that is being continued, beside its own, which
+# stays true of what the folder holds until the new results replace them.
+_CONTINUED = "settings.continued.json"
+# Results, until they are all there; then, until each is in its place.
+_PARTIAL, _READY = ".partial", ".ready"
 
 
 def make(settings, recipe, images, strategy):
@@ -56,10 +62,12 @@ def open_folder(record):
         record: what `make` returns.
 
     Returns:
-        The folder, a `Path`, with settings.json in it.
+        The folder, a `Path`, with the run's record in it, see `begun`.
 
     Raises:
-        FileExistsError: if the folder holds a finished run, or something else.
+        FileExistsError: if the folder holds something else, or a finished run
+            that has as many epochs.
+        FileNotFoundError: if it holds a finished run without its checkpoint.
         OSError: if the folder cannot be written to.
         ValueError: if it holds a run with other settings or data.
     """
@@ -70,9 +78,60 @@ def open_folder(record):
         folder = Path(settings["run_dir"])
         with _writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        _check(folder, record)
-    write_json(folder / "settings.json", record)
+            _publish(folder)  # if a process ended before it could
+        after = _check(folder, record)
+        if after:
+            record = {**record, "continued_after_epochs": after}
+    finished = (folder / "metrics.json").exists()
+    write_json(folder / (_CONTINUED if finished else "settings.json"), record)
     return folder
+
+
+def begun(folder):
+    """The record of the run that was begun last in a folder."""
+    file = folder / _CONTINUED
+    if not file.exists():
+        file = folder / "settings.json"
+    return json.loads(file.read_text())
+
+
+def has_checkpoint(folder):
+    """Whether a run in a folder has something to go on from."""
+    return any(Path(folder, "checkpoints").glob("*.index"))
+
+
+@contextlib.contextmanager
+def results(folder):
+    """Gives a folder to write the results of a run to.
+
+    When all are written they become those of the run, in the place of those
+    that it had before it was continued; its encoder is one more version. If the
+    process ends on the way, `open_folder` completes that.
+    """
+    partial = folder / _PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    yield partial
+    write_json(partial / "settings.json", begun(folder))
+    partial.rename(folder / _READY)
+    _publish(folder)
+
+
+def _publish(folder):
+    """Puts results that are all there in their places, metrics.json last."""
+    ready = folder / _READY
+    if not ready.is_dir():
+        return
+    versions = folder / "encoder"
+    versions.mkdir(exist_ok=True)
+    for version in ready.glob("encoder/*"):
+        others = [int(p.name) for p in versions.iterdir() if p.name.isdecimal()]
+        version.rename(versions / str(1 + max(others, default=0)))
+    files = [path for path in ready.iterdir() if path.is_file()]
+    for file in sorted(files, key=lambda file: file.name == "metrics.json"):
+        file.replace(folder / file.name)
+    (folder / _CONTINUED).unlink(missing_ok=True)
+    shutil.rmtree(ready)
 
 
 def begun_with(folder, name):
@@ -89,16 +148,15 @@ def write_json(path, value):
     _write(path, json.dumps(value, indent=2) + "\n")
 
 
-def training(folder, metrics):
+def training(record, metrics):
     """What an export says of a run's training: its settings and its end.
 
     Args:
-        folder: of the run.
+        record: that of settings.json.
         metrics: those of metrics.json, of which the history is left out.
     """
-    settings = json.loads((folder / "settings.json").read_text())
     last = {k: v for k, v in metrics.items() if k != "history"}
-    return {**settings, "metrics": last}
+    return {**record, "metrics": last}
 
 
 def write_skipped(path, skipped):
@@ -186,25 +244,28 @@ def _number(text):
 
 
 def _check(folder, record):
-    """Refuses a folder in which the run cannot start or go on."""
-    if (folder / "metrics.json").exists():
-        raise FileExistsError(
-            "--run_dir must be the folder of a new or an unfinished run. "
-            f"Received: {folder}, which holds a finished one. Nothing was "
-            "changed; choose another."
-        )
+    """Refuses a folder in which the run cannot start or go on.
+
+    Returns:
+        The numbers of epochs after which it was finished, and then continued.
+    """
     if not any(folder.iterdir()):
-        return
+        return []
     try:
-        before = _what_must_stay(
-            json.loads((folder / "settings.json").read_text())
-        )
+        record_before = begun(folder)
+        before = _what_must_stay(record_before)
     except (OSError, ValueError, KeyError, TypeError):
         raise FileExistsError(
             "--run_dir must be a new folder, or that of a run. Received: "
             f"{folder}, which holds other files. Choose another."
         ) from None
-    now = _what_must_stay(record)
+    now, after = _what_must_stay(record), []
+    after += record_before.get("continued_after_epochs", [])
+    finished = (folder / "metrics.json").exists()
+    if finished and not (folder / _CONTINUED).exists():
+        epochs = before.pop("--epochs")
+        _check_continues(folder, epochs, now.pop("--epochs"))
+        after.append(epochs)
     changes = [
         f"{name}={now.get(name)} (it began with {before.get(name)})"
         for name in sorted(before | now)
@@ -215,6 +276,33 @@ def _check(folder, record):
             "A run goes on with what it began with. Received, for "
             f"{folder}: {', '.join(changes)}. Give the same flags and data, "
             "or choose another --run_dir."
+        )
+    return after
+
+
+def _check_continues(folder, finished, epochs):
+    """Refuses a finished run that the given number of epochs does not continue.
+
+    Args:
+        folder: of the run.
+        finished: epochs that it has.
+        epochs: that it is to have.
+    """
+    anew = (
+        "To begin another run from its weights, give --init_from="
+        f"{folder / 'model.keras'} and another --run_dir."
+    )
+    if epochs <= finished:
+        raise FileExistsError(
+            "--epochs must be more than a finished run has, to continue it. "
+            f"Received: --epochs={epochs} and --run_dir={folder}, which holds "
+            f"a run that is finished, with {finished} epochs. Nothing was "
+            f"changed. {anew}"
+        )
+    if not has_checkpoint(folder):
+        raise FileNotFoundError(
+            "A finished run can be continued from its last checkpoint. "
+            f"Received: {folder}, in which there is none. {anew}"
         )
 
 

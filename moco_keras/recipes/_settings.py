@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import typing
+from pathlib import Path
 
 from absl import flags
 
@@ -50,7 +51,12 @@ class Settings(Bounded):
     run_dir: str | None = setting(
         None,
         "the folder of the run instead; a run that was interrupted there goes "
-        "on from its last checkpoint",
+        "on from its last checkpoint, and a finished one with more --epochs",
+    )
+    init_from: str | None = setting(
+        None,
+        "begin with the weights, the key encoder and the queue of this .keras "
+        "file, such as the model.keras of another run; the schedule is new",
     )
     checkpoint_every: str = setting(
         "1 minute", "how often a run is saved, in steps or minutes"
@@ -176,4 +182,8 @@ def from_flags(kind=Settings, flag_values=flags.FLAGS):
         field.name: flag_values[field.name].value
         for field in dataclasses.fields(kind)
     }
+    for name, value in values.items():
+        # Shells leave it in --name=~/folder.
+        if isinstance(value, str) and value.startswith("~"):
+            values[name] = str(Path(value).expanduser())
     return kind(**values)

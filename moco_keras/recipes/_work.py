@@ -136,7 +136,7 @@ def input_pipeline(s):
 
 def read_files(s):
     """Epochs of images that are read from files and shuffled as they come."""
-    stream = data.read(
+    stream = data.read_named(
         s["data"], data_dir=s["large_data_dir"], examples=s["num_images"]
     )
     batches = inputs.without_autotuning(

@@ -23,6 +23,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from moco_keras import accelerators, data
+from moco_keras.recipes import _program
 
 _FULL = {"width": 64, "batch_size": 64, "queue_size": 4096, "bn_splits": 1}
 _NARROW = {"width": 16, "batch_size": 256, "queue_size": 4096, "bn_splits": 8}
@@ -272,7 +273,8 @@ def _make_files(folder):
     for number in range(64):
         jpeg = tf.io.encode_jpeg(_draw_photograph(number), quality=90)
         (photographs / f"{number:02}.jpg").write_bytes(jpeg.numpy())
-    images = data.load(FLAGS.data, data_dir=FLAGS.data_dir).images[:10_000]
+    stream = data.read_named(FLAGS.data, data_dir=FLAGS.data_dir)
+    images = stream.load().images[:10_000]
     np.save(folder / "images.npy", images)
     _link_again(FLAGS.data, FLAGS.data_dir, folder / "large", images=1_000_000)
     return {
@@ -347,4 +349,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_program.parse_flags)

@@ -84,7 +84,7 @@ def embed(settings):
             f"--neighbours must be an image. Received: {query}: {reason}."
         )
     encoder = _Encoder(settings.encoder)
-    paths, unread = image_files.walk(folder)
+    paths, unread, again = image_files.walk(folder)
     about = {
         "encoder": encoder.sha256,
         "images": _sha256(b"\0".join(_state(p, folder) for p in paths)),
@@ -101,7 +101,7 @@ def embed(settings):
         print(f"Embedding on: {accelerators.describe()}")
         try:
             parts = _embed_in_parts(encoder, paths, unread, settings, place)
-            _join(parts, unread, settings, about)
+            _join(parts, unread + again, settings, about)
         except KeyboardInterrupt:
             print(f"\n{_GO_ON}", file=sys.stderr)
             raise
@@ -226,10 +226,10 @@ def _save(path, **arrays):
     partial.replace(path)
 
 
-def _join(parts, unread, settings, about):
+def _join(parts, skipped, settings, about):
     """Makes one file of the parts, which need not fit into memory."""
     out, folder = Path(settings.out), Path(settings.images)
-    files, skipped = [], list(unread)
+    files = []
     for part in map(np.load, parts):
         files += part["files"].tolist()
         for name, reason in zip(part["skipped"], part["reasons"], strict=True):

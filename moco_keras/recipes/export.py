@@ -68,8 +68,11 @@ def export(settings):
         )
     training = None
     if given is not file:
-        metrics = json.loads((given / "metrics.json").read_text())
-        training = _record.training(given, metrics)
+        record, metrics = (
+            json.loads((given / name).read_text())
+            for name in ("settings.json", "metrics.json")
+        )
+        training = _record.training(record, metrics)
     folder = moco_keras.export_encoder(
         keras.models.load_model(file),
         path or given / "encoder",

@@ -34,12 +34,10 @@ class FolderSettings(_settings.Settings):
 
 def read(settings):
     """The folder as a stream, and some of its images to evaluate with."""
-    if settings.images is None:
+    if not settings.images:
         raise ValueError("--images must be given: the folder of your images.")
-    stream = data.read(
-        settings.images,
-        examples=settings.train_examples,
-        on_bad_image=settings.on_bad_image,
+    stream = data.read_folder(
+        settings.images, settings.train_examples, settings.on_bad_image
     )
     tests = settings.test_examples or min(1000, -(-stream.num_examples // 5))
     some = stream.load(

@@ -1,0 +1,65 @@
+"""How TensorFlow is imported: this comes before everything else."""
+
+import contextlib
+import os
+import subprocess
+import sys
+
+# TensorFlow uses its oneDNN kernels unasked on some processors only; on the
+# others they make a step about twice as fast.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+# A program decides what it prints; the logging of a script that imports this
+# library is left alone. `python -m` imports the package before the program, so
+# the command line has to tell which of them this is.
+_PROGRAM = any(arg.startswith("moco_keras.recipes.") for arg in sys.orig_argv)
+if _PROGRAM:
+    # Greetings are not news; warnings are.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+
+# Infos, absl's remark on them, and that there is no driver or no GPU: where
+# there should be one, `accelerators.warn_of_unused_gpu` says so.
+_GREETINGS = (
+    rb"I\d{4} |WARNING: All log messages before absl::InitializeLog\(\)|"
+    rb"E\d{4} .*cuInit: .*(\(303\)|CUDA_ERROR_NO_DEVICE)"
+)
+_FILTER = f"""
+import re, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # which is the program's
+for line in sys.stdin.buffer:
+    if not re.match({_GREETINGS!r}, line):
+        sys.stderr.buffer.write(line)
+        sys.stderr.flush()
+"""
+
+
+@contextlib.contextmanager
+def without_greetings():
+    """Keeps from a program's stderr what TensorFlow says while it starts.
+
+    Its libraries speak as they are loaded, before they read
+    TF_CPP_MIN_LOG_LEVEL. All else passes, from a process of its own, so that
+    the last words of a process that is aborted do, too. With
+    TF_CPP_MIN_LOG_LEVEL=0, and in what is no program, everything passes.
+    """
+    asked_for = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0"
+    if not _PROGRAM or asked_for or sys.stderr is None:  # which is closed
+        yield
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    passes_on = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _FILTER], stdin=subprocess.PIPE
+    )
+    os.dup2(passes_on.stdin.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        passes_on.communicate()
+
+
+with without_greetings():
+    import tensorflow  # noqa: F401

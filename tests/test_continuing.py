@@ -1,0 +1,372 @@
+"""Runs that are continued after their end, and runs that begin with another."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import programs
+import pytest
+import soak
+import tensorflow as tf
+from replicas import free_ports, tf_config
+
+import moco_keras
+from moco_keras import data, schedules, textures
+from moco_keras.recipes import _pretrain, _record, _settings, _start
+
+SETTINGS = _settings.Settings(
+    width=2,
+    bn_splits=1,
+    batch_size=8,
+    queue_size=16,
+    epochs=2,
+    knn_every=1,
+    precision="float32",
+    checkpoint_every="1 step",
+)
+
+
+def read(settings):
+    images, labels = textures.draw(24, seed=0)
+    whole = data.ImageSet(images, labels, list(textures.CLASSES), "textures")
+    return _pretrain.Images(whole, whole, whole)
+
+
+def train(folder, **changes):
+    settings = dataclasses.replace(SETTINGS, run_dir=str(folder), **changes)
+    return _pretrain.pretrain(settings, "recipe", read)
+
+
+def contents(folder, *patterns):
+    return {
+        path: path.read_bytes()
+        for pattern in patterns
+        for path in folder.glob(pattern)
+        if path.is_file()
+    }
+
+
+def assert_same(folder, other):
+    """Weights, optimizers, metrics and history, to the bit."""
+    (weights, metrics), (others, expected) = map(
+        programs.numbers, (folder, other)
+    )
+    assert metrics == expected
+    assert len(weights) == len(others) > 3 * 62
+    for (path, a), (_, b) in zip(weights, others, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=path)
+    name = "history.csv"
+    assert (folder / name).read_text() == (other / name).read_text()
+
+
+def interrupt(monkeypatch, train_it, place, name, on=lambda *args: True):
+    """Interrupts a run where something is called."""
+    go_on = getattr(place, name)
+
+    def stop(*args, **kwargs):
+        if on(*args):
+            raise KeyboardInterrupt
+        return go_on(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_it()
+
+
+RESULTS = ("*.json", "*.png", "model.keras", "encoder/1/**/*")
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
+    """To what it would be, had it been as long from the beginning.
+
+    Were it not for the schedule, which is a constant here.
+    """
+    monkeypatch.setattr(schedules, "EpochCosine", lambda rate, *_: rate)
+    whole = train(tmp_path / "whole", epochs=4)
+    run = train(tmp_path / "run")
+    left = {path.name for path in run.iterdir()}
+    checkpoints = run / "checkpoints"
+    assert len([*checkpoints.glob("*.index")]) == 1
+    before = contents(run, *RESULTS)
+
+    def go_on():
+        return train(run, epochs=4)
+
+    def in_the_third(_, epoch, logs):
+        return epoch == 2
+
+    capsys.readouterr()
+    interrupt(
+        monkeypatch, go_on, _record.History, "on_epoch_end", on=in_the_third
+    )
+    assert (
+        "finished after 2 epochs, and goes on to 4" in capsys.readouterr().out
+    )
+    assert before.items() <= contents(run, *RESULTS).items()
+    for epochs in (2, 6):
+        with pytest.raises(ValueError, match=rf"s={epochs} \(it began with 4"):
+            train(run, epochs=epochs)
+    interrupt(monkeypatch, go_on, _pretrain, "_draw")
+    assert before.items() <= contents(run, *RESULTS).items()
+
+    def is_last(file, place):
+        return place == run / "metrics.json"
+
+    interrupt(monkeypatch, go_on, _record.Path, "replace", on=is_last)
+    with pytest.raises(FileExistsError, match="finished, with 4 epochs"):
+        go_on()  # which puts the last results in their places first
+    assert {path.name for path in run.iterdir()} == left
+    assert_same(run, whole)
+    versions = {path.name for path in (run / "encoder").iterdir()}
+    assert versions == {"1", "2"}
+    exported = contents(run, "encoder/1/**/*")
+    assert exported == {path: before[path] for path in exported}
+    record = json.loads((run / "settings.json").read_text())
+    assert record["settings"]["epochs"] == 4
+    assert record["continued_after_epochs"] == [2]
+    training = json.loads((run / "encoder/2/encoder.json").read_text())
+    assert training["training"]["settings"]["epochs"] == 4
+
+
+@pytest.mark.slow
+def test_its_schedule_is_that_of_the_new_length(tmp_path):
+    run = train(tmp_path / "run", epochs=1)
+    assert train(run) == run
+    model = keras.saving.load_model(run / "model.keras")
+    schedule = model.optimizer._learning_rate
+    assert (schedule.epochs, schedule.steps_per_epoch) == (2, 3)
+    assert int(model.optimizer.iterations) == int(model.steps) == 2 * 3
+    shutil.rmtree(run / "checkpoints")
+    before = contents(run, "**/*")
+    with pytest.raises(
+        FileNotFoundError, match="--init_from=.*model.keras and"
+    ):
+        train(run, epochs=3)
+    assert contents(run, "**/*") == before
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_another(tmp_path, monkeypatch, capsys):
+    """And where it goes on, it does not need the other any more."""
+    first = train(tmp_path / "first", epochs=1)
+    file = tmp_path / "given.keras"
+    shutil.copy(first / "model.keras", file)
+    given = {"init_from": str(file), "seed": 1}
+    whole = train(tmp_path / "whole", **given)
+    assert f"Begins with the weights and the queue of {file}" in (
+        capsys.readouterr().out
+    )
+    run = tmp_path / "run"
+
+    def go_on():
+        return train(run, **given)
+
+    interrupt(monkeypatch, go_on, _record.History, "on_epoch_end")
+    file.unlink()
+    go_on()
+    assert_same(run, whole)
+    record = json.loads((run / "settings.json").read_text())
+    assert record["settings"]["init_from"] == str(file)
+    with pytest.raises(ValueError, match=r"--init_from=None \(it began with /"):
+        train(run, seed=1, epochs=3)
+    train(run, **given, epochs=3)  # a finished one neither
+
+    shutil.copy(first / "model.keras", file)
+    with pytest.raises(ValueError, match="queue size 16, where.*ask for 24"):
+        train(tmp_path / "new", **given, queue_size=24)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_devices_and_workers_begin_with_another_and_continue(
+    textures_dir, tmp_path
+):
+    """The chief alone has the file, and the checkpoint."""
+
+    def command(name, given, epochs, *more):
+        return programs.smoke(
+            textures_dir,
+            f"--run_dir={tmp_path}/{name}",
+            f"--init_from={given}/model.keras",
+            f"--epochs={epochs}",
+            *more,
+        )
+
+    def finish(*processes):
+        for process in processes:
+            result = programs.finish(process)
+            assert result.returncode == 0, result.stderr
+
+    def workers(given, epochs):
+        ports = free_ports(2)
+        commands = [
+            command("workers", given, epochs),
+            command("other", tmp_path / "gone", epochs),
+        ]
+        finish(
+            *(
+                programs.start(*command, TF_CONFIG=tf_config(ports, i))
+                for i, command in enumerate(commands)
+            )
+        )
+
+    first = tmp_path / "first"
+    finish(
+        programs.start(
+            *programs.smoke(textures_dir, f"--run_dir={first}", "--epochs=1")
+        )
+    )
+    finish(programs.start(*command("alone", first, 1)))
+    _, *flags = command("mirrored", first, 1, "--strategy=mirrored")
+    subprocess.run(
+        [sys.executable, "-c", soak.TWO_DEVICES, *flags],
+        check=True,
+        cwd=programs.ROOT,
+        env={**os.environ, "PYTHONPATH": f"{programs.ROOT}/tests"},
+    )
+    workers(first, 1)
+
+    losses = {}
+    for path in tmp_path.glob("*/metrics.json"):
+        metrics = json.loads(path.read_text())
+        losses[path.parent.name] = metrics["history"][0]["loss"]
+    assert losses.keys() == {"first", "alone", "mirrored", "workers"}
+    for name in ("mirrored", "workers"):
+        assert losses[name] == pytest.approx(losses["alone"], abs=0.01)
+    assert losses["first"] != pytest.approx(losses["alone"], abs=0.1)
+
+    shutil.rmtree(first)
+    workers(first, 2)
+    metrics = json.loads((tmp_path / "workers/metrics.json").read_text())
+    assert [epoch["epoch"] for epoch in metrics["history"]] == [1, 2]
+    assert (tmp_path / "workers/encoder/2/saved_model.pb").is_file()
+    assert not (tmp_path / "other").exists()
+
+
+def build(image_size=8, queue_size=16, **kwargs):
+    kwargs = {"width": 2, "projection_dim": 4, **kwargs}
+    encoder = moco_keras.build_encoder("resnet18", image_size, **kwargs)
+    return moco_keras.MoCo(encoder, queue_size=queue_size)
+
+
+def test_what_a_run_begins_with(rng, tmp_path):
+    """Both encoders and the queue; the steps are counted anew."""
+    trained, model = build(), build()
+    for variable in (*trained.variables, trained.steps):
+        variable.assign(rng.integers(1, 9, variable.shape))
+    trained.save(tmp_path / "m.keras")
+    arrays = _start.read(tmp_path / "m.keras", model)
+    before = [v.numpy() for v in model._states()]
+    strategy = tf.distribute.get_strategy()
+    for given in (arrays, None):  # as to a worker that is not the chief
+        _start.give(model, given, strategy)
+        for part in ("query_encoder", "key_encoder", "queue"):
+            ours, theirs = (
+                getattr(m, part).get_weights() for m in (model, trained)
+            )
+            for a, b in zip(ours, theirs, strict=True):
+                np.testing.assert_array_equal(a, b)
+        for a, v in zip(before, model._states(), strict=True):
+            np.testing.assert_array_equal(a, v.numpy())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 16}, "image size 8, where the flags ask for 16"),
+        ({"queue_size": 24}, "queue size 16, where the flags ask for 24"),
+        ({"projection_dim": 5}, "projection dim 4, where the flags ask for 5"),
+        ({"width": 3}, r"3, 3, 3, 2\), where.*3, 3, 3, 3\)"),
+        ({"stem": "imagenet"}, r"3, 3, 3, 2\), where.*7, 7, 3, 2\)"),
+        ({"head": "mlp"}, r"head_hidden/kernel none, where.*\(16, 16\)"),
+    ],
+)
+def test_another_architecture_is_refused(changes, message, tmp_path):
+    build().save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match=message):
+        _start.read(tmp_path / "m.keras", build(**changes))
+    _start.read(tmp_path / "m.keras", build(bn_splits=2))
+
+
+def test_other_files_are_refused(make_model, tmp_path):
+    model = make_model()
+    model.query_encoder.save(tmp_path / "encoder.keras")
+    (tmp_path / "text.keras").write_text("a list of things to buy")
+    for name, message in {
+        "encoder.keras": "holds a Functional",
+        "text.keras": "which Keras cannot load",
+    }.items():
+        with pytest.raises(ValueError, match=f"of a MoCo.*{name}.*{message}"):
+            _start.read(tmp_path / name, model)
+    for path in (tmp_path / "gone.keras", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"exists.*={path}"):
+            _start.read(path, model)
+
+
+def test_results_are_published_whole(tmp_path, monkeypatch):
+    """Wherever it is interrupted: the old ones, or in the end the new ones."""
+    record = {"recipe": "r", "settings": {}, "data": {}}
+
+    def begin(folder):
+        (folder / "encoder" / "1").mkdir(parents=True)
+        _record.write_json(folder / "settings.json", {"of": "old"})
+        _record.write_json(folder / "metrics.json", {"of": "old"})
+        _record.write_json(folder / "settings.continued.json", record)
+
+    def write(folder):
+        with _record.results(folder) as place:
+            (place / "encoder" / "1").mkdir(parents=True)
+            (place / "encoder" / "1" / "new").touch()
+            _record.write_json(place / "metrics.json", {"of": "new"})
+
+    def state(folder):
+        return {
+            str(path.relative_to(folder)): path.is_file() and path.read_text()
+            for path in folder.rglob("*")
+        }
+
+    begin(tmp_path / "whole")
+    write(tmp_path / "whole")
+    expected = state(tmp_path / "whole")
+    assert {"encoder/1", "encoder/2/new"} <= expected.keys()
+    assert json.loads(expected["settings.json"]) == record
+    calls = []
+
+    def interrupted(function, at):
+        def call(*args, **kwargs):
+            calls.append(function)
+            if len(calls) == at:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return call
+
+    for at in range(1, 30):
+        folder = tmp_path / str(at)
+        begin(folder)
+        before = state(folder)
+        calls.clear()
+        with monkeypatch.context() as patch:
+            for name in ("rename", "replace", "mkdir", "unlink"):
+                function = getattr(_record.Path, name)
+                patch.setattr(_record.Path, name, interrupted(function, at))
+            try:
+                write(folder)
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        ready = (folder / ".ready").exists()
+        if not ready:
+            assert before.items() <= state(folder).items()
+            write(folder)
+        _record._publish(folder)
+        assert state(folder) == expected, at
+    assert at > 8
