@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import image_files, inputs, random
+from moco_keras import arguments, image_files, inputs, random
 from moco_keras.views import two_views  # noqa: F401 (of `read`'s streams)
 
 _UNLABELLED = -1
@@ -82,6 +82,13 @@ class ImageStream(NamedTuple):
             self.decode, num_parallel_calls=tf.data.AUTOTUNE
         )
 
+    def check_images(self):
+        """Refuses what is not a stream of RGB images, saying what to do."""
+        example = self.dataset.batch(1).element_spec
+        inputs.check_images(
+            example["image"], example, "moco_keras.data.read(...).dataset"
+        )
+
     def load(self, count=None, *, image_size=None):
         """Reads images into memory.
 
@@ -95,6 +102,9 @@ class ImageStream(NamedTuple):
         Raises:
             ValueError: if they are not RGB images of one size.
         """
+        self.check_images()
+        if count is not None:
+            count = arguments.whole(count=count)
         key = None if count is None else tf.zeros(2, "int64")
         dataset = self._decoded(key).take(-1 if count is None else count)
         if image_size is not None:
@@ -120,10 +130,8 @@ class ImageStream(NamedTuple):
                 )
             images.append(chunk["image"])
             labels.append(chunk["label"])
-        images = np.concatenate(images)
-        inputs.check_images(images)
         return ImageSet(
-            images,
+            np.concatenate(images),
             np.concatenate(labels),
             self.class_names,
             self.source,
@@ -191,10 +199,8 @@ def read(
     Returns:
         An `ImageStream`.
     """
-    if examples is not None and examples < 1:
-        raise ValueError(
-            f"`examples` must be at least 1. Received: examples={examples}."
-        )
+    if examples is not None:
+        examples = arguments.whole(examples=examples)
     if isinstance(source, str) and os.sep not in source:
         builder = find_builder(source, data_dir)
         if builder is not None:

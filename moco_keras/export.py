@@ -6,9 +6,10 @@ import uuid
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from moco_keras import card, encoders, image_files, portable, warmup
+from moco_keras import arguments, card, encoders, image_files, portable, warmup
 
 _OUTPUTS = ("features", "projection")
 
@@ -80,11 +81,8 @@ def export_encoder(
             f"`output` must be one of {', '.join(_OUTPUTS)}. "
             f"Received: output={output!r}."
         )
-    if version is not None and (type(version) is not int or version < 1):
-        raise ValueError(
-            "`version` must be a whole number, 1 or more. "
-            f"Received: version={version!r}."
-        )
+    if version is not None:
+        version = arguments.whole(version=version)
     if format is not None:
         portable.check(format)
     path = Path(path)
@@ -186,12 +184,18 @@ def _write_keras(encoder, path):
 
 def _json(training):
     try:
-        return json.loads(json.dumps(training))
+        return json.loads(json.dumps(training, default=_plain))
     except (TypeError, ValueError) as error:
         raise ValueError(
             "`training` must be a dict of numbers, texts, lists and dicts. "
             f"Received: {error}."
         ) from error
+
+
+def _plain(number):
+    if not isinstance(number, np.generic):
+        raise TypeError(f"{number!r}, which JSON cannot hold")
+    return number.item()
 
 
 def _image_size(encoder):

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from moco_keras import distribution, inputs, random
+from moco_keras import arguments, distribution, inputs, random
 
 
 def two_views(images, augmenter, batch_size):
@@ -22,9 +22,11 @@ def two_views(images, augmenter, batch_size):
         number of the pass. Of a data set, a data set of pairs (im_q, im_k),
         float32 (N, S, S, 3) each, in its order.
     """
+    batch_size = arguments.whole(batch_size=batch_size)
     if not isinstance(images, tf.data.Dataset):
         return TwoViews(images, augmenter, batch_size)
-    inputs.check_images(inputs.images_of(images.batch(1).element_spec))
+    example = images.batch(1).element_spec
+    inputs.check_images(inputs.images_of(example), example)
 
     def views(*example):
         image = inputs.images_of(example)
@@ -50,7 +52,7 @@ class TwoViews:
 
     def __init__(self, stream, augmenter, batch_size):
         inputs.check_batch_size(batch_size, stream.num_examples)
-        inputs.check_images(stream.dataset.batch(1).element_spec["image"])
+        stream.check_images()
         self.stream = stream
         self.augmenter = augmenter
         self.batch_size = batch_size
