@@ -199,8 +199,8 @@ def check_views(im_q, im_k, encoder):
         if not _fits(views, expected):
             raise ValueError(
                 f"The encoder takes images of shape {expected}. Received "
-                f"views of shape {tuple(views.shape[1:])}. Build the encoder and the "
-                "augmenter with the same `image_size`."
+                f"views of shape {tuple(views.shape[1:])}. Build the encoder "
+                "and the augmenter with the same `image_size`."
             )
 
 

@@ -15,8 +15,8 @@ def curves(epochs, path, raw_pixels=None, untrained=None):
     Args:
         epochs: a dict for each epoch, of numbers or of a CSV file's texts:
             "loss", "contrastive_accuracy", and "knn" where it was evaluated;
-            "epoch" counts from 1, or from 0 as Keras does. Or the `history` of
-            what `fit` returns, lists by the same names.
+            "epoch" counts from 1, or from 0 as Keras does. Or what `fit`
+            returns, or its `history`, lists by the same names.
         path: of the PNG file.
         raw_pixels, untrained: kNN accuracies to compare with, or None.
 
@@ -48,6 +48,7 @@ def curves(epochs, path, raw_pixels=None, untrained=None):
 
 def _rows(epochs):
     """The epochs that `curves` takes as dicts of numbers, counted from 1."""
+    epochs = getattr(epochs, "history", epochs)
     if isinstance(epochs, dict):
         epochs = _rows_of_history(epochs)
     rows = [

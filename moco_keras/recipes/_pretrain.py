@@ -214,9 +214,9 @@ def _before(images, metrics):
             test.labels,
         )
         print(
-            f"kNN ({_neighbours(bank)}) of {len(test.images)} test images: of raw pixels "
-            f"{metrics['knn_raw_pixels']:.3f}, of the untrained encoder "
-            f"{metrics['knn_untrained']:.3f}"
+            f"kNN ({_neighbours(bank)}) of {len(test.images)} test images: of "
+            f"raw pixels {metrics['knn_raw_pixels']:.3f}, of the untrained "
+            f"encoder {metrics['knn_untrained']:.3f}"
         )
 
 
