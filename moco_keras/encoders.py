@@ -239,16 +239,20 @@ def _flat(model):
 
 def _apply(model, x):
     """Calls a user's backbone, with an error that says what was expected."""
-    ends = [keras.tree.flatten(end) for end in (model.inputs, model.outputs)]
-    if any(len(end) > 1 for end in ends):
+    # Only a functional model has either before it is called.
+    ends = [
+        len(keras.tree.flatten(getattr(model, name, None)))
+        for name in ("inputs", "outputs")
+    ]
+    if max(ends) > 1:
         raise ValueError(
             "`backbone` must be a model of one input and one output. Received: "
-            f"{model.name!r} with {len(ends[0])} inputs and {len(ends[1])} "
-            "outputs. Make one of them: `keras.Model(model.inputs[0], "
-            "model.outputs[0])`, for example."
+            f"{model.name!r} with {ends[0]} inputs and {ends[1]} outputs. Make "
+            "one of them: `keras.Model(model.inputs[0], model.outputs[0])`, "
+            "for example."
         )
     try:
-        features = model(x)
+        (features,) = keras.tree.flatten(model(x))
     except ValueError as error:
         raise ValueError(
             f"`backbone` must take images of shape {x.shape}. Received a model "

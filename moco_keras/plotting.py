@@ -41,7 +41,7 @@ def curves(epochs, path, raw_pixels=None, untrained=None):
         axes.set_title(title)
     for axes in panels:
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
