@@ -106,7 +106,12 @@ def check_images(images, example=None, dataset="dataset"):
         )
     if shape is None or len(shape) != 4:
         received = type(images).__name__ if shape is None else f"shape={shape}"
-        if shape is None or len(shape) != 3:
+        if isinstance(images, dict):
+            remedy = (
+                f"For a data set, pass `{dataset}.map(lambda example, *_: "
+                'example["image"])`.'
+            )
+        elif shape is None or len(shape) != 3:
             remedy = "Pass an array or a `tf.data.Dataset` of such images."
         elif shape[-1] not in (1, 3, 4):
             remedy = f"Of images in gray, {pass_(_REPEAT_NEW)}."
