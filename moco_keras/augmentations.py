@@ -119,6 +119,13 @@ class _Augmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
             lambda x: ops.cast(x, "float32"), inputs
         )
 
+    def compute_output_shape(self, input_shape):
+        return self.compute_output_spec(keras.KerasTensor(input_shape)).shape
+
+    def compute_output_spec(self, *args, **kwargs):
+        # By tracing. A layer would give the policy's dtype to that shape.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def draw(self, batch_size, count):
         """Draws float32 (count, N), uniform in [0, 1).
 
