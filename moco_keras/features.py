@@ -46,7 +46,8 @@ def unit_rows(features):
 
     A row of zeros stays as it is.
     """
-    features = np.reshape(features, (len(features), -1)).astype("float32")
+    features = np.reshape(features, (len(features), -1))
+    features = features.astype("float32", copy=False)
     # In float64, for a square may exceed what float32 can hold.
     squares = np.einsum("nd,nd->n", features, features, dtype="float64")
     lengths = np.sqrt(squares).astype("float32")[:, None]

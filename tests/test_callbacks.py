@@ -54,6 +54,16 @@ def test_knn_is_that_of_the_features(make_model, images, labels):
             np.testing.assert_allclose(monitor.features[1], of_test, rtol=1e-5)
 
 
+def test_features_of_a_model_are_its_backbones(make_model, images):
+    model = make_model()
+    backbone = moco_keras.backbone(model.query_encoder)
+    features = moco_keras.features.extract(model, images)
+    lengths = np.linalg.norm(backbone(images), axis=1, keepdims=True)
+    np.testing.assert_allclose(features, backbone(images) / lengths, rtol=1e-5)
+    of_backbone = moco_keras.features.extract(backbone, images, batch_size=5)
+    np.testing.assert_allclose(features, of_backbone, rtol=1e-5)
+
+
 def test_labels_in_a_column(make_model, images, labels):
     """As `keras.datasets` has them."""
     both = images, labels[:, None]
