@@ -167,12 +167,14 @@ def check_labels(num_images, **labels):
         remedy = f" Pass `np.argmax({name}, axis=1)`." if one_hot else ""
         raise ValueError(f"{expected} Received: shape={labels.shape}.{remedy}")
     labels = labels.reshape(-1)
-    whole = labels.dtype.kind in "iub" or (
-        labels.dtype.kind == "f" and (labels == np.round(labels)).all()
-    )
-    if not whole:
+    wrong = labels
+    if labels.dtype.kind in "iub":
+        wrong = labels[:0]
+    elif labels.dtype.kind == "f":
+        wrong = labels[~np.isfinite(labels) | (labels != np.round(labels))]
+    if len(wrong):
         raise ValueError(
-            f"{expected} Received: {labels[0]!s} among them, of "
+            f"{expected} Received: {wrong[0]!s} among them, of "
             f"dtype={labels.dtype}. Give each class a number."
         )
     if labels.min() < 0:

@@ -134,8 +134,9 @@ def test_labels_as_data_sets_have_them(kind, columns, rng):
 BAD_LABELS = [
     ([0, 1], "each of the 3 images. Received: shape=(2,)"),
     ([0, 1, -1], "Received: -1 among them. Leave unlabelled"),
-    ([0, 1, 0.5], "dtype=float64. Give each class a number"),
-    ([0, 1, np.nan], "dtype=float64. Give each class a number"),
+    ([0, 1, 0.5], "Received: 0.5 among them, of dtype=float64. Give each"),
+    ([0, 1, np.nan], "Received: nan among them"),
+    ([0, np.inf, 1], "Received: inf among them"),
     (["a", "b", "c"], "Received: a among them"),
     (np.eye(3), "shape=(3, 3). Pass `np.argmax({}, axis=1)`"),
     (3, "Received: shape=()"),

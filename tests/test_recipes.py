@@ -5,6 +5,7 @@ import re
 import signal
 import time
 
+import numpy as np
 import programs
 import pytest
 import tensorflow as tf
@@ -14,7 +15,7 @@ from programs import ROOT, run
 from replicas import free_ports, tf_config
 
 import moco_keras
-from moco_keras import accelerators, textures
+from moco_keras import accelerators, data, textures
 from moco_keras.recipes import (
     _pretrain,
     _settings,
@@ -203,6 +204,18 @@ def test_a_run_takes_the_branches_of_a_gpu(tmp_path, monkeypatch):
     )
     _pretrain.pretrain(settings, "image_folder", image_folder.read)
     assert {path.name for path in (tmp_path / "run").iterdir()} == LEFT
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0] * 3 + [1] * 2, "k=2, the smallest class's images"),
+        ([0] * 300 + [1] * 200, "k=200"),
+    ],
+)
+def test_how_many_neighbours_vote_is_said(labels, words):
+    bank = data.ImageSet(None, np.array(labels), [], "")
+    assert _pretrain._neighbours(bank) == words
 
 
 def test_a_folder_is_needed():
