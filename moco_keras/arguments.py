@@ -45,3 +45,27 @@ def real(**value):
         raise ValueError(
             f"`{name}` must be a number. Received: {name}={number!r}."
         ) from None
+
+
+def pair(**value):
+    """Returns two numbers as a tuple of `float`s.
+
+    Args:
+        value: the two numbers, by the name that users know them by.
+
+    Raises:
+        ValueError: if they are not two numbers.
+    """
+    ((name, both),) = value.items()
+    try:
+        first, second = both
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"`{name}` must be two numbers. Received: {name}={both!r}."
+        ) from None
+    return real(**{name: first}), real(**{name: second})
+
+
+def seed(seed):
+    """Returns a seed as an `int`, or None for none."""
+    return None if seed is None else whole(0, seed=seed)

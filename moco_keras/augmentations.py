@@ -18,7 +18,7 @@ import keras_cv
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import distribution, image_ops, random
+from moco_keras import arguments, distribution, image_ops, random
 
 
 def moco_v1(image_size=224, min_area=0.2):
@@ -57,7 +57,7 @@ def moco_v2(image_size=224, min_area=0.2):
     Reference:
         Section 3 of [Chen et al., 2020](https://arxiv.org/abs/2003.04297).
     """
-    pixel = image_size / 224
+    pixel = arguments.whole(image_size=image_size) / 224
     return keras.layers.Pipeline(
         [
             RandomResizedCrop(image_size, scale=(min_area, 1.0)),
@@ -110,8 +110,21 @@ class _Augmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
         # Without a seed keras-cv asks for TensorFlow's global generator, which
         # deterministic operations forbid. Nothing draws from what it makes.
         super().__init__(seed=1, **{"dtype": "float32", **kwargs})
-        self.seed = seed
-        self.generator = keras.random.SeedGenerator(seed)
+        self.seed = arguments.seed(seed)
+        self.generator = keras.random.SeedGenerator(self.seed)
+
+    def _ensure_inputs_are_compute_dtype(self, inputs):
+        # A policy of half precision would round the pixels.
+        return keras.tree.map_structure(
+            lambda x: ops.cast(x, "float32"), inputs
+        )
+
+    def compute_output_shape(self, input_shape):
+        return self.compute_output_spec(keras.KerasTensor(input_shape)).shape
+
+    def compute_output_spec(self, *args, **kwargs):
+        # By tracing. A layer would give the policy's dtype to that shape.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def draw(self, batch_size, count):
         """Draws float32 (count, N), uniform in [0, 1).
@@ -174,9 +187,9 @@ class RandomResizedCrop(_Crop):
         self, image_size, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), **kwargs
     ):
         super().__init__(**kwargs)
-        self.image_size = image_size
-        self.scale = tuple(scale)
-        self.ratio = tuple(ratio)
+        self.image_size = arguments.whole(image_size=image_size)
+        self.scale = arguments.pair(scale=scale)
+        self.ratio = arguments.pair(ratio=ratio)
 
     def get_random_transformation_batch(self, batch_size, images, **kwargs):
         sides = image_ops.height_and_width(images)
@@ -238,7 +251,7 @@ class CenterCropAndResize(_Crop):
 
     def __init__(self, image_size, **kwargs):
         super().__init__(**kwargs)
-        self.image_size = image_size
+        self.image_size = arguments.whole(image_size=image_size)
 
     def augment_images(self, images, **kwargs):
         if images.shape[1:3] == (self.image_size, self.image_size):
@@ -270,7 +283,7 @@ class RandomHorizontalFlip(_Augmentation):
 
     def __init__(self, rate=0.5, **kwargs):
         super().__init__(**kwargs)
-        self.rate = rate
+        self.rate = arguments.real(rate=rate)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         return self.chance(batch_size)
@@ -288,7 +301,7 @@ class RandomGrayscale(_Augmentation):
 
     def __init__(self, rate=0.2, **kwargs):
         super().__init__(**kwargs)
-        self.rate = rate
+        self.rate = arguments.real(rate=rate)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         return self.chance(batch_size)
@@ -324,11 +337,11 @@ class RandomColorJitter(_Augmentation):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.brightness = brightness
-        self.contrast = contrast
-        self.saturation = saturation
-        self.hue = hue
-        self.rate = rate
+        self.brightness = arguments.real(brightness=brightness)
+        self.contrast = arguments.real(contrast=contrast)
+        self.saturation = arguments.real(saturation=saturation)
+        self.hue = arguments.real(hue=hue)
+        self.rate = arguments.real(rate=rate)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         draws = self.draw(batch_size, 9)
@@ -373,8 +386,8 @@ class RandomGaussianBlur(_Augmentation):
 
     def __init__(self, sigma=(0.1, 2.0), rate=0.5, **kwargs):
         super().__init__(**kwargs)
-        self.sigma = tuple(sigma)
-        self.rate = rate
+        self.sigma = arguments.pair(sigma=sigma)
+        self.rate = arguments.real(rate=rate)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         apply, sigma = ops.unstack(self.draw(batch_size, 2))
@@ -404,8 +417,8 @@ class RandomSolarize(_Augmentation):
 
     def __init__(self, rate=0.2, threshold=128.0, **kwargs):
         super().__init__(**kwargs)
-        self.rate = rate
-        self.threshold = threshold
+        self.rate = arguments.real(rate=rate)
+        self.threshold = arguments.real(threshold=threshold)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         return self.chance(batch_size)

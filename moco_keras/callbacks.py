@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from moco_keras import encoders, features, knn
+from moco_keras import arguments, encoders, features, inputs, knn
 
 
 class KNNMonitor(keras.callbacks.Callback):
@@ -15,37 +15,39 @@ class KNNMonitor(keras.callbacks.Callback):
     and the last. Callbacks that stand behind it in the list see them.
 
     Args:
-        bank: (images, labels), uint8 (B, S, S, 3) and int (B,), the training
-            images as a rule, without augmentation.
-        test: (images, labels) to classify.
+        bank: (images, labels), uint8 (B, S, S, 3) and int (B,) or (B, 1), the
+            training images as a rule, without augmentation.
+        test: (images, labels) to classify. A label that the bank lacks is never
+            found.
         every: epochs between evaluations.
-        k: number of neighbours that vote; at most B.
+        k: number of neighbours that vote, at most B; by default
+            `knn.default_k`, 200 or the images of the bank's smallest class.
         temperature: of the votes, see `knn.predict`.
 
     Attributes:
         features: those of the last evaluation, bank's and test's: float32
             (B, D) and (T, D) from the backbone, rows of length 1.
+        k: as chosen.
 
     Raises:
-        ValueError: if the bank is smaller than `k`.
+        ValueError: if images or labels are not such, the bank is smaller than
+            `k`, or, when training starts, the images are not of the encoder's
+            size.
     """
 
-    def __init__(self, bank, test, every=1, k=200, temperature=0.1):
+    def __init__(self, bank, test, every=1, k=None, temperature=0.1):
         super().__init__()
-        if k > len(bank[0]):
-            raise ValueError(
-                f"`k` must be at most the bank's {len(bank[0])} images. "
-                f"Received: k={k}."
-            )
-        self.bank = bank[:2]
-        self.test = test[:2]
-        self.every = every
-        self.k = k
-        self.temperature = temperature
+        self.bank = _labelled(bank=bank)
+        self.test = _labelled(test=test)
+        self.every = arguments.whole(every=every)
+        self.k = knn.check_k(k, self.bank[1])
+        self.temperature = knn.check_temperature(temperature)
 
     def set_model(self, model):
         super().set_model(model)
         encoder = model.query_encoder
+        for name, (images, _) in {"bank": self.bank, "test": self.test}.items():
+            inputs.check_size(images, encoder, f"`{name}`")
         # Both outputs in one pass, by all replicas.
         with model.distribute_strategy.scope():
             backbone = encoders.backbone(encoder)
@@ -87,6 +89,20 @@ class KNNMonitor(keras.callbacks.Callback):
         last = number == self.params["epochs"]
         if number == 1 or number % self.every == 0 or last:
             logs.update(self.evaluate())
+
+
+def _labelled(**pair):
+    """Images with their labels, (images, int64 (N,)), checked."""
+    ((name, given),) = pair.items()
+    if not isinstance(given, (tuple, list)) or len(given) < 2:
+        raise ValueError(
+            f"`{name}` must be (images, labels), two arrays. Received: "
+            f"{type(given).__name__}."
+        )
+    images, labels = given[:2]
+    inputs.check_images(images)
+    labels = knn.check_labels(len(images), **{f"{name}_labels": labels})
+    return images, labels
 
 
 class StopOnNaN(keras.callbacks.Callback):

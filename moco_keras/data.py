@@ -83,6 +83,13 @@ class ImageStream(NamedTuple):
             self.decode, num_parallel_calls=tf.data.AUTOTUNE
         )
 
+    def check_images(self):
+        """Refuses what is not a stream of RGB images, saying what to do."""
+        example = self.dataset.batch(1).element_spec
+        inputs.check_images(
+            example["image"], example, "moco_keras.data.read(...).dataset"
+        )
+
     def load(self, count=None, *, image_size=None):
         """Reads images into memory.
 
@@ -96,6 +103,9 @@ class ImageStream(NamedTuple):
         Raises:
             ValueError: if they are not RGB images of one size.
         """
+        self.check_images()
+        if count is not None:
+            count = arguments.whole(count=count)
         key = None if count is None else tf.zeros(2, "int64")
         dataset = self._decoded(key).take(-1 if count is None else count)
         if image_size is not None:
@@ -121,10 +131,8 @@ class ImageStream(NamedTuple):
                 )
             images.append(chunk["image"])
             labels.append(chunk["label"])
-        images = np.concatenate(images)
-        inputs.check_images(images)
         return ImageSet(
-            images,
+            np.concatenate(images),
             np.concatenate(labels),
             self.class_names,
             self.source,

@@ -15,6 +15,7 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
 _HEADS = ("linear", "mlp")
+_PIXELS = ("normalized", "raw")
 _NORMALIZATION = "normalization"  # the layer that takes pixels in [0, 255]
 _FEATURES = "features"  # the layer whose output is the backbone's feature
 
@@ -29,6 +30,7 @@ def build_encoder(
     width=64,
     bn_splits=1,
     norm="batch",
+    pixels=None,
 ):
     """Builds an encoder from pixels to projections.
 
@@ -39,8 +41,8 @@ def build_encoder(
 
     Args:
         backbone: "resnet18", "resnet34", "resnet50", or a functional Keras
-            model from normalised images, float (N, S, S, 3), to features,
-            (N, D), or feature maps, (N, h, w, D), which are then averaged.
+            model from images, float (N, S, S, 3), to features, (N, D), or
+            feature maps, (N, h, w, D), which are then averaged.
         image_size: side of the images in pixels, S.
         projection_dim: length of a projection, C of the paper.
         head: "linear" (MoCo v1) or "mlp" (v2: D to D, ReLU, D to C).
@@ -51,14 +53,19 @@ def build_encoder(
             `SplitBatchNormalization`.
         norm: of a ResNet: "batch", by the images of each replica, or "sync", by
             those of all replicas together.
+        pixels: what a Keras model as `backbone` takes: "normalized" pixels, or
+            "raw" ones in [0, 255], because it normalizes them itself, as
+            `keras.applications.EfficientNetB0` does. By default "normalized";
+            it must be given where the model seems to normalize.
 
     Returns:
         A functional `keras.Model` from float (N, S, S, 3), pixels in [0, 255],
         to float (N, C), not normalised.
 
     Raises:
-        ValueError: if a name is unknown, a number is not positive, or the
-            backbone does not fit.
+        ValueError: if a name is unknown, a number is not positive, the
+            backbone does not fit, or Keras is set to something else than
+            channels last and float32.
 
     Reference:
         v1: [He et al., 2020](https://arxiv.org/abs/1911.05722); v2:
@@ -69,6 +76,11 @@ def build_encoder(
         >>> encoder(images).shape  # uint8 (8, 32, 32, 3)
         (8, 128)
     """
+    check_defaults()
+    image_size = arguments.whole(image_size=image_size)
+    projection_dim = arguments.whole(projection_dim=projection_dim)
+    width = arguments.whole(width=width)
+    bn_splits = arguments.whole(bn_splits=bn_splits)
     _check_choice("head", head, _HEADS)
     _check_choice("stem", stem, ("auto", *resnet.STEMS))
     _check_choice("norm", norm, ("batch", "sync"))
@@ -79,22 +91,23 @@ def build_encoder(
             f"`bn_splits=1`. Received: backbone={backbone!r}, "
             f"bn_splits={bn_splits}."
         )
-    image_size = arguments.whole(image_size=image_size)
-    projection_dim = arguments.whole(projection_dim=projection_dim)
-    width = arguments.whole(width=width)
+    _check_pixels(pixels, backbone)
     small = image_size <= 64
     inputs = keras.Input((image_size, image_size, 3), name="images")
-    mean, std = (
-        (CIFAR10_MEAN, CIFAR10_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
+    if pixels == "raw":
+        normalization = 1.0, 0.0
+    else:
+        mean, std = (
+            (CIFAR10_MEAN, CIFAR10_STD)
+            if small
+            else (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        # Given a row of pixels: TensorFlow is slow to repeat three numbers.
+        mean, std = (np.tile(values, (image_size, 1)) for values in (mean, std))
+        normalization = (1 / 255 / std).tolist(), (-mean / std).tolist()
+    x = layers.Rescaling(*normalization, dtype="float32", name=_NORMALIZATION)(
+        inputs
     )
-    # Given a row of pixels: TensorFlow is slow to repeat three numbers.
-    mean, std = (np.tile(values, (image_size, 1)) for values in (mean, std))
-    x = layers.Rescaling(
-        (1 / 255 / std).tolist(),
-        (-mean / std).tolist(),
-        dtype="float32",
-        name=_NORMALIZATION,
-    )(inputs)
     if isinstance(backbone, keras.Model):
         x = _apply(backbone, x)
     else:
@@ -143,8 +156,34 @@ def backbone(encoder):
     return keras.Model(encoder.inputs[0], features, name="backbone")
 
 
+def check_defaults():
+    """Refuses settings of Keras that images and encoders here cannot follow.
+
+    Raises:
+        ValueError: saying which, and how to set it back.
+    """
+    for name, required in (
+        ("image_data_format", "channels_last"),
+        ("floatx", "float32"),
+    ):
+        value = getattr(keras.config, name)()
+        if value != required:
+            raise ValueError(
+                f"`keras.config.{name}()` must be {required!r}. Received: "
+                f"{value!r}. Call `keras.config.set_{name}({required!r})` "
+                "first."
+            )
+    policy = keras.config.dtype_policy()
+    if policy.compute_dtype == "float64":
+        raise ValueError(
+            "`keras.config.dtype_policy()` must compute in float32 or shorter. "
+            f"Received: {policy.name!r}. Call "
+            "`keras.config.set_dtype_policy('float32')` first."
+        )
+
+
 def takes_pixels(encoder):
-    """Whether an encoder normalises pixels in [0, 255] as `build_encoder`'s."""
+    """Whether an encoder takes pixels in [0, 255], as `build_encoder`'s do."""
     return any(
         layer.name == _NORMALIZATION and isinstance(layer, layers.Rescaling)
         for layer in encoder.layers
@@ -162,10 +201,61 @@ def _linear(x, units, name):
     )(x)
 
 
+def _check_pixels(pixels, backbone):
+    if pixels is not None:
+        _check_choice("pixels", pixels, _PIXELS)
+        if not isinstance(backbone, keras.Model):
+            raise ValueError(
+                "`pixels` says what a Keras model as `backbone` takes. "
+                f"Received: pixels={pixels!r}, backbone={backbone!r}. Leave it "
+                "out."
+            )
+    elif isinstance(backbone, keras.Model) and (
+        layer := _own_normalization(backbone)
+    ):
+        raise ValueError(
+            "`pixels` must be given for a `backbone` that seems to normalize "
+            f"its images itself. Received: {backbone.name!r} with the layer "
+            f'{layer.name!r}. Pass `pixels="raw"` if it takes pixels in '
+            '[0, 255], or `pixels="normalized"` if it takes normalized ones.'
+        )
+
+
+def _own_normalization(model):
+    """The layer by which a model normalizes its images, or None."""
+    for layer in _flat(model):
+        if isinstance(layer, (layers.Rescaling, layers.Normalization)):
+            return layer
+        if layer.trainable_weights:  # where features begin
+            return None
+    return None
+
+
+def _flat(model):
+    """The layers of a model, and of the models among them."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _flat(layer)
+        else:
+            yield layer
+
+
 def _apply(model, x):
     """Calls a user's backbone, with an error that says what was expected."""
+    # Only a functional model has either before it is called.
+    ends = [
+        len(keras.tree.flatten(getattr(model, name, None)))
+        for name in ("inputs", "outputs")
+    ]
+    if max(ends) > 1:
+        raise ValueError(
+            "`backbone` must be a model of one input and one output. Received: "
+            f"{model.name!r} with {ends[0]} inputs and {ends[1]} outputs. Make "
+            "one of them: `keras.Model(model.inputs[0], model.outputs[0])`, "
+            "for example."
+        )
     try:
-        features = model(x)
+        (features,) = keras.tree.flatten(model(x))
     except ValueError as error:
         raise ValueError(
             f"`backbone` must take images of shape {x.shape}. Received a model "

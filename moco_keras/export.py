@@ -281,12 +281,18 @@ def _tolerance(encoder):
 
 def _json(training):
     try:
-        return json.loads(json.dumps(training))
+        return json.loads(json.dumps(training, default=_plain))
     except (TypeError, ValueError) as error:
         raise ValueError(
             "`training` must be a dict of numbers, texts, lists and dicts. "
             f"Received: {error}."
         ) from error
+
+
+def _plain(number):
+    if not isinstance(number, np.generic):
+        raise TypeError(f"{number!r}, which JSON cannot hold")
+    return number.item()
 
 
 def _image_size(encoder):

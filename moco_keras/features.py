@@ -2,20 +2,32 @@
 
 import numpy as np
 
-from moco_keras import distribution
+from moco_keras import arguments, distribution, encoders, inputs
 
 
 def extract(encoder, images, batch_size=256):
-    """Runs an encoder in inference mode and normalises what it returns.
+    """Runs an encoder in inference mode and normalizes what it returns.
 
     Args:
-        encoder: a `keras.Model` from images to vectors.
+        encoder: a `MoCo`, for the features of its query encoder's backbone, or
+            any `keras.Model` from images to vectors.
         images: uint8 (N, S, S, 3).
         batch_size: images encoded at a time.
 
     Returns:
         float32 (N, D), each row of length 1.
+
+    Example:
+        >>> features = extract(model, images)  # of a MoCo, what `predict`'s
+        >>> projections = model.predict(images)  # projections are made of
     """
+    batch_size = arguments.whole(batch_size=batch_size)
+    query_encoder = getattr(encoder, "query_encoder", None)
+    if query_encoder is not None:
+        with encoder.distribute_strategy.scope():  # for all its replicas
+            encoder = encoders.backbone(query_encoder)
+    if encoders.takes_pixels(encoder):
+        inputs.check_images(images)
     return unit_rows(outputs(encoder, images, batch_size))
 
 
@@ -30,7 +42,13 @@ def outputs(encoder, images, batch_size=256):
 
 
 def unit_rows(features):
-    """Divides each row of (N, ...) by its length, as float32 (N, D)."""
-    features = np.reshape(features, (len(features), -1)).astype("float32")
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(lengths, 1e-12)
+    """Divides each row of (N, ...) by its length, as float32 (N, D).
+
+    A row of zeros stays as it is.
+    """
+    features = np.reshape(features, (len(features), -1))
+    features = features.astype("float32", copy=False)
+    # In float64, for a square may exceed what float32 can hold.
+    squares = np.einsum("nd,nd->n", features, features, dtype="float64")
+    lengths = np.sqrt(squares).astype("float32")[:, None]
+    return features / np.where(lengths > 0, lengths, 1)

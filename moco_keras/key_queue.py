@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from moco_keras import arguments
 from moco_keras.losses import (
     contrastive_accuracy,
     contrastive_logits,
@@ -40,21 +41,18 @@ class KeyQueue(keras.layers.Layer):
     """
 
     def __init__(self, size, dim, seed=None, **kwargs):
-        # Keys stay float32 under mixed precision.
-        super().__init__(**{"dtype": "float32", **kwargs}, trainable=False)
-        for name, value in {"size": size, "dim": dim}.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{name}` of the queue must be a positive integer. "
-                    f"Received: {name}={value!r}."
-                )
-        self.size, self.dim, self.seed = size, dim, seed
+        super().__init__(**{"dtype": "float32", **kwargs, "trainable": False})
+        self.size = arguments.whole(size=size)
+        self.dim = arguments.whole(dim=dim)
+        self.seed = arguments.seed(seed)
         self.build()
 
     def build(self, input_shape=None):
         self.keys = self.add_weight(
             shape=(self.size, self.dim),
             initializer=self._random_keys,
+            dtype="float32",  # whatever the policy
+            autocast=False,
             trainable=False,
             name="keys",
         )

@@ -1,31 +1,33 @@
 """Weighted k-nearest-neighbour classification of frozen features."""
 
+import warnings
+
 import numpy as np
 from keras import ops
+
+from moco_keras import arguments, features
+
+_MOST = 200  # neighbours, in the literature
 
 
 def nearest(bank, queries, k):
     """Finds the nearest rows of a bank by cosine similarity.
 
     Args:
-        bank: float32 (B, D), rows of length 1.
-        queries: float32 (Q, D), rows of length 1.
+        bank: float (B, D), rows of any length.
+        queries: float (Q, D), rows of any length.
         k: neighbours to find, at most B.
 
     Returns:
         Similarities, float32 (Q, k), in falling order, and the int64 (Q, k)
         rows of the bank they belong to. Of equal similarities the earlier row
-        comes first.
+        comes first. A row of zeros has similarity 0 to all.
 
     Raises:
         ValueError: if the bank has fewer than `k` rows, or a value is not
             finite.
     """
-    if not 1 <= k <= len(bank):
-        raise ValueError(
-            f"`k` must be between 1 and the bank's {len(bank)} images. "
-            f"Received: k={k}. Use a larger bank or a smaller k."
-        )
+    k = _within(k, len(bank))
     for name, rows in {"bank": bank, "queries": queries}.items():
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
@@ -34,6 +36,7 @@ def nearest(bank, queries, k):
                 f"`{name}` that are not. The encoder has diverged; lower its "
                 "learning rate."
             )
+    bank, queries = features.unit_rows(bank), features.unit_rows(queries)
     bank = ops.transpose(ops.convert_to_tensor(bank))
     found = [
         # Of equal values the first is first.
@@ -44,48 +47,149 @@ def nearest(bank, queries, k):
     return np.concatenate(similarities), np.concatenate(rows).astype("int64")
 
 
-def predict(bank, bank_labels, queries, k=200, temperature=0.1):
+def predict(bank, bank_labels, queries, k=None, temperature=0.1):
     """Classifies by a vote of the nearest images of a bank.
 
     A neighbour of similarity s votes for its label with weight
     exp(s / temperature).
 
     Args:
-        bank: float32 (B, D), rows of length 1.
-        bank_labels: int (B,), from 0.
-        queries: float32 (Q, D), rows of length 1.
-        k: number of neighbours that vote.
-        temperature: the lower, the more the nearest decide.
+        bank: float (B, D), rows of any length.
+        bank_labels: int (B,) or (B, 1), from 0.
+        queries: float (Q, D), rows of any length.
+        k: number of neighbours that vote; by default `default_k(bank_labels)`.
+        temperature: positive; the lower, the more the nearest decide.
 
     Returns:
         int64 (Q,), the labels; of labels with equal votes the smallest.
 
     Raises:
         ValueError: if the bank has fewer than `k` images, a value is not
-            finite, or labels are missing or negative.
+            finite, or labels are missing or are not class numbers.
 
     Reference:
         Section 3.4 of [Wu et al., 2018](https://arxiv.org/abs/1805.01978).
     """
-    bank_labels = np.asarray(bank_labels)
-    if bank_labels.shape != (len(bank),) or bank_labels.min() < 0:
-        raise ValueError(
-            "`bank_labels` must be a label from 0 on for each of the bank's "
-            f"{len(bank)} images. Received: shape={bank_labels.shape}, least "
-            f"label {bank_labels.min()}. Leave unlabelled images out."
-        )
+    bank_labels = check_labels(len(bank), bank_labels=bank_labels)
+    k = default_k(bank_labels) if k is None else k
+    temperature = check_temperature(temperature)
     similarities, rows = nearest(bank, queries, k)
     # The common factor of a query's votes would overflow at a low temperature.
     weights = np.exp((similarities - similarities[:, :1]) / temperature)
-    num_classes = int(bank_labels.max()) + 1
-    places = np.arange(len(queries))[:, None] * num_classes + bank_labels[rows]
+    classes, candidates = np.unique(bank_labels, return_inverse=True)
+    places = np.arange(len(queries))[:, None] * len(classes) + candidates[rows]
     votes = np.bincount(
-        places.ravel(), weights.ravel(), len(queries) * num_classes
+        places.ravel(), weights.ravel(), len(queries) * len(classes)
     )
-    return np.argmax(votes.reshape(-1, num_classes), axis=1)
+    return classes[np.argmax(votes.reshape(-1, len(classes)), axis=1)]
 
 
-def accuracy(bank, bank_labels, queries, labels, k=200, temperature=0.1):
-    """Share of `queries` that `predict` gives their own label of `labels`."""
+def accuracy(bank, bank_labels, queries, labels, k=None, temperature=0.1):
+    """Share of `queries` that `predict` gives their own label of `labels`.
+
+    Args:
+        labels: int (Q,) or (Q, 1), from 0. One that the bank lacks is never
+            found.
+        bank, bank_labels, queries, k, temperature: as in `predict`.
+    """
+    labels = check_labels(len(queries), labels=labels)
     predicted = predict(bank, bank_labels, queries, k, temperature)
-    return float(np.mean(predicted == np.asarray(labels)))
+    return float(np.mean(predicted == labels))
+
+
+def default_k(bank_labels):
+    """The number of neighbours that vote, where nobody says it.
+
+    200, as in the literature, but at most the images of the bank's smallest
+    class: of more neighbours some would have to be of another class, however
+    good the features.
+
+    Args:
+        bank_labels: int (B,).
+    """
+    _, counts = np.unique(bank_labels, return_counts=True)
+    return int(min(_MOST, counts.min()))
+
+
+def check_k(k, bank_labels):
+    """Returns the number of neighbours that is meant, and warns of many.
+
+    Args:
+        k: the number, or None for `default_k`.
+        bank_labels: int (B,).
+
+    Raises:
+        ValueError: if the bank has fewer images.
+    """
+    if k is None:
+        return default_k(bank_labels)
+    k = _within(k, len(bank_labels))
+    _, counts = np.unique(bank_labels, return_counts=True)
+    if k > counts.min():
+        warnings.warn(
+            f"`k` exceeds the {counts.min()} images of the bank's smallest "
+            "class, so that images of other classes always vote, too. "
+            f"Received: k={k}. Leave `k` out to have it chosen.",
+            stacklevel=3,
+        )
+    return k
+
+
+def check_temperature(temperature):
+    """Returns the temperature as a `float`, which must be positive."""
+    temperature = arguments.real(temperature=temperature)
+    if not temperature > 0:
+        raise ValueError(
+            "`temperature` of the votes must be positive. "
+            f"Received: temperature={temperature}."
+        )
+    return temperature
+
+
+def check_labels(num_images, **labels):
+    """Returns labels as int64 (N,).
+
+    Args:
+        num_images: N.
+        labels: (N,) or (N, 1), from 0, by the name that users know them by.
+
+    Raises:
+        ValueError: if they are no class numbers, or not one for each image.
+    """
+    ((name, given),) = labels.items()
+    labels = np.asarray(given)
+    expected = (
+        f"`{name}` must be one class number from 0 on for each of the "
+        f"{num_images} images."
+    )
+    if labels.shape not in ((num_images,), (num_images, 1)) or not num_images:
+        one_hot = labels.ndim == 2 and len(labels) == num_images
+        remedy = f" Pass `np.argmax({name}, axis=1)`." if one_hot else ""
+        raise ValueError(f"{expected} Received: shape={labels.shape}.{remedy}")
+    labels = labels.reshape(-1)
+    wrong = labels
+    if labels.dtype.kind in "iub":
+        wrong = labels[:0]
+    elif labels.dtype.kind == "f":
+        wrong = labels[~np.isfinite(labels) | (labels != np.round(labels))]
+    if len(wrong):
+        raise ValueError(
+            f"{expected} Received: {wrong[0]!s} among them, of "
+            f"dtype={labels.dtype}. Give each class a number."
+        )
+    if labels.min() < 0:
+        raise ValueError(
+            f"{expected} Received: {labels.min()} among them. Leave unlabelled "
+            "images out."
+        )
+    return labels.astype("int64")
+
+
+def _within(k, num_images):
+    k = arguments.whole(k=k)
+    if k > num_images:
+        raise ValueError(
+            f"`k` must be between 1 and the bank's {num_images} images. "
+            f"Received: k={k}. Use a larger bank or a smaller k."
+        )
+    return k

@@ -19,7 +19,9 @@ def contrastive_logits(q, k, queue, temperature):
     Reference:
         Algorithm 1 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
     """
-    q = q / temperature  # dividing l_neg would write it twice
+    # NumPy's float64 would not divide a float32. Dividing l_neg would write it
+    # twice.
+    q = q / ops.cast(temperature, q.dtype)
     l_pos = ops.sum(q * k, axis=1)  # (N,)
     l_neg = ops.matmul(q, ops.transpose(queue))  # (N, K)
     return l_pos, l_neg

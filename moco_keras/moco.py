@@ -14,6 +14,7 @@ from moco_keras import (
     accelerators,
     arguments,
     distribution,
+    encoders,
     inputs,
     model_state,
     random,
@@ -68,7 +69,8 @@ class MoCo(keras.Model):
         >>> model = MoCo(encoder, augmentations.moco_v2(32), queue_size=4096)
         >>> model.compile(optimizer=optimizers.SGD(0.06))
         >>> model.fit(images, batch_size=256, epochs=200)  # uint8 images
-        >>> embeddings = model.predict(images)
+        >>> features = moco_keras.features.extract(model, images)
+        >>> projections = model.predict(images)  # what the loss compares
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class MoCo(keras.Model):
     ):
         from moco_keras import augmentations  # slow to import
 
+        encoders.check_defaults()
         super().__init__(**kwargs)
         _check_arguments(encoder, shuffle)
         self.query_encoder = encoder
@@ -658,19 +661,24 @@ class MoCo(keras.Model):
         pass
 
     def call(self, images, training=False):
-        """Embeds uint8 images: float32 (N, C), L2-normalised."""
+        """Projects uint8 images: float32 (N, C), L2-normalized."""
         images = inputs.images_of(images)
         inputs.check_images(images)
         images = self._evaluation(images)
         return _unit_rows(self.query_encoder(images, training=training))
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, **kwargs):
-        """Embeds as `call` does; arguments as in `keras.Model.predict`."""
+        """Projects as `call` does; arguments as in `keras.Model.predict`.
+
+        What the projections are made of, the features, come from
+        `features.extract(model, images)`.
+        """
         self.average_statistics()  # after an epoch that was interrupted
         kwargs |= {"verbose": verbose, "steps": steps}
         predict = super().predict
         if not isinstance(x, (np.ndarray, tf.Tensor)) or steps is not None:
             return predict(x, batch_size=batch_size, **kwargs)
+        inputs.check_images(x)  # here their values are known
         return distribution.predict(
             lambda x, size: predict(x, batch_size=size, **kwargs),
             np.asarray(x),

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from moco_keras import arguments
+
 
 @keras.saving.register_keras_serializable(package="moco_keras")
 class SGD(keras.optimizers.Optimizer):
@@ -25,7 +27,11 @@ class SGD(keras.optimizers.Optimizer):
     def __init__(
         self, learning_rate=0.03, momentum=0.9, l2=1e-4, name="sgd", **kwargs
     ):
+        if not callable(learning_rate):
+            learning_rate = arguments.real(learning_rate=learning_rate)
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        momentum = arguments.real(momentum=momentum)
+        l2 = arguments.real(l2=l2)
         if not 0 <= momentum < 1:
             raise ValueError(
                 "`momentum` of the optimizer must be in [0, 1). "

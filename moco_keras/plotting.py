@@ -13,33 +13,103 @@ def curves(epochs, path, raw_pixels=None, untrained=None):
     """Draws loss and contrastive accuracy by epoch, and kNN accuracy if known.
 
     Args:
-        epochs: a dict for each epoch: "epoch", counted from 1, "loss",
-            "contrastive_accuracy", and "knn" where it was evaluated.
+        epochs: a dict for each epoch, of numbers or of a CSV file's texts:
+            "loss", "contrastive_accuracy", and "knn" where it was evaluated;
+            "epoch" counts from 1, or from 0 as Keras does. Or what `fit`
+            returns, or its `history`, lists by the same names.
         path: of the PNG file.
         raw_pixels, untrained: kNN accuracies to compare with, or None.
+
+    Raises:
+        ValueError: if something is missing, or is no number.
     """
-    columns = 2 if untrained is None else 3
+    epochs = _rows(epochs)
+    number = [int(e["epoch"]) for e in epochs]
+    lines = {"untrained": untrained, "raw pixels": raw_pixels}
+    lines = {name: x for name, x in lines.items() if x is not None}
+    known = [(e["epoch"], e["knn"]) for e in epochs if "knn" in e]
+    columns = 3 if known or lines else 2
     figure, (panels,) = _figure(1, columns, figsize=(4 * columns, 3.6))
-    if untrained is not None:
-        _knn(panels[0], epochs, raw_pixels, untrained)
-    number = [e["epoch"] for e in epochs]
+    if columns == 3:
+        _knn(panels[0], known, lines)
     for axes, name, title in (
         (panels[-2], "loss", "InfoNCE loss, nats"),
         (panels[-1], "contrastive_accuracy", "contrastive accuracy"),
     ):
-        axes.plot(number, [e[name] for e in epochs], color=_OTHER)
+        # The marks show an epoch that is alone.
+        axes.plot(number, [e[name] for e in epochs], "o-", color=_OTHER, ms=3)
         axes.set_title(title)
     for axes in panels:
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 
-def _knn(axes, epochs, raw_pixels, untrained):
-    known = [(e["epoch"], e["knn"]) for e in epochs if "knn" in e]
-    axes.plot(*zip((0, untrained), *known, strict=True), "o-", color=_ACCENT)
-    for value, name in ((untrained, "untrained"), (raw_pixels, "raw pixels")):
+def _rows(epochs):
+    """The epochs that `curves` takes as dicts of numbers, counted from 1."""
+    epochs = getattr(epochs, "history", epochs)
+    if isinstance(epochs, dict):
+        epochs = _rows_of_history(epochs)
+    rows = [
+        {name: _number(name, text) for name, text in row.items()}
+        for row in epochs
+    ]
+    rows = [
+        {name: x for name, x in row.items() if x is not None} for row in rows
+    ]
+    needed = "loss", "contrastive_accuracy"
+    for name in needed:
+        if not rows or any(name not in row for row in rows):
+            raise ValueError(
+                f"`epochs` must hold {' and '.join(needed)} of every epoch, of "
+                f"one or more. Received {len(rows)} epochs, "
+                f"{sum(name in row for row in rows)} with {name}. Pass "
+                "`model.fit(...).history`, or the rows of history.csv."
+            )
+    first = 1 - int(rows[0].get("epoch", 0) > 0)
+    return [
+        {**row, "epoch": row.get("epoch", i) + first}
+        for i, row in enumerate(rows)
+    ]
+
+
+def _rows_of_history(history):
+    lengths = {name: len(values) for name, values in history.items()}
+    most = max(lengths.values(), default=0)
+    if lengths.get("knn", most) != most:
+        raise ValueError(
+            "`epochs` must say in which of them kNN was evaluated. Received: "
+            f"{lengths['knn']} values of {most} epochs, in a history, which "
+            "does not say it. Pass the rows that `keras.callbacks.CSVLogger` "
+            "writes, `csv.DictReader(file)`."
+        )
+    return [
+        {name: x[i] for name, x in history.items() if i < len(x)}
+        for i in range(most)
+    ]
+
+
+def _number(name, text):
+    """A number of a CSV file too; None where there is none."""
+    if text is None or text in ("", "NA"):  # as `CSVLogger` writes
+        return None
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        if name not in ("epoch", "loss", "contrastive_accuracy", "knn"):
+            return None  # nothing that is drawn
+        raise ValueError(
+            f"`epochs` must hold numbers. Received: {name}={text!r}."
+        ) from None
+
+
+def _knn(axes, known, lines):
+    """Draws (epoch, accuracy) and horizontal lines by name."""
+    untrained = [(0, lines[name]) for name in lines if name == "untrained"]
+    if untrained + known:
+        axes.plot(*zip(*untrained, *known, strict=True), "o-", color=_ACCENT)
+    for name, value in lines.items():
         axes.axhline(value, color=_INK, linestyle=":", linewidth=1)
         axes.annotate(
             name,
@@ -50,14 +120,15 @@ def _knn(axes, epochs, raw_pixels, untrained):
             fontsize=8,
             color=_INK,
         )
-    axes.annotate(
-        f"{known[-1][1]:.3f}",
-        known[-1],
-        xytext=(0, 6),
-        textcoords="offset points",
-        ha="center",
-        color=_ACCENT,
-    )
+    if known:
+        axes.annotate(
+            f"{known[-1][1]:.3f}",
+            known[-1],
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            color=_ACCENT,
+        )
     axes.set_title("kNN accuracy")
     axes.margins(y=0.15)
 

@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from moco_keras import arguments
 from moco_keras.shuffle_bn import SplitBatchNormalization
 
 _KAIMING = {"scale": 2.0, "mode": "fan_out"}
@@ -88,6 +89,7 @@ def resnet(x, name, stem, width=64, norm=SplitBatchNormalization):
         [He et al., 2016](https://arxiv.org/abs/1512.03385), with the stride of
         a bottleneck in its 3x3 convolution, as in torchvision.
     """
+    width = arguments.whole(width=width)
     if stem == "cifar":
         x = _conv(x, width, 3, 1, "stem_conv")
     else:

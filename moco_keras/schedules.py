@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from moco_keras import arguments
+
 
 def step_schedule(learning_rate, steps_per_epoch, milestones, factor=0.1):
     """Multiplies the rate by `factor` at the start of each milestone epoch.
@@ -18,6 +20,10 @@ def step_schedule(learning_rate, steps_per_epoch, milestones, factor=0.1):
     Returns:
         A `keras.optimizers.schedules.PiecewiseConstantDecay`.
     """
+    learning_rate = arguments.real(learning_rate=learning_rate)
+    steps_per_epoch = arguments.whole(steps_per_epoch=steps_per_epoch)
+    milestones = [arguments.whole(milestones=epoch) for epoch in milestones]
+    factor = arguments.real(factor=factor)
     # Keras keeps a value up to and including its boundary step.
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         [epoch * steps_per_epoch - 1 for epoch in milestones],
@@ -44,9 +50,9 @@ class EpochCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, learning_rate, steps_per_epoch, epochs):
         super().__init__()
-        self.learning_rate = learning_rate
-        self.steps_per_epoch = steps_per_epoch
-        self.epochs = epochs
+        self.learning_rate = arguments.real(learning_rate=learning_rate)
+        self.steps_per_epoch = arguments.whole(steps_per_epoch=steps_per_epoch)
+        self.epochs = arguments.whole(epochs=epochs)
 
     def __call__(self, step):
         epoch = ops.floor_divide(ops.cast(step, "int64"), self.steps_per_epoch)

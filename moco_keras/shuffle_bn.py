@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import accelerators, distribution, random
+from moco_keras import accelerators, arguments, distribution, random
 
 # The operation that fails.
 INDIVISIBLE = "splits_must_divide_the_batch_size"
@@ -159,20 +159,21 @@ class SplitBatchNormalization(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not isinstance(splits, int) or splits < 1:
+        if self.compute_dtype == "float64":
             raise ValueError(
-                "`splits` must be a positive integer. "
-                f"Received: splits={splits!r}."
+                "`dtype` of SplitBatchNormalization must be float32 or shorter,"
+                " for TensorFlow's fused kernels know no other. Received: "
+                f"dtype={self.dtype_policy.name}."
             )
-        if synchronized and splits > 1:
+        self.splits = arguments.whole(splits=splits)
+        if synchronized and self.splits > 1:
             raise ValueError(
                 "`splits` must be 1 where batch norm is synchronised, for it "
                 f"takes all replicas' images together. Received: {splits}."
             )
-        self.splits = splits
         self.synchronized = synchronized
-        self.momentum = momentum
-        self.epsilon = epsilon
+        self.momentum = arguments.real(momentum=momentum)
+        self.epsilon = arguments.real(epsilon=epsilon)
         self.activation = keras.activations.get(activation)
         self._waiting = None  # statistics of groups, see `one_group_a_call`
 

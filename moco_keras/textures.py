@@ -9,6 +9,8 @@ image away, and a contrastive loss would need to learn nothing else.
 import numpy as np
 import tensorflow_datasets as tfds
 
+from moco_keras import arguments
+
 CLASSES = (
     "stripes",
     "checks",
@@ -68,7 +70,8 @@ def draw(num_images, seed):
     Returns:
         uint8 (N, 32, 32, 3) and int64 labels (N,), indices into `CLASSES`.
     """
-    rng = np.random.default_rng(seed)
+    num_images = arguments.whole(num_images=num_images)
+    rng = np.random.default_rng(arguments.whole(0, seed=seed))
     labels = np.arange(num_images) % len(CLASSES)
     images = np.empty((num_images, IMAGE_SIZE, IMAGE_SIZE, 3), "uint8")
     for label, name in enumerate(CLASSES):

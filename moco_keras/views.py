@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import distribution, inputs, random
+from moco_keras import arguments, distribution, inputs, random
 
 
 def two_views(images, augmenter, batch_size):
@@ -27,9 +27,11 @@ def two_views(images, augmenter, batch_size):
         each pass, and the views are functions of that and of their image's
         number.
     """
+    batch_size = arguments.whole(batch_size=batch_size)
     if not isinstance(images, tf.data.Dataset):
         return TwoViews(images, augmenter, batch_size)
-    inputs.check_images(inputs.images_of(images.batch(1).element_spec))
+    example = images.batch(1).element_spec
+    inputs.check_images(inputs.images_of(example), example)
 
     states = random_states(augmenter)
 
@@ -109,7 +111,7 @@ class TwoViews:
 
     def __init__(self, stream, augmenter, batch_size):
         inputs.check_batch_size(batch_size, stream.num_examples)
-        inputs.check_images(stream.dataset.batch(1).element_spec["image"])
+        stream.check_images()
         self.stream = stream
         self.augmenter = augmenter
         self.batch_size = batch_size

@@ -1,7 +1,24 @@
+import functools
+import json
+import re
+
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 
-from moco_keras import arguments
+import moco_keras
+from moco_keras import (
+    arguments,
+    augmentations,
+    callbacks,
+    data,
+    knn,
+    optimizers,
+    schedules,
+    textures,
+)
 
 
 @pytest.mark.parametrize("number", [3, np.int64(3), np.uint8(3), np.array(3)])
@@ -34,3 +51,183 @@ def test_numbers_of_any_kind(number):
 def test_what_is_no_number(number):
     with pytest.raises(ValueError, match="`rate` must be a number.*rate="):
         arguments.real(rate=number)
+
+
+def test_pairs():
+    result = arguments.pair(scale=np.array([0.5, 1], "float32"))
+    assert result == (0.5, 1) and [type(x) for x in result] == [float, float]
+    for wrong in (1.0, (1,), (1, 2, 3), "ab"):
+        with pytest.raises(ValueError, match="`scale` must be"):
+            arguments.pair(scale=wrong)
+
+
+def of_numpy(value):
+    """The same number as NumPy has it, in lists and tuples too."""
+    if isinstance(value, tuple):
+        return tuple(of_numpy(x) for x in value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return np.float32(value) if isinstance(value, float) else np.int64(value)
+
+
+def of_double(value):
+    """The same, of 64 bits, which TensorFlow takes for another dtype."""
+    value = of_numpy(value)
+    if isinstance(value, tuple):
+        return tuple(of_double(x) for x in value)
+    return np.float64(value) if isinstance(value, np.float32) else value
+
+
+# All numbers of each: halves and quarters, which every precision has.
+OBJECTS = {
+    "RandomResizedCrop": (
+        augmentations.RandomResizedCrop,
+        {"image_size": 8, "scale": (0.5, 1.0), "ratio": (0.5, 2.0), "seed": 3},
+    ),
+    "CenterCropAndResize": (
+        augmentations.CenterCropAndResize,
+        {"image_size": 8},
+    ),
+    "RandomHorizontalFlip": (
+        augmentations.RandomHorizontalFlip,
+        {"rate": 0.5, "seed": 0},
+    ),
+    "RandomGrayscale": (augmentations.RandomGrayscale, {"rate": 0.5}),
+    "RandomColorJitter": (
+        augmentations.RandomColorJitter,
+        dict.fromkeys(
+            ("brightness", "contrast", "saturation", "hue", "rate"), 0.25
+        ),
+    ),
+    "RandomGaussianBlur": (
+        augmentations.RandomGaussianBlur,
+        {"sigma": (0.5, 1.0), "rate": 0.5},
+    ),
+    "RandomSolarize": (
+        augmentations.RandomSolarize,
+        {"rate": 0.5, "threshold": 64.0},
+    ),
+    "moco_v1": (augmentations.moco_v1, {"image_size": 8, "min_area": 0.5}),
+    "moco_v2": (augmentations.moco_v2, {"image_size": 8, "min_area": 0.5}),
+    "cifar": (augmentations.cifar, {"image_size": 8, "min_area": 0.5}),
+    "evaluation": (augmentations.evaluation, {"image_size": 8}),
+    "KeyQueue": (moco_keras.KeyQueue, {"size": 7, "dim": 3, "seed": 2}),
+    "SplitBatchNormalization": (
+        moco_keras.SplitBatchNormalization,
+        {"splits": 2, "momentum": 0.75, "epsilon": 0.5},
+    ),
+    "build_encoder": (
+        functools.partial(moco_keras.build_encoder, "resnet18"),
+        {"image_size": 8, "projection_dim": 4, "width": 4, "bn_splits": 2},
+    ),
+    "SGD": (
+        optimizers.SGD,
+        {"learning_rate": 0.5, "momentum": 0.75, "l2": 0.25},
+    ),
+    "EpochCosine": (
+        schedules.EpochCosine,
+        {"learning_rate": 0.5, "steps_per_epoch": 3, "epochs": 4},
+    ),
+    "step_schedule": (
+        schedules.step_schedule,
+        {
+            "learning_rate": 0.5,
+            "steps_per_epoch": 3,
+            "milestones": (2, 4),
+            "factor": 0.25,
+        },
+    ),
+}
+
+
+def parts(config):
+    """A config as JSON has it, without the names that Keras counts up."""
+    text = json.dumps(config, sort_keys=True)
+    return re.sub(r'_\d+"', '"', text)
+
+
+@pytest.mark.parametrize("kind", [of_numpy, of_double])
+@pytest.mark.parametrize("name", OBJECTS)
+def test_numbers_of_numpy_build_what_pythons_do(name, kind):
+    make, numbers = OBJECTS[name]
+    plain = make(**numbers)
+    ours = make(**{k: kind(value) for k, value in numbers.items()})
+    serialize = keras.saving.serialize_keras_object
+    assert parts(serialize(ours)) == parts(serialize(plain))
+    loaded = keras.saving.deserialize_keras_object(
+        json.loads(json.dumps(serialize(ours)))
+    )
+    assert parts(serialize(loaded)) == parts(serialize(plain))
+    if isinstance(plain, keras.layers.Pipeline):
+        images = np.zeros((2, 9, 9, 3), "uint8")
+        assert ours(images).shape == (2, 8, 8, 3)
+
+
+@pytest.mark.parametrize("kind", [of_numpy, of_double])
+def test_numbers_of_numpy_in_calls(kind, rng, tmp_path, make_encoder, images):
+    """Those of which nothing is kept: results are Python's number's."""
+    n = kind
+    q, k, keys = rng.normal(size=(3, 4, 3)).astype("float32")
+    queue = moco_keras.KeyQueue(6, 3)
+    for function, (first, second) in (
+        (textures.draw, (20, 1)),
+        (functools.partial(moco_keras.contrastive_logits, q, k), (keys, 0.25)),
+        (functools.partial(queue.contrast, tf.constant(q)), (k, 0.25)),
+    ):
+        ours = function(n(first), n(second))
+        expected = function(first, second)
+        for x, y in zip(ours, expected, strict=True):
+            np.testing.assert_array_equal(x, y)
+    bank, labels = rng.normal(size=(20, 3)), np.arange(20) % 4
+    assert knn.accuracy(bank, labels, bank, labels, n(1), n(0.5)) == 1
+    monitor = callbacks.KNNMonitor(
+        (images, labels[:16]), (images, labels[:16]), n(2), n(1), n(0.5)
+    )
+    chosen = monitor.every, monitor.k, monitor.temperature
+    assert chosen == (2, 1, 0.5)
+    assert [type(x) for x in chosen] == [int, int, float]
+    encoder = make_encoder()
+    assert moco_keras.features.extract(encoder, images, n(8)).shape == (16, 4)
+    folder = moco_keras.export_encoder(
+        encoder,
+        tmp_path / "encoder",
+        version=n(3),
+        training={"metrics": {"knn": n(0.5)}},
+    )
+    assert folder.name == "3"
+    record = json.loads((folder / "encoder.json").read_text())
+    assert record["training"] == {"metrics": {"knn": 0.5}}
+    assert moco_keras.load_encoder(tmp_path / "encoder", n(3))(images).shape
+    for i in range(5):
+        Image.new("RGB", (9, 8), color=i).save(tmp_path / f"{i}.png")
+    loaded = data.load(tmp_path, examples=n(4), image_size=n(8))
+    assert loaded.images.shape == (4, 8, 8, 3)
+    stream = data.read(tmp_path, examples=n(4))
+    assert stream.load(n(2), image_size=n(8)).images.shape == (2, 8, 8, 3)
+    for source in (stream, stream.dataset):
+        views = data.two_views(source, augmentations.cifar(8), n(2))
+        if source is stream:
+            assert type(views.batch_size) is int
+        else:
+            assert next(iter(views))[0].shape == (2, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: data.read(".", examples=1.5),
+        lambda: data.two_views(None, None, 1.5),
+        lambda: textures.draw(1.5, 0),
+        lambda: textures.draw(1, -1.5),
+        lambda: schedules.EpochCosine(0.1, 1.5, 1),
+        lambda: schedules.step_schedule(0.1, 3, [1.5]),
+        lambda: augmentations.moco_v2(1.5),
+        lambda: augmentations.RandomGrayscale("1.5"),
+        lambda: moco_keras.KeyQueue(4, 1.5),
+        lambda: optimizers.SGD("1.5"),
+        lambda: optimizers.SGD(l2="1.5"),
+    ],
+)
+def test_what_is_no_such_number_is_said_at_once(call):
+    with pytest.raises(ValueError, match="must be .*1.5"):
+        call()

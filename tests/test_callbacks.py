@@ -1,9 +1,11 @@
 import math
+import re
 
 import keras
 import numpy as np
 import pytest
 import reference
+import tensorflow as tf
 
 import moco_keras
 from moco_keras import MomentumUpdate, callbacks, optimizers
@@ -52,9 +54,81 @@ def test_knn_is_that_of_the_features(make_model, images, labels):
             np.testing.assert_allclose(monitor.features[1], of_test, rtol=1e-5)
 
 
-def test_knn_needs_a_bank_of_k(images, labels):
-    with pytest.raises(ValueError, match="16 images. Received: k=200"):
-        callbacks.KNNMonitor((images, labels), (images, labels))
+def test_features_of_a_model_are_its_backbones(make_model, images):
+    model = make_model()
+    backbone = moco_keras.backbone(model.query_encoder)
+    features = moco_keras.features.extract(model, images)
+    lengths = np.linalg.norm(backbone(images), axis=1, keepdims=True)
+    np.testing.assert_allclose(features, backbone(images) / lengths, rtol=1e-5)
+    of_backbone = moco_keras.features.extract(backbone, images, batch_size=5)
+    np.testing.assert_allclose(features, of_backbone, rtol=1e-5)
+
+
+def test_labels_in_a_column(make_model, images, labels):
+    """As `keras.datasets` has them."""
+    both = images, labels[:, None]
+    monitor = callbacks.KNNMonitor(both, both, k=1)
+    monitor.set_model(make_model())
+    assert monitor.evaluate() == {"knn": 1.0, "knn_projection": 1.0}
+
+
+def test_k_is_chosen_by_the_smallest_class(images, labels):
+    both = images, labels
+    assert callbacks.KNNMonitor(both, both).k == 5
+    with pytest.warns(UserWarning, match="the 5 images.*Received: k=6") as seen:
+        monitor = callbacks.KNNMonitor(both, both, k=6)
+    assert monitor.k == 6
+    assert [warning.filename for warning in seen] == [__file__]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"k": 17}, "16 images. Received: k=17"),
+        ({"k": 0}, "k=0"),
+        ({"every": 0}, "every=0"),
+        ({"temperature": 0.0}, "temperature=0.0"),
+        ({"bank": None}, "`bank` must be .images, labels.*NoneType"),
+        ({"test": tf.data.Dataset.range(3)}, "`test` must be .images, labels"),
+        ({"labels": [0]}, "`bank_labels` must be .*16 images.*shape=.1,"),
+        ({"test_labels": [0.5] * 16}, "`test_labels` must be .*float64"),
+        ({"images": np.zeros((16, 8, 8, 3), "float32")}, "dtype=float32"),
+        ({"test_images": np.zeros((16, 8, 8), "uint8")}, "images in gray"),
+    ],
+)
+def test_what_is_wrong_is_said_before_training(kwargs, message, images, labels):
+    kwargs = dict(kwargs)
+    images = kwargs.pop("images", images)
+    both = {
+        "bank": (images, kwargs.pop("labels", labels)),
+        "test": (
+            kwargs.pop("test_images", images),
+            kwargs.pop("test_labels", labels),
+        ),
+    }
+    with pytest.raises(ValueError, match=message):
+        callbacks.KNNMonitor(**{**both, **kwargs})
+
+
+def test_images_of_another_size_are_refused_before_training(
+    make_model, images, labels
+):
+    larger = images.repeat(2, axis=1)
+    monitor = callbacks.KNNMonitor((images, labels), (larger, labels))
+    with pytest.raises(ValueError, match=r"`test` must.*\(16, 16, 8") as caught:
+        monitor.set_model(make_model())
+    code = re.search("`(np.*)`", str(caught.value))[1]
+    names = {"np": np, "augmentations": moco_keras.augmentations}
+    fitting = eval(code, {**names, "images": larger})
+    monitor = callbacks.KNNMonitor((images, labels), (fitting, labels))
+    monitor.set_model(make_model())
+    assert 0 <= monitor.evaluate()["knn"] <= 1
+
+
+def test_a_label_that_the_bank_lacks_is_never_found(make_model, images, labels):
+    monitor = callbacks.KNNMonitor((images, labels), (images, labels + 3), k=1)
+    monitor.set_model(make_model())
+    assert monitor.evaluate() == {"knn": 0.0, "knn_projection": 0.0}
 
 
 def test_nan_ends_the_training_and_says_where(make_model, images):

@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -148,6 +150,9 @@ def test_backbone_needs_to_know_where_the_head_begins():
         ({"width": 0}, "width=0"),
         ({"projection_dim": -1}, "projection_dim=-1"),
         ({"bn_splits": 0}, "splits=0"),
+        ({"image_size": 8.0}, "image_size=8.0"),
+        ({"pixels": "bytes"}, "pixels='bytes'"),
+        ({"pixels": "raw"}, "pixels='raw', backbone='resnet18'"),
     ],
 )
 def test_bad_settings(kwargs, message):
@@ -170,10 +175,116 @@ def test_frozen_batch_norm_of_a_user_stays_frozen():
     np.testing.assert_array_equal(layer.moving_mean, np.zeros(3))
 
 
-def test_sizes_may_be_numpys(images):
-    eight, four = np.int64(8), np.int32(4)
-    encoder = moco_keras.build_encoder(
-        "resnet18", eight, four, width=four, bn_splits=np.int64(2)
+def rescaling_inside(size):
+    """A backbone as `keras.applications` has them, small: nested, too."""
+    inner_inputs = keras.Input((size, size, 3))
+    x = keras.layers.Rescaling(1 / 127.5, -1)(inner_inputs)
+    x = keras.layers.Conv2D(4, 3, name="stem")(x)
+    inner = keras.Model(inner_inputs, x)
+    inputs = keras.Input((size, size, 3))
+    return keras.Model(inputs, inner(keras.layers.Identity()(inputs)))
+
+
+def efficient_net(size):
+    return keras.applications.EfficientNetB0(
+        include_top=False, weights=None, input_shape=(size, size, 3)
     )
-    assert encoder(images).shape == (16, 4)
-    assert keras.saving.serialize_keras_object(encoder)["config"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [rescaling_inside, pytest.param(efficient_net, marks=pytest.mark.slow)],
+)
+def test_a_backbone_that_normalizes_gets_plain_pixels(make, rng, tmp_path):
+    images = rng.integers(0, 256, (8, 32, 32, 3), "uint8")
+    mine = make(32)
+    with pytest.raises(ValueError, match='seems to normalize.*pixels="raw"'):
+        build_encoder(mine, 32)
+    encoder = build_encoder(mine, 32, 5, pixels="raw")
+    expected = mine(images.astype("float32")).numpy().mean(axis=(1, 2))
+    np.testing.assert_allclose(
+        backbone(encoder)(images), expected, rtol=1e-5, atol=1e-6
+    )
+    assert moco_keras.encoders.takes_pixels(encoder)
+    folder = moco_keras.export_encoder(encoder, tmp_path, output="projection")
+    served = moco_keras.load_encoder(tmp_path)(images)
+    np.testing.assert_allclose(served, encoder(images), rtol=1e-4, atol=1e-5)
+    loaded = keras.models.load_model(folder / "encoder.keras")
+    np.testing.assert_allclose(loaded(images), encoder(images), rtol=1e-5)
+
+
+def test_a_normalization_of_ones_own_may_follow_ours(images):
+    normalized, plain = (
+        build_encoder(rescaling_inside(8), 8, pixels=pixels)
+        for pixels in ("normalized", "raw")
+    )
+    spread = [
+        np.std(
+            keras.Model(x.input, x.get_layer("normalization").output)(images)
+        )
+        for x in (normalized, plain)
+    ]
+    assert 1 < spread[0] < 2 and 60 < spread[1] < 90
+
+
+def test_a_rescaling_of_feature_maps_is_no_normalization(images):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3)(inputs)
+    mine = keras.Model(inputs, keras.layers.Rescaling(0.5)(x))
+    assert build_encoder(mine, 8, 5)(images).shape == (16, 5)
+
+
+def with_ends(inputs, outputs):
+    """A model of several inputs or outputs."""
+    x = [keras.Input((8, 8, 3)) for _ in range(inputs)]
+    y = keras.layers.Add()(x) if inputs > 1 else x[0]
+    y = [keras.layers.Conv2D(4, 3)(y) for _ in range(outputs)]
+    return keras.Model(x, y)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 2), (2, 1), (2, 2)])
+def test_a_backbone_has_one_input_and_one_output(inputs, outputs, images):
+    model = with_ends(inputs, outputs)
+    message = f"{inputs} inputs and {outputs} outputs. Make"
+    with pytest.raises(ValueError, match=message) as caught:
+        build_encoder(model, 8)
+    if inputs == 1:
+        code = re.search("`(keras.Model.*)`", str(caught.value))[1]
+        encoder = build_encoder(eval(code, {"keras": keras, "model": model}), 8)
+        assert encoder(images).shape == (16, 128)
+
+
+def test_a_list_of_one_is_one(images):
+    inputs = keras.Input((8, 8, 3))
+    outputs = keras.layers.Conv2D(4, 3)(inputs)
+    encoder = build_encoder(keras.Model([inputs], [outputs]), 8, 5)
+    assert encoder(images).shape == (16, 5)
+
+
+def test_a_model_that_was_not_built_is_a_backbone(images):
+    mine = keras.Sequential([keras.layers.Conv2D(4, 3)])
+    assert build_encoder(mine, 8, 5)(images).shape == (16, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_data_format", "channels_first"),
+        ("floatx", "float64"),
+        ("floatx", "float16"),
+        ("dtype_policy", "float64"),
+    ],
+)
+def test_settings_of_keras_that_do_not_fit(name, value):
+    setting = getattr(keras.config, f"set_{name}")
+    before = getattr(keras.config, name)()
+    setting(value)
+    try:
+        with pytest.raises(ValueError, match=f"{name}.*{value}") as caught:
+            build_encoder("resnet18", 32, width=4)
+        code = re.search("`(keras.config.set.*)` first", str(caught.value))[1]
+        eval(code)
+        moco_keras.encoders.check_defaults()
+        build_encoder("resnet18", 32, width=4)
+    finally:
+        setting(before)

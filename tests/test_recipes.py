@@ -5,6 +5,7 @@ import re
 import signal
 import time
 
+import numpy as np
 import programs
 import pytest
 import tensorflow as tf
@@ -205,6 +206,18 @@ def test_a_run_takes_the_branches_of_a_gpu(tmp_path, monkeypatch):
     )
     _pretrain.pretrain(settings, "image_folder", image_folder.read)
     assert {path.name for path in (tmp_path / "run").iterdir()} == LEFT
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0] * 3 + [1] * 2, "k=2, the smallest class's images"),
+        ([0] * 300 + [1] * 200, "k=200"),
+    ],
+)
+def test_how_many_neighbours_vote_is_said(labels, words):
+    bank = data.ImageSet(None, np.array(labels), [], "")
+    assert _pretrain._neighbours(bank) == words
 
 
 @pytest.mark.parametrize("images", [None, ""])

@@ -164,20 +164,19 @@ def _train_and_leave(settings, images, model, start, folder):
     """Trains, and writes what there is to write where there is a folder."""
     train, bank, test = images
     labelled = bank.labelled and test.labelled
-    k = min(200, len(bank.images))
-    monitor = moco_keras.callbacks.KNNMonitor(
-        bank, test, every=settings.knn_every, k=k
-    )
-    monitor.set_model(model)
     callbacks, metrics = [moco_keras.callbacks.StopOnNaN()], {}
     if labelled:
+        monitor = moco_keras.callbacks.KNNMonitor(
+            bank, test, every=settings.knn_every
+        )
+        monitor.set_model(model)
         metrics["knn_untrained"] = monitor.evaluate()["knn"]
         callbacks.append(monitor)
     if settings.init_from:
         _start.give(model, start, model.distribute_strategy)
     checkpoints = None
     if folder is not None:
-        _before(images, metrics, k)
+        _before(images, metrics)
         _say_what_it_begins_with(settings, start, folder)
         log = _record.History(folder / "history.csv")
         board = keras.callbacks.TensorBoard(folder / "logs", write_graph=False)
@@ -198,8 +197,10 @@ def _train_and_leave(settings, images, model, start, folder):
         verbose="auto" if folder is not None else 0,
     )
     seconds = time.perf_counter() - start
-    if not (history.epoch and labelled):
-        monitor.extract()
+    if history.epoch and labelled:
+        found = monitor.features
+    else:
+        found = [features.extract(model, x.images) for x in (bank, test)]
     if folder is not None:
         # Of this process; tracing and the kNN evaluations are part of it.
         speed = log.steps * settings.batch_size / seconds
@@ -208,11 +209,11 @@ def _train_and_leave(settings, images, model, start, folder):
             trained = name.replace("knn", "knn_trained")
             metrics[trained] = log.epochs[-1][name]
         metrics["history"] = log.epochs
-        _leave(folder, model, monitor, bank, test, metrics, timing)
-        _print_summary(metrics, k, speed, folder)
+        _leave(folder, model, found, bank, test, metrics, timing)
+        _print_summary(metrics, bank, speed, folder)
 
 
-def _before(images, metrics, k):
+def _before(images, metrics):
     """Prints what there is, and what to compare a training with."""
     train, bank, test = images
     print(f"{train.source}: {train.num_examples} training images")
@@ -224,12 +225,11 @@ def _before(images, metrics, k):
             bank.labels,
             features.unit_rows(test.images),
             test.labels,
-            k=k,
         )
         print(
-            f"kNN (k={k}) of {len(test.images)} test images: of raw pixels "
-            f"{metrics['knn_raw_pixels']:.3f}, of the untrained encoder "
-            f"{metrics['knn_untrained']:.3f}"
+            f"kNN ({_neighbours(bank)}) of {len(test.images)} test images: of "
+            f"raw pixels {metrics['knn_raw_pixels']:.3f}, of the untrained "
+            f"encoder {metrics['knn_untrained']:.3f}"
         )
 
 
@@ -245,16 +245,22 @@ def _say_what_it_begins_with(settings, start, folder):
         )
 
 
-def _leave(folder, model, monitor, bank, test, metrics, timing):
+def _leave(folder, model, found, bank, test, metrics, timing):
     """Writes what a run is for; its last checkpoint stays, to continue it."""
     training = _record.training(_record.begun(folder), metrics)
     with _record.results(folder) as place:
         moco_keras.export_encoder(model, place / "encoder", training=training)
         model.save(place / "model.keras")
-        _draw(place, model, monitor, bank, test, metrics)
+        _draw(place, model, found, bank, test, metrics)
         _record.write_json(place / "timing.json", timing)
         _record.write_json(place / "metrics.json", metrics)
     snapshots.Snapshots(folder / "checkpoints").keep(1)
+
+
+def _neighbours(bank):
+    """How many vote, in words."""
+    k = knn.default_k(bank.labels)
+    return f"k={k}" if k == 200 else f"k={k}, the smallest class's images"
 
 
 def build_model(settings, num_images, image_size, num_replicas=1):
@@ -294,7 +300,7 @@ def build_model(settings, num_images, image_size, num_replicas=1):
     return model
 
 
-def _draw(folder, model, monitor, bank, test, metrics):
+def _draw(folder, model, found, bank, test, metrics):
     plotting.curves(
         metrics["history"],
         folder / "curves.png",
@@ -308,7 +314,7 @@ def _draw(folder, model, monitor, bank, test, metrics):
         model.augmenter(shown),
         folder / "views.png",
     )
-    bank_features, test_features = monitor.features
+    bank_features, test_features = found
     k = min(5, len(bank.images))
     _, rows = knn.nearest(bank_features, test_features[:8], k)
     plotting.neighbours(
@@ -321,9 +327,9 @@ def _draw(folder, model, monitor, bank, test, metrics):
     )
 
 
-def _print_summary(metrics, k, images_per_second, folder):
+def _print_summary(metrics, bank, images_per_second, folder):
     if "knn_trained" in metrics:
-        print(f"\nkNN, k={k}, share of test images right")
+        print(f"\nkNN ({_neighbours(bank)}), share of test images right")
         for name in ("raw_pixels", "untrained", "trained"):
             print(f"  {name.replace('_', ' '):<12}{metrics[f'knn_{name}']:.3f}")
     if images_per_second:

@@ -5,7 +5,8 @@
 
 JPEG, PNG, GIF and BMP files of any sizes, in folders of any depth. What cannot
 be decoded is skipped, and listed in features.skipped.csv. The file holds
-`features`, float32 (N, D), and `files`, their N paths within the folder. If the
+`features`, the embeddings, float32 (N, D), of any length unless the encoder was
+exported with --normalize, and `files`, their N paths within the folder. If the
 program is interrupted, the same command goes on where it was; until then its
 work is in a folder features.[...].partial.
 
@@ -29,7 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 import moco_keras
-from moco_keras import accelerators, features, image_files, knn, plotting
+from moco_keras import accelerators, image_files, knn, plotting
 from moco_keras.image_files import printable
 from moco_keras.recipes import _program, _record, _settings
 
@@ -95,7 +96,7 @@ def embed(settings):
     place = out.with_suffix(f".{name}.partial")
     if out.exists():
         _refuse_another(out, about)
-        print(f"{printable(out)} holds the features of {printable(folder)}")
+        print(f"{printable(out)} holds the embeddings of {printable(folder)}")
     else:
         place.mkdir(exist_ok=True)
         print(f"Embedding on: {accelerators.describe()}")
@@ -159,7 +160,7 @@ def _refuse_another(out, about):
 
 
 def _embed_in_parts(encoder, paths, unread, settings, place):
-    """Writes the features of so many files at a time; returns these parts."""
+    """Writes the embeddings of so many files at a time; returns these parts."""
     if settings.on_bad_image == "error" and unread:
         raise image_files.bad_image(*unread[0])
     bar = keras.utils.Progbar(len(paths), unit_name="file")
@@ -249,14 +250,14 @@ def _join(parts, skipped, settings, about):
         print(image_files.summary(skipped))
         _record.write_skipped(out.with_suffix(".skipped.csv"), skipped)
     _save(out, features=joined, files=np.array(files), **about)
-    print(f"The features of {len(files)} images are in {printable(out)}")
+    print(f"The embeddings of {len(files)} images are in {printable(out)}")
 
 
 def _show_neighbours(encoder, query, folder, out):
     """Prints and draws the images that are nearest to another."""
     found = np.load(out)
-    bank = features.unit_rows(found["features"])
-    queries = features.unit_rows(encoder([query.read_bytes()]))
+    bank = found["features"]
+    queries = encoder([query.read_bytes()])
     k = min(_NEIGHBOURS + 1, len(bank))
     (similarities,), (rows,) = knn.nearest(bank, queries, k)
     nearest = [

@@ -1,0 +1,193 @@
+"""What to do about images of another kind: the advice is run as it stands."""
+
+import functools
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import moco_keras
+from moco_keras import augmentations, data, distribution, features, inputs
+
+# What images in [0, 255] may have become.
+KINDS = {
+    "float in [0, 1]": lambda x: x / np.float32(255),
+    "float in [-1, 1]": lambda x: x / np.float32(127.5) - np.float32(1),
+    "float in [0, 255]": lambda x: x.astype("float32"),
+    "float16 in [0, 255]": lambda x: x.astype("float16"),
+    "float64 in [0, 1]": lambda x: x / 255,
+    "int64 in [0, 255]": lambda x: x.astype("int64"),
+    "uint16 in [0, 255]": lambda x: x.astype("uint16"),
+    "uint16 in [0, 65535]": lambda x: x * np.uint16(257),
+    "int32 in [0, 65535]": lambda x: x * np.int32(257),
+}
+
+
+def batches(x):
+    return tf.data.Dataset.from_tensor_slices(x).batch(8)
+
+
+FORMS = {
+    "array": lambda x: x,
+    "tensor": tf.constant,
+    "data set": batches,
+    "labelled": lambda x: batches((x, np.zeros(len(x)))),
+    "dicts": lambda x: batches({"image": x, "label": np.zeros(len(x))}),
+    "labelled dicts": lambda x: batches(({"image": x}, np.zeros(len(x)))),
+}
+
+
+def advised(function, bad, of="", **names):
+    """Runs what an error tells to pass, for pixels of one range."""
+    with pytest.raises(ValueError, match="Images must be.*ass `") as caught:
+        function(bad)
+    advice = str(caught.value)
+    if of:  # up to the next range
+        advice = advice.partition(of)[2].partition("If pixels")[0]
+    codes = re.findall("ass `([^`]+)`", advice)
+    (name,) = names
+    code = next(code for code in codes if name in code)
+    return eval(code, {"np": np, "tf": tf, **names})
+
+
+def pixels(given):
+    if isinstance(given, tf.data.Dataset):
+        given = np.concatenate([inputs.images_of(x) for x in given])
+    return np.asarray(given)
+
+
+def train(x):
+    """As `fit` begins."""
+    strategy = distribution.strategy("none")
+    batch_size = None if isinstance(x, tf.data.Dataset) else 8
+    inputs.training_batches(x, batch_size, strategy)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", FORMS)
+def test_pixels_of_another_kind(kind, form, images):
+    images[0, 0, 0] = 0, 255, 128  # the whole range
+    bad, name = FORMS[form](KINDS[kind](images)), "images"
+    if isinstance(bad, tf.data.Dataset):
+        name = "dataset"
+    good = advised(train, bad, kind.split(" in ")[1], **{name: bad})
+    np.testing.assert_array_equal(pixels(good), images)
+    train(good)
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        (lambda x: x[..., :1], lambda x: x[..., :1].repeat(3, axis=-1)),
+        (lambda x: x[..., 0], lambda x: x[..., :1].repeat(3, axis=-1)),
+        (lambda x: np.append(x, x[..., :1], axis=-1), lambda x: x),
+        (lambda x: x > 127, lambda x: (x > 127) * np.uint8(255)),
+    ],
+    ids=["gray", "gray without channel", "alpha", "bool"],
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_channels_of_another_kind(bad, expected, form, images):
+    bad, name = FORMS[form](bad(images)), "images"
+    if isinstance(bad, tf.data.Dataset):
+        name = "dataset"
+    good = advised(train, bad, **{name: bad})
+    np.testing.assert_array_equal(pixels(good), expected(images))
+    train(good)
+
+
+@pytest.mark.parametrize("form", ["array", "tensor", "data set", "labelled"])
+@pytest.mark.parametrize("method", ["fit", "predict"])
+def test_what_is_advised_trains_and_predicts(form, method, images, make_model):
+    bad = FORMS[form](KINDS["float in [0, 1]"](images))
+    name, batch_size = "dataset", None
+    if form in ("array", "tensor"):
+        name, batch_size = "images", 8
+    function = functools.partial(
+        getattr(make_model(), method), batch_size=batch_size, verbose=0
+    )
+    good = advised(function, bad, "[0, 1]", **{name: bad})
+    np.testing.assert_array_equal(pixels(good), images)
+    function(good)
+
+
+def test_predicting_of_dicts(images, make_model):
+    predict = functools.partial(make_model().predict, verbose=0)
+    dataset = FORMS["dicts"](images)
+    good = advised(predict, dataset, dataset=dataset)
+    np.testing.assert_allclose(predict(good), predict(images), rtol=1e-5)
+
+
+def test_a_single_image(images, make_model):
+    model = make_model()
+    image = images[0]
+    good = advised(lambda x: model.predict(x, verbose=0), image, images=image)
+    assert model.predict(good, verbose=0).shape == (1, 4)
+
+
+def test_a_data_set_without_batches(images):
+    dataset = tf.data.Dataset.from_tensor_slices(images.repeat(16, axis=0))
+    good = advised(train, dataset, dataset=dataset)
+    assert next(iter(good)).shape == (256, 8, 8, 3)
+    train(good)
+
+
+@pytest.mark.parametrize("form", ["data set", "labelled", "dicts"])
+def test_images_to_cut_views_from(form, images):
+    bad = FORMS[form](KINDS["uint16 in [0, 65535]"](images)).unbatch()
+
+    def cut(dataset):
+        return data.two_views(dataset, augmentations.cifar(8), 4)
+
+    good = advised(cut, bad, "[0, 65535]", dataset=bad)
+    np.testing.assert_array_equal(pixels(good.batch(4)), images)
+    assert next(iter(cut(good)))[0].shape == (4, 8, 8, 3)
+
+
+def stream_of(images):
+    """As `data.read` gives it, of a data set of 16 bits or of one channel."""
+    rows = tf.data.Dataset.range(len(images))
+    decode = lambda i: {"image": tf.gather(images, i), "label": i}  # noqa: E731
+    return data.ImageStream(lambda key: rows, decode, len(images), [], "mine")
+
+
+@pytest.mark.parametrize(
+    ("bad", "of"),
+    [
+        (lambda x: x * np.uint16(257), "[0, 65535]"),
+        (lambda x: x[..., :1], "channel"),
+    ],
+)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.load(),
+        lambda x: x.load(4, image_size=6),
+        lambda x: data.two_views(x, augmentations.cifar(8), 4),
+    ],
+)
+def test_streams(bad, of, function, images, monkeypatch):
+    images = images[..., :1].repeat(3, axis=-1)
+    stream = stream_of(bad(images))
+    monkeypatch.setattr(data, "read", lambda *args: stream)
+    good = advised(function, stream, of, moco_keras=moco_keras)
+    np.testing.assert_array_equal(pixels(good.batch(4)), images)
+
+
+def test_features_are_of_images(images, make_model):
+    model = make_model()
+    bad = images.astype("float32")
+    good = advised(lambda x: features.extract(model, x), bad, images=bad)
+    np.testing.assert_array_equal(good, images)
+
+
+def test_pixels_out_of_every_range(images):
+    normalized = (images - images.mean()) / images.std()
+    with pytest.raises(ValueError, match="pixels from -1.*Undo what has moved"):
+        train(normalized)
+
+
+def test_a_model_called_on_symbols(make_model):
+    with pytest.raises(ValueError, match="dtype=float32. If pixels are in"):
+        make_model()(keras.Input((8, 8, 3)))
