@@ -1,6 +1,7 @@
 """Encoders: a backbone, global pooling and a projection head."""
 
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -56,7 +57,7 @@ def build_encoder(
         pixels: what a Keras model as `backbone` takes: "normalized" pixels, or
             "raw" ones in [0, 255], because it normalizes them itself, as
             `keras.applications.EfficientNetB0` does. By default "normalized";
-            it must be given where the model seems to normalize.
+            there is a warning where the model seems to normalize.
 
     Returns:
         A functional `keras.Model` from float (N, S, S, 3), pixels in [0, 255],
@@ -213,22 +214,33 @@ def _check_pixels(pixels, backbone):
     elif isinstance(backbone, keras.Model) and (
         layer := _own_normalization(backbone)
     ):
-        raise ValueError(
-            "`pixels` must be given for a `backbone` that seems to normalize "
-            f"its images itself. Received: {backbone.name!r} with the layer "
-            f'{layer.name!r}. Pass `pixels="raw"` if it takes pixels in '
-            '[0, 255], or `pixels="normalized"` if it takes normalized ones.'
+        warnings.warn(
+            "A `backbone` gets normalized images, unless `pixels` says that it "
+            f"normalizes them itself. Received: {backbone.name!r}, whose layer "
+            f'{layer.name!r} seems to do so again. Pass `pixels="raw"` if it '
+            'takes pixels in [0, 255], or `pixels="normalized"` if not.',
+            stacklevel=3,
         )
 
 
 def _own_normalization(model):
-    """The layer by which a model normalizes its images, or None."""
+    """The layer by which a model normalizes plain pixels, or None."""
     for layer in _flat(model):
-        if isinstance(layer, (layers.Rescaling, layers.Normalization)):
+        if _takes_plain_pixels(layer):
             return layer
         if layer.trainable_weights:  # where features begin
             return None
     return None
+
+
+def _takes_plain_pixels(layer):
+    """Whether a layer brings pixels in [0, 255] to a scale around 1."""
+    if isinstance(layer, layers.Rescaling):
+        return np.max(np.abs(layer.scale)) < 0.1
+    # Images that are normalized already have means around 0.
+    return isinstance(layer, layers.Normalization) and (
+        np.max(np.abs(getattr(layer, "mean", 0))) > 10
+    )
 
 
 def _flat(model):

@@ -817,11 +817,11 @@ class _Watch(keras.callbacks.Callback):
         self._batches = 0
 
     def on_train_batch_begin(self, batch, logs=None):
-        self._batches += 1
         # A callback may have read the model, and averaged, in this epoch.
         self.model._drifted = True
 
     def on_train_batch_end(self, batch, logs=None):
+        self._batches += 1
         if self._first:
             self._first = False
             self.model._warn_of_equal_views()

@@ -1,4 +1,5 @@
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -198,7 +199,7 @@ def efficient_net(size):
 def test_a_backbone_that_normalizes_gets_plain_pixels(make, rng, tmp_path):
     images = rng.integers(0, 256, (8, 32, 32, 3), "uint8")
     mine = make(32)
-    with pytest.raises(ValueError, match='seems to normalize.*pixels="raw"'):
+    with pytest.warns(UserWarning, match='rescaling.*again.*pixels="raw"'):
         build_encoder(mine, 32)
     encoder = build_encoder(mine, 32, 5, pixels="raw")
     expected = mine(images.astype("float32")).numpy().mean(axis=(1, 2))
@@ -211,6 +212,20 @@ def test_a_backbone_that_normalizes_gets_plain_pixels(make, rng, tmp_path):
     np.testing.assert_allclose(served, encoder(images), rtol=1e-4, atol=1e-5)
     loaded = keras.models.load_model(folder / "encoder.keras")
     np.testing.assert_allclose(loaded(images), encoder(images), rtol=1e-5)
+
+
+@pytest.mark.parametrize("mean", [0.3, 127.0])
+def test_a_normalization_that_takes_pixels_is_told_by_its_mean(mean):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Normalization(mean=[mean] * 3, variance=[1.0] * 3)(inputs)
+    mine = keras.Model(inputs, keras.layers.Conv2D(4, 3)(x))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        build_encoder(mine, 8)
+    ours = [str(w.message) for w in warned if w.category is UserWarning]
+    assert ["seems to do so again" in message for message in ours] == (
+        [True] if mean > 10 else []
+    )
 
 
 def test_a_normalization_of_ones_own_may_follow_ours(images):

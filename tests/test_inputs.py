@@ -112,13 +112,6 @@ def test_what_is_advised_trains_and_predicts(form, method, images, make_model):
     function(good)
 
 
-def test_predicting_of_dicts(images, make_model):
-    predict = functools.partial(make_model().predict, verbose=0)
-    dataset = FORMS["dicts"](images)
-    good = advised(predict, dataset, dataset=dataset)
-    np.testing.assert_allclose(predict(good), predict(images), rtol=1e-5)
-
-
 def test_a_single_image(images, make_model):
     model = make_model()
     image = images[0]
