@@ -91,9 +91,10 @@ class MoCo(keras.Model):
         super().__init__(**kwargs)
         _check_arguments(encoder, shuffle)
         self.query_encoder = encoder
-        # Left trainable on purpose: Keras runs a frozen batch norm in inference
-        # mode, and keys must be normalised by their own batch. Gradients never
-        # reach it, since `trainable_variables` lists the query encoder alone.
+        # As trainable as the query encoder, on purpose: Keras runs a frozen
+        # batch norm in inference mode, and keys must be normalized as queries
+        # are. Gradients never reach it, since `trainable_variables` lists the
+        # query encoder alone.
         self.key_encoder = keras.models.clone_model(encoder)
         model_state.copy_state(encoder, self.key_encoder)
         self.augmenter = augmenter
@@ -687,7 +688,7 @@ class MoCo(keras.Model):
         )
 
     def export(self, filepath, format="tf_saved_model", **kwargs):
-        """Writes a SavedModel that embeds as `predict` does.
+        """Writes a SavedModel that projects as `predict` does.
 
         Its `serve` takes uint8 images, and returns what the loss compares,
         float32 (N, C), L2-normalised. For features, image files, versions for a
@@ -712,8 +713,8 @@ class MoCo(keras.Model):
         size = (None, None) if resized else self.query_encoder.input_shape[1:3]
         images = keras.Input((*size, 3), dtype="uint8", name="images")
         # Without the key encoder and the queue.
-        embed = keras.Model(images, self.call(images))
-        embed.export(filepath, format, **kwargs)
+        project = keras.Model(images, self.call(images))
+        project.export(filepath, format, **kwargs)
 
     @property
     def statistics(self):
