@@ -62,6 +62,7 @@ def test_photographs_are_as_long_as_photographs():
     assert 40_000 < length < 70_000
 
 
+@pytest.mark.slow
 def test_a_data_set_is_made_larger(textures_dir, tmp_path):
     def labels(split, folder):
         builder = data.find_builder("textures", folder)

@@ -166,6 +166,7 @@ def test_splits_must_divide_batches_of_unknown_size(jit_compile):
         model.fit(batches_of(6, 1), verbose=0)
 
 
+@pytest.mark.slow
 def test_what_loads_a_model_decides_whether_to_compile(tmp_path, rng):
     model = make_model("cifar", 32, jit_compile=True)
     model.fit(pictures(32, rng), batch_size=BATCH, verbose=0)

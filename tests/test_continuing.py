@@ -277,6 +277,7 @@ def test_what_a_run_begins_with(rng, tmp_path):
             np.testing.assert_array_equal(a, v.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

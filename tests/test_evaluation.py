@@ -86,6 +86,7 @@ def test_the_views_are_the_same_every_time(make_model, images):
     assert model.evaluate(twice, batch_size=8, verbose=0)[0] != once[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [
@@ -104,6 +105,7 @@ def test_forms_of_images(make_model, images, form):
     assert 0 < loss < 20 and 0 <= accuracy <= 1
 
 
+@pytest.mark.slow
 def test_a_stream_is_evaluated_to_its_end(make_model, textures_dir):
     stream = data.read("textures", data_dir=textures_dir, examples=13)
     views = data.two_views(stream, augmentations.cifar(8), 4)
@@ -117,6 +119,7 @@ def test_a_stream_is_evaluated_to_its_end(make_model, textures_dir):
     assert model.evaluate(views, verbose=0) == loss
 
 
+@pytest.mark.slow
 def test_callbacks_of_keras_follow_val_loss(make_model, images, tmp_path):
     model = make_model(optimizer=optimizers.SGD(0.0))
     best = keras.callbacks.ModelCheckpoint(

@@ -81,6 +81,7 @@ def test_augmentations_at_any_precision(name, policy, dtype, rng, tmp_path):
     assert loaded(images).dtype == "float32"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("accelerator")
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("pipeline", [aug.moco_v1, aug.moco_v2, aug.cifar])

@@ -33,7 +33,10 @@ def run_litert(path, images):
         ("litert", "encoder.tflite", run_litert),
     ],
 )
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "precision",
+    ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)],
+)
 def test_other_runtimes_return_the_same(
     format, file, run, precision, images, tmp_path
 ):

@@ -71,6 +71,8 @@ def part(views, count):
 
 # Batch size, images, steps of an epoch, and epochs, at the resume.
 CHANGES = list(itertools.product([4, 8], [16, 12], [None, 3], [2, 3]))
+SLOW = [pytest.param(change, marks=pytest.mark.slow) for change in CHANGES[1:]]
+CHANGES = [CHANGES[0], *SLOW]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -137,6 +139,7 @@ def test_a_complete_training_says_so(make, views, tmp_path):
             assert train(make(), views, tmp_path, epochs=epochs) == []
 
 
+@pytest.mark.slow
 def test_what_was_trained_before_does_not_count(make, views, tmp_path):
     """Three batches of 5, and then a training that is interrupted."""
 
@@ -168,7 +171,16 @@ DATA_SETS = {
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-@pytest.mark.parametrize("died", [(0, 1), (1, 0), (1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    "died",
+    [
+        (1, 2),
+        *(
+            pytest.param(step, marks=pytest.mark.slow)
+            for step in ((0, 1), (1, 0), (2, 1))
+        ),
+    ],
+)
 def test_a_data_set_resumes_where_it_was(make, views, tmp_path, name, died):
     """Its batches follow each other over the epochs, of three."""
     dataset = DATA_SETS[name](views)
@@ -181,6 +193,7 @@ def test_a_data_set_resumes_where_it_was(make, views, tmp_path, name, died):
     assert_same(other, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras's
 @pytest.mark.parametrize("known", [True, False])
 def test_a_stop_at_the_last_batch_then_two_resumes(

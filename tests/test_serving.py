@@ -95,6 +95,7 @@ class StandIn(prediction_service_pb2_grpc.PredictionServiceServicer):
         return answer
 
 
+@pytest.mark.slow
 def test_the_client_asks_for_every_file(export, files):
     server = grpc.server(futures.ThreadPoolExecutor(1))
     stand_in = StandIn(export)

@@ -68,6 +68,7 @@ def test_stderr_may_be_closed():
     assert done.stdout == b"done\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "env", "level"),
     [("", {}, "none"), (PROGRAM, {"TF_CPP_MIN_LOG_LEVEL": "0"}, "0")],

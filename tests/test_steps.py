@@ -263,6 +263,7 @@ def test_a_schedule_that_has_ended_is_said(make_model, images, tmp_path):
     loaded.fit(images, batch_size=8, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulated", [None, 2])
 def test_loaded_models_train_on_as_saved_ones(images, tmp_path, accumulated):
     """In the middle of an accumulation, too."""

@@ -93,6 +93,7 @@ def test_views_of_a_data_set_by_a_function():
     assert [x.shape for x in pair] == [(4, 8, 8, 3)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("accelerator")
 def test_a_training_goes_on_within_a_pass(stream, make_model, tmp_path):
     def train(epochs, folder, seed=2, **kwargs):
