@@ -1,4 +1,4 @@
-"""Numbers that users pass: Python's, NumPy's, or an array of one."""
+"""Numbers that users pass: Python's, NumPy's, or a tensor that is one."""
 
 import numbers
 import operator

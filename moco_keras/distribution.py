@@ -441,6 +441,7 @@ def predict(predict, images, batch_size, strategy):
     Returns:
         What `predict` returns for all images, (N, ...) each.
     """
+    images = np.asarray(images)
     replicas = strategy.num_replicas_in_sync
     if replicas == 1 or len(images) == 0:
         return predict(images, batch_size)

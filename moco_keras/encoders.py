@@ -85,7 +85,6 @@ def build_encoder(
     _check_choice("head", head, _HEADS)
     _check_choice("stem", stem, ("auto", *resnet.STEMS))
     _check_choice("norm", norm, ("batch", "sync"))
-    bn_splits = arguments.whole(bn_splits=bn_splits)
     if norm == "sync" and (bn_splits > 1 or isinstance(backbone, keras.Model)):
         raise ValueError(
             '`norm="sync"` is of a ResNet that is built here, with '
@@ -267,12 +266,20 @@ def _apply(model, x):
             "for example."
         )
     try:
-        (features,) = keras.tree.flatten(model(x))
+        features = keras.tree.flatten(model(x))
     except ValueError as error:
         raise ValueError(
             f"`backbone` must take images of shape {x.shape}. Received a model "
-            f"that takes {model.input_shape}. Set `image_size` to its size."
+            f"that takes {getattr(model, 'input_shape', 'others')}. Set "
+            "`image_size` to its size."
         ) from error
+    if len(features) > 1:  # of a model that is not functional
+        raise ValueError(
+            "`backbone` must be a model of one input and one output. Received: "
+            f"{model.name!r}, which returned {len(features)} tensors. Have it "
+            "return one."
+        )
+    (features,) = features
     if len(features.shape) not in (2, 4):
         raise ValueError(
             "`backbone` must return features (N, D) or feature maps "

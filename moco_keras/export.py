@@ -410,7 +410,6 @@ class FrozenEncoder(keras.layers.TFSMLayer):
         self,
         filepath,
         call_endpoint="serving_default",
-        trainable=False,
         **kwargs,
     ):
         if not _is_saved_model(Path(filepath)):
@@ -420,16 +419,29 @@ class FrozenEncoder(keras.layers.TFSMLayer):
                 "build the model again, on `load_encoder` of where it is now, "
                 "and give that the weights: `model.load_weights(FILE)`."
             )
-        super().__init__(filepath, call_endpoint, trainable=trainable, **kwargs)
+        kwargs["trainable"] = False
+        super().__init__(filepath, call_endpoint, **kwargs)
         # XLA knows no image files.
         self.supports_jit = call_endpoint != "serve_encoded"
 
+    @property
+    def trainable(self):
+        """Never, whatever a model around it is set to."""
+        return False
+
+    @trainable.setter
+    def trainable(self, value):
+        pass
+
     def call(self, inputs, training=False):
+        if inputs.dtype not in ("uint8", "string"):
+            inputs = _whole_pixels(inputs)
         return super().call(inputs)["embedding"]
 
     def get_config(self):
         config = super().get_config()
-        del config["call_training_endpoint"]
+        for name in ("call_training_endpoint", "trainable"):
+            del config[name]
         return config
 
     @classmethod
@@ -445,6 +457,20 @@ class FrozenEncoder(keras.layers.TFSMLayer):
                 "`keras.models.load_model(FILE, safe_mode=False)`."
             )
         return cls(**config)
+
+
+def _whole_pixels(images):
+    """The same as uint8; Keras builds models with images that are floats."""
+    pixels = tf.cast(images, "uint8")
+    check = tf.debugging.assert_equal(
+        tf.cast(pixels, images.dtype),
+        images,
+        "An exported encoder takes images as uint8, or as whole numbers in "
+        "[0, 255]. For floats in [0, 1], pass "
+        "`tf.cast(tf.round(255 * images), tf.uint8)`.",
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(pixels)
 
 
 def _is_saved_model(folder):

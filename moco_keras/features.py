@@ -24,6 +24,7 @@ def extract(encoder, images, batch_size=256):
     batch_size = arguments.whole(batch_size=batch_size)
     query_encoder = getattr(encoder, "query_encoder", None)
     if query_encoder is not None:
+        encoder.average_statistics()  # after an epoch that was interrupted
         with encoder.distribute_strategy.scope():  # for all its replicas
             encoder = encoders.backbone(query_encoder)
     if encoders.takes_pixels(encoder):

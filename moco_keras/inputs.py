@@ -43,8 +43,8 @@ def images_of(data):
 _ROUND = "{}.round().astype('uint8')", "tf.cast(tf.round({}), tf.uint8)"
 _CAST = "{}.astype('uint8')", "tf.cast({}, tf.uint8)"
 _OF_ONE = (
-    "(255 * {}).round().astype('uint8')",
-    "tf.cast(tf.round(255 * {}), tf.uint8)",
+    "(255 * {}.clip(0, 1)).round().astype('uint8')",
+    "tf.cast(tf.round(255 * tf.clip_by_value({}, 0, 1)), tf.uint8)",
 )
 _OF_SIGN = (
     "(127.5 * ({} + 1)).round().astype('uint8')",
@@ -62,7 +62,7 @@ _ONE = "{}[None]", "{}[None]"
 # By kind of number: ranges of pixels, and what brings each to [0, 255].
 _RANGES = {
     "bool": [((0, 1), _OF_BOOL)],
-    "int": [((0, 255), _CAST), ((0, 65535), _OF_16_BITS)],
+    "int": [((0, 1), _OF_BOOL), ((0, 255), _CAST), ((0, 65535), _OF_16_BITS)],
     "float": [((0, 1), _OF_ONE), ((-1, 1), _OF_SIGN), ((0, 255), _ROUND)],
 }
 
@@ -143,8 +143,13 @@ def check_images(images, example=None, dataset="dataset"):
             values = np.asarray(images)
             low, high = values.min().item(), values.max().item()
             received += f", pixels from {low:g} to {high:g}"
-            ranges = [r for r in ranges if r[0][0] <= low and high <= r[0][1]]
-            ranges = ranges[:1]
+            # Resizing may go a little beyond a range.
+            off = 0.25 if kind == "float" else 0
+            ranges = [
+                ((least, most), code)
+                for (least, most), code in ranges
+                if least - off <= low and high <= most + off
+            ][:1]
         remedies = [
             f"If pixels are in [{low}, {high}], {pass_(code)}."
             for (low, high), code in ranges
@@ -237,8 +242,8 @@ class Batches(NamedTuple):
     """What `fit` was given, as batches.
 
     Attributes:
-        read: function that returns them. It takes, of which generators of
-            others leave out what they cannot follow,
+        read: function that returns them. It takes the following, which
+            generators ignore:
 
             - seed: the integer that fixes, with the number of the pass, the
               order;
@@ -372,7 +377,7 @@ def evaluation_batches(data, batch_size, strategy, **steps):
     distribution.check_batch(batch_size, strategy)
     replicas = strategy.num_replicas_in_sync
     batch_size = min(batch_size, num_images - num_images % replicas)
-    check_batch_size(max(batch_size, 1), num_images)
+    check_batch_size(batch_size or replicas, num_images)
     rows = tf.data.Dataset.range(num_images).batch(
         batch_size, drop_remainder=replicas > 1
     )

@@ -113,14 +113,15 @@ class MoCo(keras.Model):
         )
         # Whether the optimizer has moved the query encoder in the last step.
         self.updated = tf.Variable(True, trainable=False)
-        # The largest difference between the two views of the last step.
-        self._views_apart = tf.Variable(1.0, trainable=False)
+        # Of the views of the last step: the largest difference between the two
+        # of an image, and the largest value.
+        self._views_seen = tf.Variable([1.0, 255.0], trainable=False)
         self._momentum_update = MomentumUpdate()
         self._statistics = distribution.OfReplicas(
             self.statistics, self.distribute_strategy
         )
         self._drifted = False
-        self._traced_with = self._optimized = None
+        self._traced_with = self._frozen_since = None
         height, width = encoder.input_shape[1:3]
         self._evaluation = (
             augmentations.evaluation(height)
@@ -170,7 +171,7 @@ class MoCo(keras.Model):
     def train_step(self, data):
         """One step of Algorithm 1; the momentum update is in its callback."""
         im_1, im_2 = self._two_views(data)
-        self._views_apart.assign(_distance(im_1, im_2))
+        self._views_seen.assign(_extremes(im_1, im_2))
         pairs = [(im_1, im_2)] + [(im_2, im_1)] * self.symmetric
         # Of all replicas, (global N, C) each.
         keys = [self._encode_keys(im_k) for _, im_k in pairs]
@@ -197,8 +198,9 @@ class MoCo(keras.Model):
     def test_step(self, data):
         """Loss and accuracy of held-out images against the queue.
 
-        It changes nothing: both encoders use their moving statistics, the keys
-        do not enter the queue, and the views are the same every time.
+        It changes nothing: both encoders use their moving statistics, and the
+        keys do not enter the queue. Views that the augmenter cuts are the same
+        every time, if it is a Keras layer.
         """
         with keras.StatelessScope(self._states_of_evaluation()):
             im_1, im_2 = self._two_views(data)
@@ -302,12 +304,11 @@ class MoCo(keras.Model):
             metrics=metrics,
             weighted_metrics=weighted_metrics,
         )
-        freeze_alike(self.key_encoder, self.query_encoder)
         super().compile(optimizer=optimizer, **kwargs)
         distribution.check_accumulation(
             self.optimizer, self.distribute_strategy
         )
-        self._optimized = None
+        self._frozen_since = None
 
     def compile_from_config(self, config):
         """Compiles a loaded model; its devices decide on `jit_compile`."""
@@ -355,7 +356,9 @@ class MoCo(keras.Model):
             shuffle: whether an array is put in a new order every epoch.
             class_weight, sample_weight: not taken.
             steps_per_epoch: batches that count as an epoch; by default those of
-                all images. A data set begins again where it ends.
+                all images. A data set begins again where it ends. One that is
+                to resume exactly must have the same order each time it is read:
+                `shuffle(..., seed=0, reshuffle_each_iteration=False)`.
             validation_steps, validation_batch_size, validation_freq: as in
                 `keras.Model.fit`.
 
@@ -376,6 +379,13 @@ class MoCo(keras.Model):
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
         )
+        validation_steps, validation_batch_size = _counts(
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+        )
+        initial_epoch = arguments.whole(0, initial_epoch=initial_epoch)
+        if not isinstance(validation_freq, (list, tuple)):
+            (validation_freq,) = _counts(validation_freq=validation_freq)
         accelerators.warn_of_unused_gpu()
         strategy = self.distribute_strategy
         callbacks = self._with_own(callbacks)
@@ -417,6 +427,8 @@ class MoCo(keras.Model):
                 return batches.read(seed, shuffle, start.began, taken, done)
 
             initial_epoch, done = start.epochs, start.batches
+            if not (steps or isinstance(x, tf.data.Dataset)):
+                done = 0  # a generator begins its epoch anew
             if done and inputs.has_ended(rest := read(done)):
                 initial_epoch, done = initial_epoch + 1, 0
             if done and initial_epoch < epochs:
@@ -492,11 +504,12 @@ class MoCo(keras.Model):
         strategy = self.distribute_strategy
         # Those of `fit` are batches already.
         if not kwargs.get("_use_cached_eval_dataset"):
-            (batch_size,) = _counts(batch_size=batch_size)
+            batch_size, steps = _counts(batch_size=batch_size, steps=steps)
             x, steps = inputs.evaluation_batches(
                 x, batch_size, strategy, steps=steps
             )
         self.average_statistics()
+        self._trace_anew()
         with _readable_errors(strategy):
             return super().evaluate(
                 x,
@@ -547,6 +560,7 @@ class MoCo(keras.Model):
         _refuse_weights(sample_weight=sample_weight)
         batch = inputs.single_batch(x, self.distribute_strategy)
         self.average_statistics()
+        self._trace_anew()
         with _readable_errors(self.distribute_strategy):
             return super().test_on_batch(batch, return_dict=return_dict)
 
@@ -563,42 +577,59 @@ class MoCo(keras.Model):
         if not any(isinstance(c, MomentumUpdate) for c in callbacks):
             # First, so that the others see the key encoder after its step.
             callbacks = [self._momentum_update, *callbacks]
-        if sum(isinstance(c, Checkpoint) for c in callbacks) > 1:
-            folders = [c.folder for c in callbacks if isinstance(c, Checkpoint)]
-            raise ValueError(
-                "`callbacks` must hold one `Checkpoint` at most, for a "
-                "training can resume from one place only. Received those of "
-                f"{', '.join(map(str, folders))}. Leave all but one out."
-            )
+        for kind in (MomentumUpdate, Checkpoint):
+            count = sum(isinstance(c, kind) for c in callbacks)
+            if count > 1:
+                raise ValueError(
+                    f"`callbacks` must hold one `{kind.__name__}` at most: the "
+                    "key encoder moves once a step, and a training resumes "
+                    f"from one place. Received: {count}. Leave all but one out."
+                )
         # A `Checkpoint` last, to save what the others have done.
         callbacks.sort(key=lambda c: isinstance(c, Checkpoint))
         return [_Watch(), *callbacks]
 
     def _prepare(self):
         """What there is to do before a step."""
-        # Keras keeps the traced step until `compile`, whatever has been set.
-        traced_with = id(self.augmenter), self.symmetric, self.shuffle
-        if traced_with != self._traced_with:
-            self.train_function = self.test_function = None
-            self._traced_with = traced_with
+        self._trace_anew()
         self._build_optimizer()
 
+    def _trace_anew(self):
+        # Keras keeps the traced step until `compile`, whatever has been set.
+        now = self.augmenter, self.symmetric, self.shuffle
+        # Of layers `==` asks whether they are the same.
+        if self._traced_with is None or now != self._traced_with():
+            self.train_function = self.test_function = None
+            # A function, or Keras would take the augmenter for another layer.
+            self._traced_with = lambda: now
+
+    def _check_frozen(self):
+        """Refuses layers that were frozen or thawed since the first step.
+
+        Raises:
+            ValueError: until the model is compiled again.
+        """
+        layers = model_state.layers(self.query_encoder)
+        frozen = [layer.name for layer in layers if not layer.trainable]
+        if self._frozen_since is None:
+            self._frozen_since = frozen
+            freeze_alike(self.key_encoder, self.query_encoder)
+        changed = set(frozen) ^ set(self._frozen_since)
+        if changed:
+            raise ValueError(
+                "After layers are frozen or thawed the model must be compiled "
+                f"again. Received: {', '.join(sorted(changed)[:3])}, which "
+                "changed after the model was trained. Call `compile`."
+            )
+
     def _build_optimizer(self):
-        trainable = [id(v) for v in self.trainable_variables]
-        if not trainable:
+        self._check_frozen()
+        if parameters(self.query_encoder) and not self.trainable_variables:
             raise ValueError(
                 "The query encoder must have something to train. Received one "
                 "whose layers are all frozen. Set `trainable=True` on some, "
                 "and compile again."
             )
-        if self._optimized not in (None, trainable):
-            raise ValueError(
-                "After layers are frozen or thawed the model must be compiled "
-                "again. Received a query encoder of "
-                f"{len(trainable)} trainable weights, compiled with "
-                f"{len(self._optimized)}, or with others. Call `compile`."
-            )
-        self._optimized = trainable
         # Keras would build it while it traces `train_step`, and have to trace
         # it again, which doubles the wait for the first step.
         distribution.check_scope(
@@ -610,6 +641,7 @@ class MoCo(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def _warn_of_nothing_to_train(self, start, epochs, steps):
+        """Also where the learning rate is 0 from now on, or before the end."""
         if start.epochs >= epochs:
             warnings.warn(
                 f"Nothing is left to train: {start.epochs} epochs are done. "
@@ -625,16 +657,39 @@ class MoCo(keras.Model):
         ):
             return
         done = int(ops.convert_to_numpy(optimizer._iterations))
-        if all(float(schedule(done + i)) == 0 for i in (0, 1, steps)):
+
+        def is_over(step):
+            return float(schedule(step)) == float(schedule(step + 1)) == 0
+
+        last = done + steps * (epochs - start.epochs) - start.batches - 1
+        if is_over(done) and is_over(last):
             warnings.warn(
                 f"The learning rate is 0 from here on: {done} steps are done, "
                 "at which the optimizer's schedule has ended. No weight will "
                 "move. To train on, call `compile` with a new optimizer.",
                 stacklevel=3,
             )
+        elif is_over(last):
+            warnings.warn(
+                "The learning rate becomes 0 before the end: the optimizer's "
+                f"schedule is over at step {last + 1}, the last of {epochs} "
+                "epochs. No weight will move from there on. Give `compile` a "
+                "schedule of as many steps as there are.",
+                stacklevel=3,
+            )
 
-    def _warn_of_equal_views(self):
-        if float(tf.convert_to_tensor(self._views_apart)) == 0:
+    def _warn_of_views(self):
+        """Of the first batch, whose views cannot be meant."""
+        apart, largest = self._views_seen.numpy()
+        if largest <= 2 and encoders.takes_pixels(self.query_encoder):
+            warnings.warn(
+                "The encoder takes pixels in [0, 255], and normalizes them "
+                "itself. Received a first batch of views whose largest value "
+                f"is {largest:.3g}. Use an augmenter that does not rescale, or "
+                "multiply the views by 255.",
+                stacklevel=2,
+            )
+        if apart == 0:
             warnings.warn(
                 "The two views of an image must differ, or finding the key of "
                 "the other one teaches nothing. Received a first batch of "
@@ -718,7 +773,10 @@ class MoCo(keras.Model):
 
     @property
     def statistics(self):
-        """Batch norms' moving means and variances, of both encoders."""
+        """What replicas may hold differently: moving means and variances.
+
+        All weights of both encoders that are float32 and no parameters.
+        """
         found = []
         for encoder in (self.query_encoder, self.key_encoder):
             others = {id(v) for v in parameters(encoder)}
@@ -803,10 +861,11 @@ def _unit_rows(x):
     return ops.normalize(ops.cast(x, "float32"), axis=1)
 
 
-def _distance(im_1, im_2):
-    """The largest difference between two batches, a float32 scalar."""
-    difference = tf.cast(im_1, "float32") - tf.cast(im_2, "float32")
-    return tf.reduce_max(tf.abs(difference))
+def _extremes(im_1, im_2):
+    """The largest difference and the largest value of views, float32 (2,)."""
+    im_1, im_2 = tf.cast(im_1, "float32"), tf.cast(im_2, "float32")
+    apart = tf.reduce_max(tf.abs(im_1 - im_2))
+    return tf.stack([apart, tf.reduce_max(im_1)])
 
 
 class _Watch(keras.callbacks.Callback):
@@ -815,6 +874,7 @@ class _Watch(keras.callbacks.Callback):
     _first = True
 
     def on_epoch_begin(self, epoch, logs=None):
+        self.model._check_frozen()  # another callback may have frozen some
         self._batches = 0
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -825,7 +885,7 @@ class _Watch(keras.callbacks.Callback):
         self._batches += 1
         if self._first:
             self._first = False
-            self.model._warn_of_equal_views()
+            self.model._warn_of_views()
 
     def on_epoch_end(self, epoch, logs=None):
         if not self._batches:
@@ -858,8 +918,8 @@ def _counts(**counts):
 
 def _refuse_weights(class_weight=None, sample_weight=None):
     _refuse(
-        "`MoCo` learns from images without labels, and all count alike. Leave "
-        "it out, and images that are not to count.",
+        "`MoCo` learns from images without labels, which all count alike. "
+        "Leave the argument out.",
         class_weight=class_weight,
         sample_weight=sample_weight,
     )

@@ -52,7 +52,7 @@ class MomentumUpdate(keras.callbacks.Callback):
     _traced_for = None
 
     def on_train_begin(self, logs=None):
-        if self.model.steps_per_execution > 1:
+        if self.model.steps_per_execution != 1:
             raise ValueError(
                 "`steps_per_execution` must be 1: the key encoder moves after "
                 "every step, and Keras calls callbacks once per execution. "

@@ -78,21 +78,32 @@ def _two_views(augmenter, keys, number, image):
         (v, random.fold_in(key, number))
         for v, key in zip(states, keys, strict=True)
     ]
-    with keras.StatelessScope(own):
-        return augment(augmenter, image), augment(augmenter, image)
+    with keras.StatelessScope(own) as scope:
+        views = augment(augmenter, image), augment(augmenter, image)
+    if scope.state_mapping.keys() - {id(v) for v in states}:
+        raise ValueError(
+            "An `augmenter` of views that are cut in a data set must be a "
+            "Keras layer that holds its random layers, or all images would get "
+            f"the same numbers. Received: {augmenter!r}, which uses a random "
+            "layer of somebody else's. Pass that layer, a `keras.Sequential` "
+            "of several, or a layer with them as attributes."
+        )
+    return views
 
 
 def augment(augmenter, images):
     """One random view of each image.
 
     Args:
-        augmenter: layer or callable. If it takes `training`, it gets True:
+        augmenter: layer or callable. A layer gets `training=True`, which Keras
+            hands on to the layers within, and a callable if it takes it:
             Keras's layers change nothing otherwise.
         images: what it takes.
     """
-    call = augmenter.call if isinstance(augmenter, keras.Layer) else augmenter
+    if isinstance(augmenter, keras.Layer):
+        return augmenter(images, training=True)
     try:
-        takes_training = "training" in inspect.signature(call).parameters
+        takes_training = "training" in inspect.signature(augmenter).parameters
     except (TypeError, ValueError):  # not a function of Python's
         takes_training = False
     return augmenter(images, **({"training": True} if takes_training else {}))

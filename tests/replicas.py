@@ -30,6 +30,7 @@ from moco_keras import (
     build_encoder,
     distribution,
     export_encoder,
+    features,
     optimizers,
     random,
 )
@@ -531,7 +532,7 @@ def followed(strategy, name):
 def evaluated(strategy):
     """Losses and accuracies of held-out images, by kind of data."""
     with strategy.scope():
-        model = make_model(2 // strategy.num_replicas_in_sync)
+        model = make_model()
     images = make_images(2 * BATCH)
     history = model.fit(
         images,
@@ -602,8 +603,12 @@ def interrupted(strategy, folder):
         (value,) = (v for v in loaded.variables if "moving_mean" in v.name)
         return value.numpy()
 
+    def extracted():
+        features.extract(model, make_images(BATCH))
+        return copies(mean(model.query_encoder))
+
     results = {}
-    for read in (exported, predicted, exported_by_keras):
+    for read in (exported, predicted, exported_by_keras, extracted):
         with contextlib.suppress(Interrupted):
             train(stop)
         name = f"interrupted/{read.__name__}"
@@ -697,10 +702,11 @@ def compare(strategy, folder):
         results |= drawn(strategy)
     if replicas <= 2:
         results |= overflow(strategy)
-        results |= evaluated(strategy)
         if not workers:
             for name in SEQUENCES:
                 results |= followed(strategy, name)
+    if replicas <= 2 or workers:
+        results |= evaluated(strategy)
     if replicas == 2:
         results |= complaints(strategy)
         results |= gathered(strategy)

@@ -269,6 +269,15 @@ def test_a_backbone_has_one_input_and_one_output(inputs, outputs, images):
         assert encoder(images).shape == (16, 128)
 
 
+def test_a_backbone_of_any_kind_has_one_output():
+    class Two(keras.Model):
+        def call(self, images):
+            return images, images
+
+    with pytest.raises(ValueError, match="returned 2 tensors"):
+        build_encoder(Two(), 8)
+
+
 def test_a_list_of_one_is_one(images):
     inputs = keras.Input((8, 8, 3))
     outputs = keras.layers.Conv2D(4, 3)(inputs)

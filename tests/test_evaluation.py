@@ -191,6 +191,54 @@ def test_bad_validation_data_is_refused_before_any_step(
     assert int(keras.ops.convert_to_numpy(model.steps)) == 0
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"validation_freq": 0}, "validation_freq=0"),
+        ({"validation_steps": 1.5}, "validation_steps=1.5"),
+        ({"validation_steps": 0}, "validation_steps=0"),
+        ({"validation_batch_size": 0}, "validation_batch_size=0"),
+        ({"initial_epoch": -1}, "initial_epoch=-1"),
+    ],
+)
+def test_bad_numbers_are_refused_before_any_step(
+    make_model, images, kwargs, message
+):
+    model = make_model()
+    with pytest.raises(ValueError, match=message):
+        model.fit(
+            images, batch_size=8, validation_data=images, verbose=0, **kwargs
+        )
+    assert int(keras.ops.convert_to_numpy(model.steps)) == 0
+
+
+def test_numbers_may_be_numpys(make_model, images):
+    history = (
+        make_model()
+        .fit(
+            images,
+            batch_size=np.int64(8),
+            epochs=np.int64(2),
+            validation_data=images,
+            validation_freq=np.int64(2),
+            verbose=0,
+        )
+        .history
+    )
+    assert len(history["val_loss"]) == 1
+
+
+def test_settings_count_from_the_next_evaluation(make_model, views):
+    model = make_model()
+    loss = model.evaluate(views, verbose=0)[0]
+    model.symmetric = True
+    # Each image's two losses are added.
+    other = model.evaluate(views[::-1], verbose=0)[0]
+    model.symmetric = False
+    swapped = model.evaluate(views[::-1], verbose=0)[0]
+    assert other == pytest.approx(loss + swapped, rel=1e-5)
+
+
 def test_weights_of_samples_have_no_meaning(make_model, images):
     with pytest.raises(ValueError, match="sample_weight=2"):
         make_model().evaluate(images, sample_weight=2)

@@ -602,3 +602,55 @@ def test_an_encoder_of_other_images_is_refused(shape, tmp_path):
     with pytest.raises(ValueError, match="square RGB images"):
         export_encoder(encoder, tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+class OnAnExport(keras.Model):
+    """A model that says nothing of its inputs."""
+
+    def __init__(self, encoder, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder, self.head = encoder, keras.layers.Dense(3)
+
+    def call(self, images):
+        return self.head(self.encoder(images))
+
+    def get_config(self):
+        return {"encoder": keras.saving.serialize_keras_object(self.encoder)}
+
+    @classmethod
+    def from_config(cls, config):
+        encoder = config["encoder"]
+        return cls(keras.saving.deserialize_keras_object(encoder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sequential", "subclassed"])
+def test_models_of_any_kind_hold_an_export(
+    make_encoder, images, tmp_path, kind
+):
+    export_encoder(make_encoder(), tmp_path / "e")
+    encoder = moco_keras.load_encoder(tmp_path / "e")
+    if kind == "sequential":
+        model = keras.Sequential([encoder, keras.layers.Dense(3)])
+    else:
+        model = OnAnExport(encoder)
+    model.trainable = True
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True))
+    model.fit(images, np.arange(16) % 3, verbose=0)
+    assert len(model.trainable_weights) == 2  # the head's
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=False)
+    np.testing.assert_array_equal(
+        loaded.predict(images, verbose=0), model.predict(images, verbose=0)
+    )
+
+
+def test_an_export_takes_whole_pixels_only(make_encoder, images, tmp_path):
+    export_encoder(make_encoder(), tmp_path)
+    encoder = moco_keras.load_encoder(tmp_path)
+    np.testing.assert_array_equal(
+        encoder(images.astype("float32")), encoder(images)
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="whole numbers"):
+        encoder(images / np.float32(255))

@@ -1,5 +1,7 @@
 """What users do between steps, and what the next step then is."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import reference
 import replicas
 import tensorflow as tf
 
-from moco_keras import MoCo, distribution, optimizers
+from moco_keras import MoCo, MomentumUpdate, distribution, optimizers
 
 BATCH = replicas.BATCH
 
@@ -160,10 +162,25 @@ def test_thawing_asks_for_compile(model):
     layer.trainable = False
     model.train_on_batch(views())  # it was not built before
     layer.trainable = True
-    with pytest.raises(ValueError, match="compiled again.*6 trainable.*4"):
+    message = f"compiled again.*Received: {layer.name}, which"
+    with pytest.raises(ValueError, match=message):
         model.train_on_batch(views())
     model.compile(optimizer=optimizers.SGD(0.1))
     model.train_on_batch(views())
+
+
+def test_freezing_in_a_callback_asks_for_compile(model):
+    layer = replicas._first_layer(model)
+    freeze = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(layer, "trainable", False)
+    )
+    with pytest.raises(ValueError, match="compiled again"):
+        model.fit(views(), batch_size=8, epochs=2, callbacks=[freeze])
+
+
+def test_the_key_encoder_is_not_moved_twice(model):
+    with pytest.raises(ValueError, match="one `MomentumUpdate`.*Received: 2"):
+        model.fit(views(), callbacks=[MomentumUpdate(), MomentumUpdate()])
 
 
 def test_something_must_be_trainable(model):
@@ -173,11 +190,13 @@ def test_something_must_be_trainable(model):
         model.fit(views(), batch_size=BATCH, verbose=0)
 
 
-def test_a_frozen_batch_norm_normalizes_keys_as_queries(model):
+@pytest.mark.parametrize("compiled_again", [True, False])
+def test_a_frozen_batch_norm_normalizes_keys_as_queries(model, compiled_again):
     """By moving statistics, which it does not move."""
     norms = [encoder.layers[2].layers[2] for encoder in both(model)]
     norms[0].trainable = False
-    model.compile(optimizer=optimizers.SGD(0.1))
+    if compiled_again:
+        model.compile(optimizer=optimizers.SGD(0.1))
     before = [norm.moving_mean.numpy() for norm in norms]
     model.train_on_batch(views())
     for norm, mean in zip(norms, before, strict=True):
@@ -218,14 +237,35 @@ class Noise(keras.layers.Layer):
         return images + noise if training else images
 
 
+class Around(keras.layers.Layer):
+    """Has a layer that needs to be told, and takes no `training` itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.noise = Noise()
+
+    def call(self, images):
+        return self.noise(images)
+
+
+def warnings_of(model, data, **kwargs):
+    """The warnings that a training begins with."""
+    kwargs = {"batch_size": 8, "verbose": 0, **kwargs}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model.fit(data, **kwargs)
+    return [str(w.message) for w in caught if w.category is UserWarning]
+
+
 @pytest.mark.parametrize(
     "augmenter",
     [
         Noise(),
         keras.Sequential([Noise()]),
+        Around(),
         lambda x, training=False: Noise()(x, training=training),
     ],
-    ids=["layer", "model", "function"],
+    ids=["layer", "model", "around", "function"],
 )
 def test_augmenters_are_told_that_this_is_training(
     augmenter, make_encoder, images
@@ -233,16 +273,25 @@ def test_augmenters_are_told_that_this_is_training(
     """Or else there would be a warning that both views are equal."""
     model = MoCo(make_encoder(), augmenter, queue_size=32)
     model.compile(optimizer=optimizers.SGD(0.1))
-    model.fit(images, batch_size=8, verbose=0)
+    assert warnings_of(model, images) == []
+    assert (model._views_seen.numpy() > 0).all()
 
 
 def test_equal_views_are_warned_of_once(make_encoder, images):
     model = MoCo(make_encoder(), lambda x: tf.cast(x, "float32"), queue_size=32)
     model.compile(optimizer=optimizers.SGD(0.1))
-    with pytest.warns(UserWarning, match="must differ.*equal views") as warned:
-        model.fit(images, batch_size=8, epochs=3, verbose=0)
-    ours = [w for w in warned if w.category is UserWarning]
-    assert len(ours) == 1
+    (warning,) = warnings_of(model, images, epochs=3)
+    assert "must differ" in warning and "equal views" in warning
+
+
+def test_views_that_are_rescaled_are_warned_of(make_encoder, images):
+    augmenter = keras.Sequential(
+        [keras.layers.RandomFlip(), keras.layers.Rescaling(1 / 255)]
+    )
+    model = MoCo(make_encoder(), augmenter, queue_size=32)
+    model.compile(optimizer=optimizers.SGD(0.1))
+    (warning,) = warnings_of(model, images)
+    assert "largest value is 1." in warning and "multiply the views" in warning
 
 
 def test_a_schedule_that_has_ended_is_said(make_model, images, tmp_path):
@@ -253,14 +302,16 @@ def test_a_schedule_that_has_ended_is_said(make_model, images, tmp_path):
     model.fit(images, batch_size=8, epochs=2, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    with pytest.warns(UserWarning, match="4 steps are done.*call `compile`"):
-        loaded.fit(images, batch_size=8, verbose=0)
+    (warning,) = warnings_of(loaded, images)
+    assert "4 steps are done" in warning and "call `compile`" in warning
     loaded.compile(optimizer=schedule())
-    loaded.fit(images, batch_size=8, verbose=0)
+    assert warnings_of(loaded, images) == []
+    (warning,) = warnings_of(loaded, images, epochs=3)
+    assert "over at step 8, the last of 3 epochs" in warning
     # A warm-up begins at 0, too.
     warm_up = keras.optimizers.schedules.PolynomialDecay(0.0, 9, 0.1)
     loaded.compile(optimizer=optimizers.SGD(warm_up))
-    loaded.fit(images, batch_size=8, verbose=0)
+    assert warnings_of(loaded, images) == []
 
 
 @pytest.mark.slow

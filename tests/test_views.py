@@ -81,6 +81,22 @@ def test_views_of_a_data_set_depend_on_its_key_and_their_number():
     assert len(np.unique(both, axis=0)) == len(both)
 
 
+def test_random_layers_must_be_the_augmenters(stream):
+    """Or every image would get the same numbers."""
+    layer = augmentations.RandomHorizontalFlip()
+    dataset = tf.data.Dataset.from_tensor_slices(
+        np.zeros((8, 9, 9, 3), "uint8")
+    )
+
+    def flip(image):
+        return layer(image)
+
+    with pytest.raises(ValueError, match="holds its random layers.*function"):
+        data.two_views(dataset, flip, 4)
+    with pytest.raises(ValueError, match="holds its random layers"):
+        batches(stream, flip, 1)
+
+
 def test_views_of_a_data_set_by_a_function():
     """Which has no random states of its own."""
     images = np.zeros((4, 9, 9, 3), "uint8")
