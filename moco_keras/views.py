@@ -16,7 +16,8 @@ def two_views(images, augmenter, batch_size):
         images: an `ImageStream` of `data.read`, or a `tf.data.Dataset` of
             single images, uint8 (H, W, 3), alone, as (image, label) or as
             {"image", "label"}.
-        augmenter: a pipeline of `augmentations`.
+        augmenter: a pipeline of `augmentations`, or another Keras layer that
+            holds its random layers, or a function without any.
         batch_size: views in a batch; the last batch is dropped if not full.
 
     Returns:
@@ -26,6 +27,10 @@ def two_views(images, augmenter, batch_size):
         float32 (N, S, S, 3) each, in its order; the augmenter draws a key for
         each pass, and the views are functions of that and of their image's
         number.
+
+    Raises:
+        ValueError: if the images are not such, or the augmenter uses random
+            layers that are not its own.
     """
     batch_size = arguments.whole(batch_size=batch_size)
     if not isinstance(images, tf.data.Dataset):
