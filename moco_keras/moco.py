@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import reprlib
 import warnings
 
 import keras
@@ -928,8 +929,11 @@ def _refuse_weights(class_weight=None, sample_weight=None):
 def _refuse(reason, **values):
     """Refuses arguments of Keras's that have no meaning here."""
     for name, value in values.items():
-        if value is not None:
-            raise ValueError(f"{reason} Received: {name}={value!r}.")
+        empty = isinstance(value, (list, tuple, dict)) and not value
+        if value is not None and not empty:
+            raise ValueError(
+                f"{reason} Received: {name}={reprlib.repr(value)}."
+            )
 
 
 def _check_arguments(encoder, shuffle):

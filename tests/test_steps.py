@@ -218,6 +218,10 @@ def test_another_loss_is_refused_at_once(model, kwargs):
         model.compile(optimizer=optimizers.SGD(0.1), **kwargs)
 
 
+def test_no_metrics_are_no_metrics(model):
+    model.compile(optimizer=optimizers.SGD(0.1), loss=None, metrics=[])
+
+
 def test_arguments_that_have_no_meaning_are_refused_at_once(make_model, images):
     model = make_model()
     for kwargs in ({"class_weight": {0: 1.0}}, {"sample_weight": [1.0] * 16}):
