@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import reprlib
+import sys
 import warnings
 
 import keras
@@ -172,7 +173,8 @@ class MoCo(keras.Model):
     def train_step(self, data):
         """One step of Algorithm 1; the momentum update is in its callback."""
         im_1, im_2 = self._two_views(data)
-        self._views_seen.assign(_extremes(im_1, im_2))
+        are_ready = isinstance(inputs.images_of(data), tuple)
+        self._views_seen.assign(_extremes(im_1, im_2, are_ready))
         pairs = [(im_1, im_2)] + [(im_2, im_1)] * self.symmetric
         # Of all replicas, (global N, C) each.
         keys = [self._encode_keys(im_k) for _, im_k in pairs]
@@ -419,7 +421,10 @@ class MoCo(keras.Model):
                 self._prepare()
                 sizes = batches.batch_size, batches.num_images, steps
                 start = self._restored(start, sizes, callbacks[-1], stack)
-                self._warn_of_nothing_to_train(start, epochs, steps or 1)
+                if start.epochs >= epochs:
+                    self._say_that_all_is_done(start.epochs, epochs)
+                else:
+                    self._warn_of_a_schedule_that_has_ended(steps or 1)
 
             def read(done):
                 # Of these all processes have the same values.
@@ -641,15 +646,15 @@ class MoCo(keras.Model):
         with self.distribute_strategy.scope():
             self.optimizer.build(self.trainable_variables)
 
-    def _warn_of_nothing_to_train(self, start, epochs, steps):
-        """Also where the learning rate is 0 from now on, or before the end."""
-        if start.epochs >= epochs:
-            warnings.warn(
-                f"Nothing is left to train: {start.epochs} epochs are done. "
+    def _say_that_all_is_done(self, done, epochs):
+        if distribution.is_chief(self.distribute_strategy):
+            print(
+                f"\nNothing is left to train: {done} epochs are done. "
                 f"Received: epochs={epochs}. Give more epochs to train on.",
-                stacklevel=3,
+                file=sys.stderr,
             )
-            return
+
+    def _warn_of_a_schedule_that_has_ended(self, steps):
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         # Keras has no public way to the schedule itself.
         schedule = optimizer._learning_rate
@@ -658,24 +663,12 @@ class MoCo(keras.Model):
         ):
             return
         done = int(ops.convert_to_numpy(optimizer._iterations))
-
-        def is_over(step):
-            return float(schedule(step)) == float(schedule(step + 1)) == 0
-
-        last = done + steps * (epochs - start.epochs) - start.batches - 1
-        if is_over(done) and is_over(last):
+        # A warm-up begins at 0, too.
+        if all(float(schedule(done + i)) == 0 for i in (0, 1, steps)):
             warnings.warn(
                 f"The learning rate is 0 from here on: {done} steps are done, "
                 "at which the optimizer's schedule has ended. No weight will "
                 "move. To train on, call `compile` with a new optimizer.",
-                stacklevel=3,
-            )
-        elif is_over(last):
-            warnings.warn(
-                "The learning rate becomes 0 before the end: the optimizer's "
-                f"schedule is over at step {last + 1}, the last of {epochs} "
-                "epochs. No weight will move from there on. Give `compile` a "
-                "schedule of as many steps as there are.",
                 stacklevel=3,
             )
 
@@ -862,11 +855,14 @@ def _unit_rows(x):
     return ops.normalize(ops.cast(x, "float32"), axis=1)
 
 
-def _extremes(im_1, im_2):
-    """The largest difference and the largest value of views, float32 (2,)."""
+def _extremes(im_1, im_2, are_ready):
+    """The largest difference and the largest value of views, float32 (2,).
+
+    The pixels of ready views are the user's business: 255 stands for theirs.
+    """
     im_1, im_2 = tf.cast(im_1, "float32"), tf.cast(im_2, "float32")
     apart = tf.reduce_max(tf.abs(im_1 - im_2))
-    return tf.stack([apart, tf.reduce_max(im_1)])
+    return tf.stack([apart, 255.0 if are_ready else tf.reduce_max(im_1)])
 
 
 class _Watch(keras.callbacks.Callback):

@@ -82,7 +82,6 @@ def interrupt(monkeypatch, train_it, place, name, on=lambda *args: True):
 RESULTS = ("*.json", "*.png", "model.keras", "encoder/1/**/*")
 
 
-@pytest.mark.filterwarnings("ignore:Nothing is left to train")
 @pytest.mark.slow
 def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
     """To what it would be, had it been as long from the beginning.

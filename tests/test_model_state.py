@@ -144,7 +144,6 @@ def test_random_states_stay_apart():
     assert (source.seed_generator.state.numpy() != before).any()
 
 
-@pytest.mark.filterwarnings("ignore:Nothing is left to train")
 def test_a_restored_model_is_the_one_that_was_saved(images, tmp_path):
     """Although the program that resumes adapts nothing, or to other images."""
     views = images.astype("float32"), images[::-1].astype("float32")
