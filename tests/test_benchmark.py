@@ -50,6 +50,7 @@ def test_sides_take_turns_and_are_compared(monkeypatch, capsys):
     assert ratio["which_differ_by"] == {"queue_size": [32, 64]}
 
 
+@pytest.mark.slow
 def test_a_side_that_dies_is_named():
     with pytest.raises(ChildProcessError, match="moco_keras ended with exit"):
         benchmark._Side("moco_keras", benchmark._OURS, {"cores": 1})

@@ -121,6 +121,7 @@ def test_the_client_asks_for_every_file(export, files):
         server.stop(None)
 
 
+@pytest.mark.slow
 def test_the_client_says_that_there_is_no_server(files):
     (port,) = free_ports(1)
     result = ask(f"localhost:{port}", "--timeout=5", *files)

@@ -49,6 +49,7 @@ def stderr_of(code, **env):
     return result.stderr.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "level"), [("pass", ["1"]), ("os.abort()", [])]
 )
