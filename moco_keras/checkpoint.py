@@ -112,7 +112,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._began = began
         elif batches:
             self._refuse_sizes(sizes, epochs, batches)
-        else:  # a new epoch, of which the data begins anew
+        else:  # a new epoch, which begins a pass of its own
             self._began = steps
         self._steps = steps
         for i, variable in enumerate(self._same):

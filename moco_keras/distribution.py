@@ -386,7 +386,7 @@ def spread(batches, read, strategy):
 
 
 def shared(batch, strategy):
-    """One batch, of which each replica gets its part, in their order.
+    """Splits one batch into equal parts, one for each replica, in order.
 
     Args:
         batch: arrays (N, ...), of all replicas; the same in every process.

@@ -906,7 +906,7 @@ def _readable_errors(strategy):
 
 
 def _counts(**counts):
-    """Whole numbers, of which some are None."""
+    """Checks whole numbers; None stays None."""
     return [
         None if number is None else arguments.whole(**{name: number})
         for name, number in counts.items()
