@@ -19,6 +19,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def _encoder(s):
     resnet = ResNetGenerator(
@@ -36,12 +38,12 @@ def _encoder(s):
 
 class _MoCo:
     def __init__(self, s):
-        self.query_encoder = _encoder(s)
+        self.query_encoder = _encoder(s).to(_DEVICE)
         self.key_encoder = copy.deepcopy(self.query_encoder)
         utils.deactivate_requires_grad(self.key_encoder)
         self.loss = NTXentLoss(
             temperature=0.1, memory_bank_size=(s["queue_size"], 128)
-        )
+        ).to(_DEVICE)
         self.optimizer = torch.optim.SGD(
             self.query_encoder.parameters(),
             lr=0.03,
@@ -52,7 +54,7 @@ class _MoCo:
 
     def step(self, im_q, im_k):
         utils.update_momentum(self.query_encoder, self.key_encoder, m=0.99)
-        with torch.autocast("cpu", torch.bfloat16, self.bfloat16):
+        with torch.autocast(_DEVICE, torch.bfloat16, self.bfloat16):
             q = self.query_encoder(im_q)
             with torch.no_grad():
                 im_k, order = utils.batch_shuffle(im_k)
@@ -68,7 +70,7 @@ def step(s):
     """Steps of MoCo on ready views."""
     model = _MoCo(s)
     shape = (s["batch_size"], 3, 32, 32)
-    im_q, im_k = torch.randn(shape), torch.randn(shape)
+    im_q, im_k = torch.randn((2, *shape), device=_DEVICE)
 
     def run():
         for _ in range(s["steps"]):
@@ -150,7 +152,7 @@ def end_to_end(s):
 
     def run():
         for im_q, im_k in loader:
-            model.step(im_q, im_k)
+            model.step(im_q.to(_DEVICE), im_k.to(_DEVICE))
 
     return run, len(loader) * s["batch_size"]
 

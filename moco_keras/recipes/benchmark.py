@@ -111,6 +111,9 @@ _NOT_OF_PEER = {
     "load_export",
     *_COMMANDS,
 }
+# On a GPU the peer does only what ends with a number on the host: nothing else
+# waits for the GPU.
+_AWAITED = {"step", "end_to_end"}
 _OURS = [sys.executable, "-m", "moco_keras.recipes._work"]
 
 FLAGS = flags.FLAGS
@@ -206,7 +209,10 @@ def _sides(settings, with_peer):
     if settings["work"] in _COMMANDS:
         return [_Command(settings)]
     sides = [_Side("moco_keras", _OURS, settings)]
-    if with_peer and settings["work"] not in _NOT_OF_PEER:
+    work = settings["work"]
+    if accelerators.on_gpu():
+        with_peer = with_peer and work in _AWAITED
+    if with_peer and work not in _NOT_OF_PEER:
         script = Path(__file__).with_name(f"_{FLAGS.peer}.py")
         theirs = [FLAGS.peer_python, str(script)]
         float32 = {**settings, "precision": "float32"}
@@ -282,7 +288,7 @@ def _make_files(folder):
         "images": str(folder / "images.npy"),
         "data": FLAGS.data,
         "large_data_dir": str(folder / "large"),
-        "loader_processes": 2,
+        "loader_processes": len(os.sched_getaffinity(0)),
     }
 
 
