@@ -1,0 +1,238 @@
+"""The four programs in the situations that users bring them into.
+
+    python tests/situations.py PROGRAM FOLDER
+
+runs a program in a folder that `PROGRAMS[PROGRAM].prepare` has made, until it
+is about to write what it is for. There it prints PAUSED and waits for a line.
+"""
+
+import dataclasses
+import os
+import shutil
+import sys
+from pathlib import Path
+from unittest import mock
+
+import keras
+import numpy as np
+import programs
+import tensorflow as tf
+
+import moco_keras
+from moco_keras import textures
+from moco_keras.recipes import (
+    _pretrain,
+    _record,
+    _settings,
+    embed,
+    export,
+    image_folder,
+)
+
+
+def write_images(folder, count=24):
+    """Images in a folder for each of two classes."""
+    for i, image in enumerate(textures.draw(count, seed=0)[0]):
+        path = folder / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tf.io.encode_png(image).numpy())
+
+
+def contents(folder):
+    """What the files in a folder hold."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def damage(path):
+    """Flips a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+class Training:
+    """A finished run, whose continuation by another epoch was interrupted.
+
+    Args:
+        recipe: name of the program.
+    """
+
+    write = staticmethod(moco_keras.export_encoder)
+    place = moco_keras, "export_encoder"
+    mistake = {"batch_size": 64, "run_dir": "corrected"}
+    corrected = {"run_dir": "corrected"}
+
+    def __init__(self, recipe):
+        self.recipe = recipe
+
+    def prepare(self, folder):
+        write_images(folder / "images")
+        self.again(folder, epochs=1)
+        with mock.patch.object(
+            _record.History, "on_epoch_end", side_effect=KeyboardInterrupt
+        ):
+            try:
+                self.again(folder)
+            except KeyboardInterrupt:
+                return
+        raise AssertionError("It was not interrupted.")
+
+    def again(self, folder, **changes):
+        kind, read, own = _settings.Settings, _pretrain.by_name("textures"), {}
+        if self.recipe == "image_folder":
+            kind, read = image_folder.FolderSettings, image_folder.read
+            own = {"images": str(folder / "images"), "image_size": 32}
+        run_dir = folder / changes.pop("run_dir", "run")
+        settings = kind(
+            encoder="resnet18",
+            width=2,
+            bn_splits=1,
+            batch_size=8,
+            queue_size=16,
+            epochs=2,
+            knn_every=1,
+            precision="float32",
+            checkpoint_every="1 step",
+            train_examples=24,
+            test_examples=8,
+            data_dir=os.environ["TEXTURES_DIR"],
+            run_dir=str(run_dir),
+            **own,
+        )
+        settings = dataclasses.replace(settings, **changes)
+        _pretrain.pretrain(settings, self.recipe, read)
+
+    def finished(self, folder):
+        names = ("encoder", "metrics.json", "model.keras", "settings.json")
+        return {
+            path: content
+            for path, content in contents(folder / "run").items()
+            if path.parts[0] in names or path.suffix == ".png"
+        }
+
+    def outcome(self, folder):
+        weights, metrics = programs.numbers(folder / "run")
+        return [array for _, array in weights], metrics
+
+    def damage(self, folder):
+        """The newest checkpoint, where an older one is used."""
+        newest = sorted((folder / "run/checkpoints").glob("*.data-*"))[-1]
+        damage(newest)
+        return None
+
+
+class Embedding:
+    """A finished embedding, and another one that was interrupted."""
+
+    place = np, "savez"
+    mistake = {"out": "features.npy"}
+    corrected = {}
+
+    def prepare(self, folder):
+        write_images(folder / "images")
+        encoder = moco_keras.build_encoder("resnet18", 8, width=2)
+        moco_keras.export_encoder(encoder, folder / "encoder")
+        self.again(folder, out="finished.npz")
+        (folder / "images/a/0.png").touch()
+        write, parts = np.savez, []
+
+        def stop(*args, **arrays):
+            if parts:
+                raise KeyboardInterrupt
+            parts.append(args)
+            return write(*args, **arrays)
+
+        with mock.patch.object(np, "savez", stop):
+            try:
+                self.again(folder)
+            except KeyboardInterrupt:
+                return
+        raise AssertionError("It was not interrupted.")
+
+    def again(self, folder, out="features.npz"):
+        settings = embed.EmbedSettings(
+            encoder=str(folder / "encoder"),
+            images=str(folder / "images"),
+            out=str(folder / out),
+            batch_size=5,
+        )
+        with mock.patch.object(embed, "_FILES_OF_A_PART", 10):
+            embed.embed(settings)
+
+    def finished(self, folder):
+        found = contents(folder / "encoder")
+        return {**found, "npz": (folder / "finished.npz").read_bytes()}
+
+    def outcome(self, folder):
+        with np.load(folder / "features.npz") as file:
+            return [file["features"]], file["files"].tolist()
+
+    def damage(self, folder):
+        """A part, which is computed again."""
+        (part,) = folder.glob("features.*.partial/*.npz")
+        damage(part)
+        return None
+
+
+class Export:
+    """A run with one version of its encoder, and another that is begun."""
+
+    place = keras.Model, "save"
+    mistake = {"version": 1}
+    corrected = {}
+
+    def prepare(self, folder):
+        Training("textures").again(folder, epochs=1)
+
+    def again(self, folder, **changes):
+        run = str(folder / "run")
+        export.export(export.ExportSettings(model=run, **changes))
+
+    def finished(self, folder):
+        return {
+            path: content
+            for path, content in contents(folder / "run").items()
+            if path.parts[:2] != ("encoder", "2")
+        }
+
+    def outcome(self, folder):
+        layer = moco_keras.load_encoder(folder / "run/encoder/2")
+        return [layer(textures.draw(4, seed=1)[0]).numpy()], None
+
+    def damage(self, folder):
+        """The model, without which nothing can be exported."""
+        file = folder / "run/model.keras"
+        shutil.copy(file, folder / "whole.keras")
+        damage(file)
+        return lambda: shutil.move(folder / "whole.keras", file)
+
+
+PROGRAMS = {
+    "textures": Training("textures"),
+    "image_folder": Training("image_folder"),
+    "embed": Embedding(),
+    "export": Export(),
+}
+
+
+def main(name, folder):
+    """Runs a program that pauses before it writes what it is for."""
+    program = PROGRAMS[name]
+    owner, function = program.place
+    write = getattr(owner, function)
+
+    def pause(*args, **kwargs):
+        print("PAUSED", flush=True)
+        sys.stdin.readline()
+        return write(*args, **kwargs)
+
+    with mock.patch.object(owner, function, pause):
+        program.again(Path(folder))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,171 @@
+"""Each program in each situation: the table of docs/reliability.md."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from programs import ROOT
+from situations import PROGRAMS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(params=PROGRAMS, scope="module")
+def prepared(request, textures_dir, tmp_path_factory):
+    """A program, and a folder with finished results and begun work."""
+    os.environ["TEXTURES_DIR"] = str(textures_dir)
+    program = PROGRAMS[request.param]
+    folder = tmp_path_factory.mktemp("prepared") / "folder"
+    folder.mkdir()
+    program.prepare(folder)
+    return request.param, program, folder
+
+
+@pytest.fixture(scope="module")
+def expected(prepared, tmp_path_factory):
+    """What the program ends with when it is left alone."""
+    _, program, folder = prepared
+    alone = tmp_path_factory.mktemp("alone") / "folder"
+    copy(folder, alone)
+    program.again(alone)
+    return program.outcome(alone)
+
+
+def copy(folder, other):
+    shutil.copytree(folder, other, symlinks=True, dirs_exist_ok=True)
+
+
+@pytest.fixture
+def situation(prepared, tmp_path):
+    """A copy of the folder, for one situation."""
+    name, program, folder = prepared
+    copy(folder, tmp_path / "folder")
+    return name, program, tmp_path / "folder"
+
+
+@pytest.fixture
+def disk(situation, tmp_path):
+    """The same on a disk of its own, and a function that remounts it."""
+    name, program, folder = situation
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place],
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip(f"a disk cannot be mounted here: {mounted.stderr!r}")
+    copy(folder, place)
+
+    def remount(how):
+        command = ["mount", "-o", f"remount,{how}", place]
+        subprocess.run(command, check=True)
+
+    yield name, program, place, remount
+    subprocess.run(["umount", place], check=True)
+
+
+def refuse(program, folder, match, **changes):
+    """Sees that a command is refused, and what was finished is intact."""
+    before = program.finished(folder)
+    with pytest.raises((OSError, ValueError), match=match):
+        program.again(folder, **changes)
+    assert program.finished(folder) == before
+
+
+def complete(program, folder, expected):
+    """Sees that the command does what it does when it is left alone."""
+    program.again(folder)
+    (arrays, rest), (others, same) = program.outcome(folder), expected
+    assert rest == same
+    assert len(arrays) == len(others) > 0
+    for array, other in zip(arrays, others, strict=True):
+        np.testing.assert_array_equal(array, other)
+
+
+def test_killed_beside_a_second_process(situation, expected):
+    name, program, folder = situation
+    before = program.finished(folder)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "tests/situations.py", name, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert any("PAUSED" in line for line in process.stdout)
+        refuse(program, folder, rf"(?s)process {process.pid} .*since")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert program.finished(folder) == before
+    complete(program, folder, expected)
+
+
+def test_a_full_disk(disk, expected):
+    name, program, folder, _ = disk
+    filler = folder / "filler"
+    with filler.open("wb") as file:
+        while True:
+            try:
+                file.write(bytes(4096))
+                file.flush()
+            except OSError:
+                break
+    refuse(program, folder, "No space left on device|make room")
+    filler.unlink()
+    complete(program, folder, expected)
+
+
+def test_a_disk_that_is_filled_on_the_way(disk, expected):
+    name, program, folder, _ = disk
+    filler = folder / "filler"
+    room = os.statvfs(folder)
+    filler.write_bytes(bytes(room.f_bavail * room.f_frsize - 40_000))
+    refuse(program, folder, "No space left on device|make room")
+    filler.unlink()
+    complete(program, folder, expected)
+
+
+def test_read_only(disk, expected):
+    name, program, folder, remount = disk
+    remount("ro")
+    refuse(program, folder, "Read-only|read-only|written to")
+    remount("rw")
+    complete(program, folder, expected)
+
+
+def test_a_damaged_file(situation, expected, capfd):
+    name, program, folder = situation
+    mend = program.damage(folder)
+    if mend:
+        refuse(program, folder, "model.keras")
+        mend()
+    complete(program, folder, expected)
+    if not mend:
+        assert re.search("damaged|unreadable|cannot be read", capfd.readouterr().err)
+
+
+def test_a_corrected_flag(situation):
+    name, program, folder = situation
+    before = program.finished(folder)
+    with pytest.raises((OSError, ValueError), match="--|version"):
+        program.again(folder, **program.mistake)
+    program.again(folder, **program.corrected)
+    after = program.finished(folder)
+    assert {path: after[path] for path in before} == before
+
+
+def test_a_moved_folder(situation, expected):
+    name, program, folder = situation
+    before = program.finished(folder)
+    moved = folder.with_name("moved")
+    folder.rename(moved)
+    assert program.finished(moved) == before
+    complete(program, moved, expected)
