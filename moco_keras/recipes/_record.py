@@ -28,6 +28,8 @@ _PLACES = (
 _CONTINUED = "settings.continued.json"
 # Results, until they are all there; then, until each is in its place.
 _PARTIAL, _READY = ".partial", ".ready"
+# Drawn of results when these are in their places.
+_PICTURES = ("curves.png", "views.png", "neighbours.png")
 
 
 def make(settings, recipe, images, strategy):
@@ -172,6 +174,8 @@ def _publish(folder):
     versions.mkdir(exist_ok=True)
     for version in ready.glob("encoder/*"):
         export.add_version(version, versions)
+    for name in _PICTURES:  # which show the results before
+        (folder / name).unlink(missing_ok=True)
     files = [path for path in ready.iterdir() if path.is_file()]
     for file in sorted(files, key=lambda file: file.name == "metrics.json"):
         file.replace(folder / file.name)
