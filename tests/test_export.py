@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -166,6 +167,30 @@ def test_bytes_that_are_no_image_are_refused(encoded, make_encoder, tmp_path):
             serve(image_bytes=tf.constant([encoded[1], bad]))
     good = serve(image_bytes=tf.constant(encoded[:2]))["embedding"]
     assert good.shape == (2, 6)
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 9, 3), (2, 8, 8, 1), (8, 8, 3)])
+def test_images_of_another_shape_are_refused(shape, make_encoder, tmp_path):
+    folder = export_encoder(make_encoder(), tmp_path)
+    serve = tf.saved_model.load(folder).signatures["serving_default"]
+    found = re.escape(str(list(shape)).replace(" ", ""))
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=rf"given/images {found} is not.* expected shape \[\?,8,8,3\]",
+    ):
+        serve(images=tf.zeros(shape, "uint8"))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_no_images_have_no_embeddings(normalize, make_encoder, tmp_path):
+    folder = export_encoder(make_encoder(), tmp_path, normalize=normalize)
+    signatures = tf.saved_model.load(folder).signatures
+    for name, given in {
+        "serving_default": {"images": tf.zeros((0, 8, 8, 3), "uint8")},
+        "serve_encoded": {"image_bytes": tf.constant([], "string")},
+    }.items():
+        assert signatures[name](**given)["embedding"].shape == (0, 6)
+    assert load_encoder(folder)(tf.zeros((0, 8, 8, 3), "uint8")).shape == (0, 6)
 
 
 def test_files_of_the_encoders_size_are_not_cut(images, make_encoder, tmp_path):
