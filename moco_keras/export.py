@@ -51,7 +51,8 @@ def export_encoder(
       It brings them to the encoder's size as `augmentations.evaluation` does,
       and fails with `InvalidArgument` if one of them is something else.
 
-    Of no images, N = 0, both return no embeddings, (0, D).
+    Of no images, N = 0, both return no embeddings, (0, D), and so does ONNX
+    Runtime; LiteRT refuses them.
 
     Beside it are `encoder.keras`, the same for fine-tuning, and what is known
     of it: `encoder.json`, and `README.md` made from that. Batch norm in

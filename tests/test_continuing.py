@@ -415,6 +415,6 @@ def test_results_are_published_whole(tmp_path, monkeypatch):
         if not ready:
             assert before.items() <= state(folder).items()
             write(folder)
-        _record._publish(folder)
+        _record.complete(folder)
         assert state(folder) == expected, at
     assert at > 8

@@ -157,6 +157,13 @@ def test_a_program_in_c_gets_the_same(
     refused = consumer(folder, "serve_encoded", *paths)
     assert refused.returncode == tf.errors.INVALID_ARGUMENT
     assert "Neither JPEG nor PNG" in refused.stderr
+    (tmp_path / "pixels").write_bytes(bytes(2 * 9 * 9 * 3))
+    refused = consumer(folder, "serving_default", "9", tmp_path / "pixels")
+    assert refused.returncode == tf.errors.INVALID_ARGUMENT
+    assert "[2,9,9,3] is not compatible" in refused.stderr
+    (tmp_path / "pixels").write_bytes(b"")
+    none = consumer(folder, "serving_default", "8", tmp_path / "pixels")
+    assert (none.returncode, none.stdout) == (0, ""), none.stderr
 
 
 def test_bytes_that_are_no_image_are_refused(encoded, make_encoder, tmp_path):
@@ -479,9 +486,10 @@ def test_what_rounds_coarsely_may_differ_as_much(
 def test_an_encoder_that_returns_nan_is_not_exported(make_encoder, tmp_path):
     encoder = make_encoder()
     encoder.weights[0].assign(np.full(encoder.weights[0].shape, np.nan))
-    with pytest.raises(ValueError, match="must return numbers.*StopOnNaN"):
-        export_encoder(encoder, tmp_path)
-    assert not list(tmp_path.iterdir())
+    for path in (tmp_path, tmp_path / "new" / "folder"):
+        with pytest.raises(ValueError, match="must return numbers.*StopOnNaN"):
+            export_encoder(encoder, path)
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("version", [None, 3])
@@ -555,7 +563,7 @@ def test_a_killed_export_leaves_no_version(there, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     assert process.stdout.readline() == b"now\n"
-    while not list(tmp_path.glob(f".partial-*/{there}")):
+    while not list(tmp_path.glob(f".partial-*/*/{there}")):
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
@@ -564,6 +572,39 @@ def test_a_killed_export_leaves_no_version(there, tmp_path):
         tf.saved_model.load(folder)
     again = export_encoder(moco_keras.build_encoder("resnet18", 8), tmp_path)
     assert again.name.isdecimal() and (again / "saved_model.pb").exists()
+    assert all(path.name.isdecimal() for path in tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_exports_at_once_get_versions_of_their_own(tmp_path):
+    program = (
+        "import sys, keras, moco_keras\n"
+        "encoder = moco_keras.build_encoder('resnet18', 8, width=4)\n"
+        "print('now', flush=True)\n"
+        "input()\n"
+        "for _ in range(3): moco_keras.export_encoder(encoder, sys.argv[1])\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, tmp_path / "new"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == b"now\n"
+    for process in processes:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    folders = list((tmp_path / "new").iterdir())
+    assert {path.name for path in folders} == set("123456")
+    for folder in folders:
+        tf.saved_model.load(folder)
 
 
 @pytest.mark.parametrize(
