@@ -1,5 +1,6 @@
 """SavedModels of trained encoders, for TensorFlow Serving and others."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def export_encoder(
 
     Raises:
         FileExistsError: if the version exists.
+        OSError: if the folder cannot be made, or not be written to.
         ImportError: if the format's converter or runtime is not installed.
         ValueError: if an argument is none of the above, or the encoder does not
             take square RGB images of one size, or it is not known whether their
@@ -123,7 +125,11 @@ def export_encoder(
         0, 256, (3, size, size, 3), "uint8"
     )
     # A server looks at names that are numbers only.
-    with ownership.made(path), ownership.scratch(path) as scratch:
+    with (
+        _writing_to(path),
+        ownership.made(path),
+        ownership.scratch(path) as scratch,
+    ):
         partial = scratch / "version"
         signatures, expected = _write_saved_model(
             encoder, images, normalize, partial
@@ -144,6 +150,28 @@ def export_encoder(
             training=training,
         )
         return add_version(partial, path, version)
+
+
+@contextlib.contextmanager
+def _writing_to(path):
+    errors = tf.errors
+    try:
+        yield
+    except (
+        OSError,
+        errors.NotFoundError,
+        errors.PermissionDeniedError,
+        errors.ResourceExhaustedError,
+    ) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise  # it has its own words
+        raise OSError(
+            "A folder of an encoder's versions must be one that can be written "
+            f"to. Received, for {path}: "
+            f"{getattr(error, 'strerror', None) or error.message}. Nothing "
+            "was exported, and what it held before is as it was. Make it "
+            "writable, make room, or choose another."
+        ) from error
 
 
 def _embedder(encoder, normalize):

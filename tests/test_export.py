@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 import shutil
@@ -490,6 +491,27 @@ def test_an_encoder_that_returns_nan_is_not_exported(make_encoder, tmp_path):
         with pytest.raises(ValueError, match="must return numbers.*StopOnNaN"):
             export_encoder(encoder, path)
         assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_for_an_export(make_encoder, small_disk):
+    folder, make_read_only = small_disk
+    encoder = make_encoder()
+    first = export_encoder(encoder, folder / "mine")
+    before = {p: p.stat().st_mtime_ns for p in first.rglob("*")}
+    for fill in (700_000, 900_000, 2_000_000):
+        with (folder / "fill").open("wb") as file:
+            with contextlib.suppress(OSError):
+                file.write(bytes(fill))
+        with pytest.raises(OSError, match="No space left.*Nothing was export"):
+            for _ in range(9):
+                export_encoder(encoder, folder / "new")
+        shutil.rmtree(folder / "new", ignore_errors=True)
+    make_read_only()
+    with pytest.raises(OSError, match="Read-only file system.*Make it writa"):
+        export_encoder(encoder, folder / "mine")
+    assert before == {p: p.stat().st_mtime_ns for p in first.rglob("*")}
+    assert {path.name for path in folder.iterdir()} == {"mine", "fill"}
+    assert [path.name for path in (folder / "mine").iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("version", [None, 3])

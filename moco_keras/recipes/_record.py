@@ -135,11 +135,12 @@ def results(folder):
     that it had before it was continued; its encoder is one more version. If the
     process ends on the way, `own` completes that.
     """
-    with partial(folder) as place:
-        yield place
-        write_json(place / "settings.json", begun(folder))
-        place.rename(folder / _READY)
-    _publish(folder)
+    with _writing_to(folder):
+        with partial(folder) as place:
+            yield place
+            write_json(place / "settings.json", begun(folder))
+            place.rename(folder / _READY)
+        _publish(folder)
 
 
 @contextlib.contextmanager
