@@ -137,6 +137,24 @@ def test_nothing_to_export(model, message):
         export.export(export.ExportSettings(model=model))
 
 
+def test_a_run_without_its_metrics_is_exported(make_model, tmp_path, capsys):
+    """As when these were deleted; and what its process had not moved is."""
+    run = tmp_path / "run"
+    ready = run / ".ready"
+    ready.mkdir(parents=True)
+    make_model().save(ready / "model.keras")
+    (run / "settings.json").write_text('{"recipe": "mine"}')
+    export.export(export.ExportSettings(model=str(run)))
+    said = capsys.readouterr().err
+    assert "says less of its training: metrics.json of" in said
+    assert "settings.json" not in said
+    version = run / "encoder" / "1"
+    record = json.loads((version / "encoder.json").read_text())
+    assert record["training"] == {"recipe": "mine", "metrics": {}}
+    assert (version / "saved_model.pb").is_file()
+    assert not ready.exists()
+
+
 @pytest.mark.slow
 def test_a_folder_of_images_stopped_and_gone_on_with(tmp_path):
     folder = tmp_path / "images"
@@ -206,6 +224,26 @@ def test_a_run_takes_the_branches_of_a_gpu(tmp_path, monkeypatch):
     )
     _pretrain.pretrain(settings, "image_folder", image_folder.read)
     assert {path.name for path in (tmp_path / "run").iterdir()} == LEFT
+
+
+@pytest.mark.slow
+def test_a_run_in_use_is_refused(textures_dir, tmp_path):
+    """The second process ends at once, and the first as if it were alone."""
+    folder = tmp_path / "run"
+    command = programs.smoke(textures_dir, f"--run_dir={folder}")
+    first = programs.start(*command)
+    while not (folder / ".lock").exists():
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.05)
+    second = run(*command)
+    assert second.returncode == 1
+    assert f"which is held by process {first.pid} on" in second.stderr
+    assert "training images" not in second.stdout
+    assert first.poll() is None
+    result = programs.finish(first)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in folder.iterdir()} == LEFT
+    assert [path.name for path in (folder / "encoder").iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize(
