@@ -17,6 +17,7 @@ from moco_keras import (
     encoders,
     image_files,
     model_state,
+    plain_path,
     portable,
     warmup,
 )
@@ -420,7 +421,9 @@ class FrozenEncoder(keras.layers.TFSMLayer):
                 "and give that the weights: `model.load_weights(FILE)`."
             )
         kwargs["trainable"] = False
-        super().__init__(filepath, call_endpoint, **kwargs)
+        with plain_path.of(filepath) as folder:
+            super().__init__(str(folder), call_endpoint, **kwargs)
+        self.filepath = filepath
         # XLA knows no image files.
         self.supports_jit = call_endpoint != "serve_encoded"
 

@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 
@@ -50,6 +51,13 @@ def small_disk(tmp_path):
     command = ["mount", "-o", "remount,ro", folder]
     yield folder, lambda: subprocess.run(command, check=True)
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("name", [b"a[b]", b"a\\b", b"*?", b"\xff\n"])
+def test_folders_of_any_name(name, tmp_path):
+    folder = tmp_path / os.fsdecode(name)
+    Snapshots(folder).write(3, tensors(3))
+    assert_newest(Snapshots(folder), 3)
 
 
 def test_the_newest_three_are_kept(snapshots):
