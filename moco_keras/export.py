@@ -361,7 +361,7 @@ def load_encoder(path, version=None, *, encoded=False):
     from the version's folder with `keras.models.load_model`.
 
     Args:
-        path: folder of all versions, or of one.
+        path: folder of all versions, of one, or of a run.
         version: number of one; by default the highest.
         encoded: whether the layer takes image files, string (N,), instead of
             images, uint8 (N, S, S, 3).
@@ -374,10 +374,12 @@ def load_encoder(path, version=None, *, encoded=False):
     """
     path = Path(path)
     folder = path
+    if not _versions(path) and (path / "encoder").is_dir():
+        folder = path / "encoder"  # of a run
     if version is not None:
-        folder = path / str(version)
-    elif not _is_saved_model(path):
-        folder = path / str(max(_versions(path), default=""))
+        folder = folder / str(version)
+    elif not _is_saved_model(folder):
+        folder = folder / str(max(_versions(folder), default=""))
     if not _is_saved_model(folder):
         raise FileNotFoundError(
             "`path` must be a folder that `export_encoder` wrote, and "

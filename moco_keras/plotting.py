@@ -1,6 +1,7 @@
 """Pictures of a run. matplotlib is imported only when one is drawn."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from moco_keras.lettering import Lettering
 _INK = "#22313f"
 _ACCENT = "#c0504d"
 _OTHER = "#3b75af"
+_MARK = "Software", "moco_keras"
 
 
 def curves(epochs, path, raw_pixels=None, untrained=None):
@@ -200,7 +202,7 @@ def nearest(query, pictures, path):
         query: uint8 (H, W, 3).
         pictures: (name, similarity, uint8 (H, W, 3)) of each of the others, of
             any size.
-        path: of the PNG file.
+        path: of the PNG file, which is marked as drawn here.
     """
     num_rows = math.ceil((1 + len(pictures)) / 5)
     figure, grid = _figure(num_rows, 5, figsize=(10, 2.4 * num_rows))
@@ -216,7 +218,13 @@ def nearest(query, pictures, path):
         _show(axes, picture)
         lines = [name, f"{similarity:.3f}"]
         lettering.title(axes, lines, 1.8, fontsize=7, color=_INK)
-    _save(figure, path)
+    _save(figure, path, dict([_MARK]))
+
+
+def drew(path):
+    """Whether `nearest` drew what a file holds."""
+    with Path(path).open("rb") as file:
+        return "\0".join(_MARK).encode() in file.read(1024)
 
 
 def _figure(nrows, ncols, figsize, **gridspec):
@@ -239,5 +247,5 @@ def _show(axes, picture, frame=None):
         spine.set_linewidth(2.5)
 
 
-def _save(figure, path):
-    figure.savefig(path, dpi=150)
+def _save(figure, path, metadata=None):
+    figure.savefig(path, dpi=150, metadata=metadata)

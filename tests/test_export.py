@@ -244,9 +244,7 @@ def test_a_name_in_the_card_is_text(make_encoder, tmp_path):
     training = {"classes": ["</pre>\n# h", "\udcff"]}
     folder = export_encoder(make_encoder(), place, training=training)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert card.splitlines()[0] == (
-        r"# \*a\* \<b\> (c) \$d\$ \`e\`\\n\# f"
-    )
+    assert card.splitlines()[0] == (r"# \*a\* \<b\> (c) \$d\$ \`e\`\\n\# f")
     headings = [line for line in card.splitlines() if line.startswith("#")]
     assert headings[1:] == ["## Signatures", "## Training"]
     record = json.loads((folder / "encoder.json").read_text())
