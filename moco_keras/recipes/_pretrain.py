@@ -1,28 +1,26 @@
 """What every pre-training program does: train, watch, evaluate, export."""
 
 import contextlib
-import dataclasses
 import functools
-import shlex
 import sys
 import time
 from typing import NamedTuple
 
 import keras
-import tensorflow as tf
 
 import moco_keras
 from moco_keras import (
-    accelerators,
     data,
     distribution,
     features,
     image_files,
     knn,
     plotting,
+    signals,
     snapshots,
 )
 from moco_keras.recipes import (
+    _plan,
     _program,
     _record,
     _settings,
@@ -93,26 +91,28 @@ def pretrain(settings, recipe, read):
     """
     # First, for TensorFlow must know other hosts before it does anything.
     strategy = distribution.strategy(settings.strategy)
-    with distribution.loss_of_workers(strategy):
-        if settings.precision == "auto":
-            settings = _with_precision(settings, strategy)
+    with signals.answered(), distribution.loss_of_workers(strategy):
+        asked = settings
+        settings = of_device = _plan.for_device(settings, strategy)
         if distribution.is_chief(strategy):
             device = distribution.describe(strategy)
-            print(f"Training on: {device}; {settings.precision}", flush=True)
+            print(f"Training on: {device}; {settings.precision}")
+            print("Reading the images ...", flush=True)
         keras.config.set_dtype_policy(settings.precision)
         with distribution.chief_first(strategy):  # it may prepare the data
             images = read(settings)
-        # Not before: a data set that is prepared first takes random numbers.
-        keras.utils.set_random_seed(settings.seed)
-        with strategy.scope():
-            model = build_model(
-                settings,
-                images.train.num_examples,
-                images.bank.images.shape[1],
-                strategy.num_replicas_in_sync,
-            )
+        num_images = images.train.num_examples
+        settings = _plan.for_images(settings, num_images, strategy)
+        model = _built(settings, images, strategy)
+        fitting = _plan.for_memory(
+            settings, of_device, model, num_images, strategy
+        )
+        if fitting != settings:
+            settings = fitting
+            model = _built(settings, images, strategy)
         folder = start = None
         if distribution.is_chief(strategy):
+            _plan.say(asked, settings, model, images, strategy)
             begun = settings.run_dir and _record.has_checkpoint(
                 settings.run_dir
             )
@@ -131,25 +131,27 @@ def pretrain(settings, recipe, read):
         return folder
 
 
-def _with_precision(settings, strategy):
-    """A resumed run keeps its precision; a new one takes the chief's."""
-    choices = _settings.PRECISIONS
-    chosen = accelerators.default_precision()
-    if distribution.is_chief(strategy) and settings.run_dir:
-        chosen = _record.begun_with(settings.run_dir, "precision") or chosen
-    number = tf.constant(choices.index(chosen))
-    number = distribution.of_chief({"precision": number}, strategy)["precision"]
-    return dataclasses.replace(settings, precision=choices[int(number)])
+def _built(settings, images, strategy):
+    # Not before: a data set that is prepared first takes random numbers.
+    keras.utils.set_random_seed(settings.seed)
+    with strategy.scope():
+        return build_model(
+            settings,
+            images.train.num_examples,
+            images.bank.images.shape[1],
+            strategy.num_replicas_in_sync,
+        )
 
 
 @contextlib.contextmanager
 def _saying_how_to_go_on(folder):
     how = (
         "To go on, give the same command again, with "
-        f"--run_dir={shlex.quote(str(folder))}"
+        f"{_plan.how_to_resume(folder)}"
     )
     try:
-        yield
+        with signals.answered(last_words=folder and (lambda: how)):
+            yield
     except (KeyboardInterrupt, SystemExit):
         if folder is not None:
             print(how, file=sys.stderr)
@@ -170,6 +172,8 @@ def _train_and_leave(settings, images, model, start, folder):
             bank, test, every=settings.knn_every
         )
         monitor.set_model(model)
+        if folder is not None:
+            print("Evaluating the untrained encoder ...", flush=True)
         metrics["knn_untrained"] = monitor.evaluate()["knn"]
         callbacks.append(monitor)
     if settings.init_from:
@@ -180,7 +184,7 @@ def _train_and_leave(settings, images, model, start, folder):
         _say_what_it_begins_with(settings, start, folder)
         log = _record.History(folder / "history.csv")
         board = keras.callbacks.TensorBoard(folder / "logs", write_graph=False)
-        callbacks += [log, board]
+        callbacks += [log, board, _plan.Pace(folder)]
         checkpoints = folder / "checkpoints"
     checkpoint = moco_keras.Checkpoint(checkpoints, settings.checkpoint_every)
     if isinstance(train, data.ImageStream):
@@ -216,14 +220,13 @@ def _train_and_leave(settings, images, model, start, folder):
 def _before(images, metrics):
     """Prints what there is, and what to compare a training with."""
     train, bank, test = images
-    print(f"{train.source}: {train.num_examples} training images")
     if train.skipped:
         print(image_files.summary(train.skipped))
     if "knn_untrained" in metrics:
         metrics["knn_raw_pixels"] = knn.accuracy(
-            features.unit_rows(bank.images),
+            features.unit_rows(_few_pixels(bank.images)),
             bank.labels,
-            features.unit_rows(test.images),
+            features.unit_rows(_few_pixels(test.images)),
             test.labels,
         )
         print(
@@ -231,6 +234,12 @@ def _before(images, metrics):
             f"raw pixels {metrics['knn_raw_pixels']:.3f}, of the untrained "
             f"encoder {metrics['knn_untrained']:.3f}"
         )
+
+
+def _few_pixels(images):
+    """Of large images every n-th pixel: thousands would fill the memory."""
+    step = max(1, images.shape[1] // 32)
+    return images[:, ::step, ::step]
 
 
 def _say_what_it_begins_with(settings, start, folder):

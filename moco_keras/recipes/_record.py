@@ -137,8 +137,7 @@ def _publish(folder):
 def begun_with(folder, name):
     """A setting of the run in a folder, or None where there is no such run."""
     try:
-        record = json.loads((Path(folder) / "settings.json").read_text())
-        return record["settings"][name]
+        return begun(Path(folder))["settings"][name]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # `open_folder` says what is wrong
 
