@@ -91,7 +91,14 @@ def pretrain(settings, recipe, read):
     """
     # First, for TensorFlow must know other hosts before it does anything.
     strategy = distribution.strategy(settings.strategy)
-    with signals.answered(), distribution.loss_of_workers(strategy):
+    own = contextlib.nullcontext()
+    if distribution.is_chief(strategy):
+        own = _record.own(settings, recipe)
+    with (
+        signals.answered(),
+        distribution.loss_of_workers(strategy),
+        own as folder,
+    ):
         asked = settings
         settings = of_device = _plan.for_device(settings, strategy)
         if distribution.is_chief(strategy):
@@ -101,6 +108,7 @@ def pretrain(settings, recipe, read):
         keras.config.set_dtype_policy(settings.precision)
         with distribution.chief_first(strategy):  # it may prepare the data
             images = read(settings)
+        _check_evaluation(images)
         num_images = images.train.num_examples
         settings = _plan.for_images(settings, num_images, strategy)
         model = _built(settings, images, strategy)
@@ -110,20 +118,14 @@ def pretrain(settings, recipe, read):
         if fitting != settings:
             settings = fitting
             model = _built(settings, images, strategy)
-        folder = start = None
-        if distribution.is_chief(strategy):
+        start = None
+        if folder is not None:
             _plan.say(asked, settings, model, images, strategy)
-            begun = settings.run_dir and _record.has_checkpoint(
-                settings.run_dir
-            )
-            if settings.init_from and not begun:
+            if settings.init_from and not _record.has_checkpoint(folder):
                 start = _start.read(settings.init_from, model)
             record = _record.make(settings, recipe, images, strategy)
-            folder = _record.open_folder(record)
-            if images.train.skipped:
-                _record.write_skipped(
-                    folder / "skipped.csv", images.train.skipped
-                )
+            _record.open_folder(folder, record)
+            _record.write_skipped(folder / "skipped.csv", images.train.skipped)
         with _saying_how_to_go_on(folder):
             _train_and_leave(settings, images, model, start, folder)
             # Should the chief fail, all start again.
@@ -141,6 +143,18 @@ def _built(settings, images, strategy):
             images.bank.images.shape[1],
             strategy.num_replicas_in_sync,
         )
+
+
+def _check_evaluation(images):
+    """Refuses what cannot be evaluated, before it is trained on."""
+    for images_of, name in ((images.bank, "bank"), (images.test, "test")):
+        if not len(images_of.images):
+            raise ValueError(
+                "A run evaluates its encoder by test images and their nearest "
+                f"among others, and needs one of each at least. Received: no "
+                f"{name} images, of {images.train.num_examples} images in all. "
+                "Add images, or lower --test_examples."
+            )
 
 
 @contextlib.contextmanager
@@ -260,10 +274,10 @@ def _leave(folder, model, found, bank, test, metrics, timing):
     with _record.results(folder) as place:
         moco_keras.export_encoder(model, place / "encoder", training=training)
         model.save(place / "model.keras")
-        _draw(place, model, found, bank, test, metrics)
         _record.write_json(place / "timing.json", timing)
         _record.write_json(place / "metrics.json", metrics)
     snapshots.Snapshots(folder / "checkpoints").keep(1)
+    _draw(folder, model, found, bank, test, metrics)
 
 
 def _neighbours(bank):
@@ -310,30 +324,49 @@ def build_model(settings, num_images, image_size, num_replicas=1):
 
 
 def _draw(folder, model, found, bank, test, metrics):
-    plotting.curves(
-        metrics["history"],
-        folder / "curves.png",
-        metrics.get("knn_raw_pixels"),
-        metrics.get("knn_untrained"),
-    )
+    """Draws what it can: a run is complete without its pictures."""
     shown = test.images[:8]
-    plotting.views(
-        shown,
-        model.augmenter(shown),
-        model.augmenter(shown),
-        folder / "views.png",
-    )
-    bank_features, test_features = found
-    k = min(5, len(bank.images))
-    _, rows = knn.nearest(bank_features, test_features[:8], k)
-    plotting.neighbours(
-        shown,
-        test.labels[:8],
-        bank.images[rows],
-        bank.labels[rows],
-        test.class_names if "knn_trained" in metrics else [],
-        folder / "neighbours.png",
-    )
+
+    def curves(path):
+        plotting.curves(
+            metrics["history"],
+            path,
+            metrics.get("knn_raw_pixels"),
+            metrics.get("knn_untrained"),
+        )
+
+    def views(path):
+        im_q, im_k = model.augmenter(shown), model.augmenter(shown)
+        plotting.views(shown, im_q, im_k, path)
+
+    def neighbours(path):
+        bank_features, test_features = found
+        k = min(5, len(bank.images))
+        _, rows = knn.nearest(bank_features, test_features[:8], k)
+        plotting.neighbours(
+            shown,
+            test.labels[:8],
+            bank.images[rows],
+            bank.labels[rows],
+            test.class_names if "knn_trained" in metrics else [],
+            path,
+        )
+
+    for draw in (curves, views, neighbours):
+        file = folder / f"{draw.__name__}.png"
+        try:
+            with _record.partial(folder) as place:
+                draw(place / file.name)
+                (place / file.name).replace(file)
+        except Exception as error:  # of fonts, names, the disk
+            print(
+                f"Warning: {file} could not be drawn: "
+                f"{str(error).strip() or repr(error)}. All else that the run "
+                "is for is there.",
+                file=sys.stderr,
+            )
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)  # of results before these
 
 
 def _print_summary(metrics, bank, images_per_second, folder):
