@@ -47,8 +47,11 @@ def write(folder, name, *, signatures, output, normalized, file, training):
         "git_revision": _git_revision(),
         "training": training,
     }
-    (folder / "encoder.json").write_text(json.dumps(record, indent=2) + "\n")
-    (folder / "README.md").write_text(_card(record), encoding="utf-8")
+    for file, text in {
+        "encoder.json": json.dumps(record, indent=2) + "\n",
+        "README.md": _card(record),
+    }.items():
+        (folder / file).write_text(text, "utf-8", errors="backslashreplace")
 
 
 def versions(packages):

@@ -1,8 +1,6 @@
 """SavedModels of trained encoders, for TensorFlow Serving and others."""
 
 import json
-import shutil
-import uuid
 from pathlib import Path
 
 import keras
@@ -17,6 +15,7 @@ from moco_keras import (
     encoders,
     image_files,
     model_state,
+    ownership,
     plain_path,
     portable,
     warmup,
@@ -118,13 +117,12 @@ def export_encoder(
     training = _json(training or {})
     if hasattr(model, "average_statistics"):  # a `MoCo`
         model.average_statistics()
-    path.mkdir(parents=True, exist_ok=True)
     images = np.random.default_rng(0).integers(
         0, 256, (3, size, size, 3), "uint8"
     )
     # A server looks at names that are numbers only.
-    partial = path / f".partial-{uuid.uuid4().hex}"
-    try:
+    with ownership.made(path), ownership.scratch(path) as scratch:
+        partial = scratch / "version"
         signatures, expected = _write_saved_model(
             encoder, images, normalize, partial
         )
@@ -143,9 +141,7 @@ def export_encoder(
             file=portable.FILES.get(format),
             training=training,
         )
-        return _name(partial, path, version)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        return add_version(partial, path, version)
 
 
 def _embedder(encoder, normalize):
@@ -320,8 +316,20 @@ def _image_size(encoder):
     return shape[1]
 
 
-def _name(partial, path, version):
-    """Gives a written version its number, which nobody else has."""
+def add_version(partial, path, version=None):
+    """Gives a folder its number in that of all versions, which nobody else has.
+
+    Args:
+        partial: the folder, a `Path` on the same disk.
+        path: the folder of all versions, a `Path`.
+        version: the number, or None for the next.
+
+    Returns:
+        The version's folder, a `Path`.
+
+    Raises:
+        FileExistsError: if the version exists.
+    """
     while True:
         folder = path / str(version or 1 + max(_versions(path), default=0))
         try:

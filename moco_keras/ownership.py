@@ -3,9 +3,81 @@
 import contextlib
 import datetime
 import os
+import shutil
 import socket
+import uuid
 import warnings
 from pathlib import Path
+
+# The lock file of a folder, in it.
+LOCK = ".lock"
+_SCRATCH = ".partial-"
+
+
+@contextlib.contextmanager
+def made(folder, exist_ok=True):
+    """Makes a folder, and removes it again if nothing was put into it.
+
+    Args:
+        folder: a `Path`; folders above it that are missing are made, too.
+        exist_ok: whether it may be there already, and then stays.
+
+    Raises:
+        FileExistsError: if it is there, and may not be.
+        NotADirectoryError: if it is a file, or in one.
+        OSError: if it cannot be made.
+    """
+    missing = []
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            break
+        if place.exists():
+            raise NotADirectoryError(
+                "A folder can be made where no file is in the way. Received: "
+                f"{folder}; {place} is a file. Choose another folder, or move "
+                "the file."
+            )
+        missing.append(place)
+    folder.mkdir(parents=True, exist_ok=exist_ok)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for place in missing:
+                place.rmdir()
+
+
+@contextlib.contextmanager
+def scratch(folder):
+    """Makes a folder in another one, for what is to be moved there when whole.
+
+    It is removed at the end, and so are those that dead processes left there.
+
+    Args:
+        folder: a `Path`.
+
+    Yields:
+        The new one, a `Path`.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    what = "A folder for what is being made"
+    for left in folder.glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError), hold(left, what) as alone:
+            if alone:
+                shutil.rmtree(left)
+    name = uuid.uuid4().hex
+    # It gets the name by which others know it when it is held.
+    new, place = folder / f".new-{name}", folder / f"{_SCRATCH}{name}"
+    try:
+        new.mkdir()
+        with hold(new, what):
+            new.rename(place)
+            yield place
+    finally:
+        for left in (new, place):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -31,7 +103,7 @@ def hold(place, what):
     """
     place = Path(place)
     if place.is_dir():
-        lock = place / ".lock"
+        lock = place / LOCK
     else:
         lock = place.with_name(f".{place.name}.lock")
     file, alone = _locked(lock, place, what)

@@ -74,6 +74,10 @@ class Snapshots:
             for path in (f"{prefix}.index", f"{prefix}.data-00000-of-00001"):
                 Path(path).unlink(missing_ok=True)
 
+    def latest(self):
+        """What the files of the newest begin with, or None; see `newest`."""
+        return next(iter(self._prefixes()), None)
+
     def newest(self):
         """Reads the newest snapshot that is intact.
 

@@ -1,6 +1,5 @@
 import os
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -35,22 +34,6 @@ def snapshots(tmp_path):
     for number in (1, 9, 10, 200):
         snapshots.write(number, tensors(number))
     return snapshots
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of 1 MB, and a function that makes it read-only."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder],
-        capture_output=True,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a disk cannot be mounted here: {mounted.stderr!r}")
-    command = ["mount", "-o", "remount,ro", folder]
-    yield folder, lambda: subprocess.run(command, check=True)
-    subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.parametrize("name", [b"a[b]", b"a\\b", b"*?", b"\xff\n"])
