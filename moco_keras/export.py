@@ -121,8 +121,12 @@ def export_encoder(
         0, 256, (3, size, size, 3), "uint8"
     )
     # A server looks at names that are numbers only.
-    with ownership.made(path), ownership.scratch(path) as scratch:
-        partial = scratch / "version"
+    with (
+        ownership.made(path),
+        ownership.scratch(path) as scratch,
+        plain_path.of(scratch) as folder,
+    ):
+        partial = folder / "version"
         signatures, expected = _write_saved_model(
             encoder, images, normalize, partial
         )
