@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import zipfile
 from pathlib import Path
@@ -47,6 +48,7 @@ _FILES_OF_A_PART = 1024
 _OF_A_PART = ("features", "files", "skipped", "reasons")
 _NEIGHBOURS = 9
 _LONGEST_NAME = 200  # bytes; others of 255 are made of it
+_STOPPING = "Stopping after these images; press Ctrl-C again to stop at once."
 _GO_ON = "To go on, give the same command again."
 
 
@@ -275,10 +277,15 @@ def _make(encoder, images, settings, about):
     name = _sha256(json.dumps(about).encode())[:12]
     place = out.with_suffix(f".{name}.partial")
     print(f"Embedding on: {accelerators.describe()}")
+    stops = []  # numbers of signals
     try:
-        with _writing_beside(out), signals.answered(last_words=lambda: _GO_ON):
+        with (
+            _writing_beside(out),
+            # Noted, for TensorFlow replaces what is raised within its calls.
+            signals.answered(stops.append, _STOPPING, lambda: _GO_ON),
+        ):
             place.mkdir(exist_ok=True)
-            parts = _embed_in_parts(encoder, images, settings, place)
+            parts = _embed_in_parts(encoder, images, settings, place, stops)
             joined = place / "joined.npz"
             skipped = _join(parts, images, settings, about, joined)
             if out.exists():  # since
@@ -304,7 +311,7 @@ def _lists_skipped(path):
         return False
 
 
-def _embed_in_parts(encoder, images, settings, place):
+def _embed_in_parts(encoder, images, settings, place, stops):
     """Writes the embeddings of so many files at a time; returns these parts."""
     files, folder = images.files, Path(settings.images)
     if settings.on_bad_image == "error" and images.unread:
@@ -324,6 +331,8 @@ def _embed_in_parts(encoder, images, settings, place):
                         raise image_files.bad_image(*batch.skipped[0])
                     batches.append(batch)
                     bar.update(last, finalize=False)
+                    if stops:
+                        _end(stops[0])
                 # Else a disk that vanished would be one of bad images.
                 for i in range(start, end):
                     if _state(files[i], folder) != images.states[i]:
@@ -335,6 +344,12 @@ def _embed_in_parts(encoder, images, settings, place):
                 _write_part(batches, settings.images, parts[-1])
             bar.update(end)
     return parts
+
+
+def _end(number):
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
 
 
 def _is_done(part):
