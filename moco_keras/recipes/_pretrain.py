@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import shlex
 import sys
 import time
@@ -94,6 +95,7 @@ def pretrain(settings, recipe, read):
     # First, for TensorFlow must know other hosts before it does anything.
     strategy = distribution.strategy(settings.strategy)
     with distribution.loss_of_workers(strategy):
+        splits(settings, strategy.num_replicas_in_sync)
         if settings.precision == "auto":
             settings = _with_precision(settings, strategy)
         if distribution.is_chief(strategy):
@@ -263,6 +265,36 @@ def _neighbours(bank):
     return f"k={k}" if k == 200 else f"k={k}, the smallest class's images"
 
 
+def splits(settings, num_replicas):
+    """Groups of batch norm on each device; one device and many form the same.
+
+    Args:
+        settings: `Settings`.
+        num_replicas: devices that share each step.
+
+    Raises:
+        ValueError: if devices, or groups, would be of unequal sizes.
+    """
+    of_batch = f"--batch_size={settings.batch_size}"
+    share, rest = divmod(settings.batch_size, num_replicas)
+    if rest:
+        raise ValueError(
+            f"--batch_size must be a multiple of the {num_replicas} devices "
+            f"that share it. Received: {of_batch}. Give "
+            f"--batch_size={(share + 1) * num_replicas}, for example."
+        )
+    groups = max(1, settings.bn_splits // num_replicas)
+    if share % groups:
+        devices = f", {num_replicas} devices" if num_replicas > 1 else ""
+        raise ValueError(
+            "--bn_splits must divide --batch_size into groups of one size. "
+            f"Received: --bn_splits={settings.bn_splits}, {of_batch}{devices}. "
+            f"Give --bn_splits={math.gcd(share, groups) * num_replicas}, for "
+            "example, or other batches."
+        )
+    return groups
+
+
 def build_model(settings, num_images, image_size, num_replicas=1):
     """The compiled `MoCo` of the settings, for views (N, S, S, 3)."""
     if settings.batch_size > num_images:
@@ -278,8 +310,7 @@ def build_model(settings, num_images, image_size, num_replicas=1):
         head=settings.head,
         stem=settings.stem,
         width=settings.width,
-        # So that one device and many form the same groups.
-        bn_splits=max(1, settings.bn_splits // num_replicas),
+        bn_splits=splits(settings, num_replicas),
     )
     augment = getattr(moco_keras.augmentations, settings.augmentation)
     model = moco_keras.MoCo(

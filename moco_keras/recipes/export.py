@@ -15,6 +15,7 @@ from pathlib import Path
 import keras
 
 import moco_keras
+from moco_keras import arguments
 from moco_keras.recipes import _program, _record, _settings
 
 
@@ -22,15 +23,15 @@ from moco_keras.recipes import _program, _record, _settings
 class ExportSettings(_settings.Bounded):
     """What an export is told."""
 
-    model: str | None = _settings.setting(
+    model: str | None = _settings.path(
         None,
         "folder of a finished run, or a .keras file, of a MoCo or an encoder",
     )
-    path: str | None = _settings.setting(
+    path: str | None = _settings.path(
         None, "folder of all versions; by default the run's own, encoder"
     )
     version: int | None = _settings.setting(
-        None, "number of this one; by default the next", low=0
+        None, "number of this one; by default the next", arguments.VERSION
     )
     output: str = _settings.setting(
         "features",

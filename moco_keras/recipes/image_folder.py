@@ -13,6 +13,7 @@ The defaults are those of MoCo v2, with a queue for small data sets.
 import dataclasses
 
 from moco_keras import data
+from moco_keras.arguments import COUNT
 from moco_keras.recipes import _pretrain, _settings
 
 
@@ -20,9 +21,9 @@ from moco_keras.recipes import _pretrain, _settings
 class FolderSettings(_settings.Settings):
     """Those of all programs, and of a folder."""
 
-    images: str | None = _settings.setting(None, "the folder of images")
+    images: str | None = _settings.path(None, "the folder of images")
     image_size: int = _settings.setting(
-        224, "side of the views, in pixels", low=0
+        224, "side of the views, in pixels", COUNT
     )
     on_bad_image: str = _settings.setting(
         "skip",
