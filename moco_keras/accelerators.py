@@ -21,6 +21,13 @@ _DRIVERS = (
     Path("/usr/lib/wsl/lib/libcuda.so.1"),
 )
 
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+# Limit and use, by whether it is a control group of version 1.
+_CGROUP_FILES = {
+    False: ("memory.max", "memory.current"),
+    True: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
+
 
 def on_gpu():
     """Whether TensorFlow computes on GPUs."""
@@ -57,6 +64,63 @@ def default_precision():
         for details in map(_details, _gpus())
     ]
     return "mixed_bfloat16" if capable and all(capable) else "float32"
+
+
+def free_memory():
+    """Bytes that a training may take here, or None where that is not known.
+
+    Of GPUs, that of the fullest one. Of a computer, what the system and the
+    control groups of the process leave, whichever is less.
+    """
+    if on_gpu():
+        free = [_free_of_gpu(i) for i in range(len(_gpus()))]
+        return None if None in free else min(free)
+    return min(_free_of_host(), default=None)
+
+
+def _free_of_gpu(number):
+    """What TensorFlow has not taken yet of what it may take."""
+    return None
+
+
+def _free_of_host():
+    """What each limit leaves, in bytes."""
+    about = _text(_PROC / "meminfo")
+    free = [
+        1024 * int(kib)
+        for kib in re.findall(r"^MemAvailable:\s*(\d+) kB", about, re.M)
+    ]
+    # Lines are number:controllers:path; of version 2, "0::path".
+    for line in _text(_PROC / "self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root = _CGROUPS / controllers
+        names = _CGROUP_FILES[bool(controllers)]
+        place = root / path.strip("/")
+        # A container may see its own group as the root.
+        for folder in {
+            root,
+            *(p for p in (place, *place.parents) if p.is_relative_to(root)),
+        }:
+            limit, used = (_text(folder / name) for name in names)
+            if limit.strip().isdigit() and used.strip().isdigit():
+                # Files that are cached can be dropped.
+                stat = _text(folder / "memory.stat")
+                cached = re.findall(
+                    r"^(?:total_)?inactive_file (\d+)", stat, re.M
+                )
+                free.append(
+                    int(limit) - int(used) + max(map(int, cached), default=0)
+                )
+    return free
+
+
+def _text(path):
+    try:
+        return path.read_text()
+    except OSError:  # not on Linux
+        return ""
 
 
 def describe(count=1):
@@ -98,9 +162,6 @@ def _details(gpu):
 
 
 def _processor():
-    try:
-        about = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not on Linux
-        about = ""
+    about = _text(_PROC / "cpuinfo")
     names = re.findall(r"^model name\s*: (.*)", about, re.M)
     return names[0] if names else f"CPU {platform.machine()}"

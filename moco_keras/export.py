@@ -1,8 +1,6 @@
 """SavedModels of trained encoders, for TensorFlow Serving and others."""
 
 import json
-import shutil
-import uuid
 from pathlib import Path
 
 import keras
@@ -17,6 +15,8 @@ from moco_keras import (
     encoders,
     image_files,
     model_state,
+    ownership,
+    plain_path,
     portable,
     warmup,
 )
@@ -117,13 +117,12 @@ def export_encoder(
     training = _json(training or {})
     if hasattr(model, "average_statistics"):  # a `MoCo`
         model.average_statistics()
-    path.mkdir(parents=True, exist_ok=True)
     images = np.random.default_rng(0).integers(
         0, 256, (3, size, size, 3), "uint8"
     )
     # A server looks at names that are numbers only.
-    partial = path / f".partial-{uuid.uuid4().hex}"
-    try:
+    with ownership.made(path), ownership.scratch(path) as scratch:
+        partial = scratch / "version"
         signatures, expected = _write_saved_model(
             encoder, images, normalize, partial
         )
@@ -142,9 +141,7 @@ def export_encoder(
             file=portable.FILES.get(format),
             training=training,
         )
-        return _name(partial, path, version)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        return add_version(partial, path, version)
 
 
 def _embedder(encoder, normalize):
@@ -319,8 +316,20 @@ def _image_size(encoder):
     return shape[1]
 
 
-def _name(partial, path, version):
-    """Gives a written version its number, which nobody else has."""
+def add_version(partial, path, version=None):
+    """Gives a folder its number in that of all versions, which nobody else has.
+
+    Args:
+        partial: the folder, a `Path` on the same disk.
+        path: the folder of all versions, a `Path`.
+        version: the number, or None for the next.
+
+    Returns:
+        The version's folder, a `Path`.
+
+    Raises:
+        FileExistsError: if the version exists.
+    """
     while True:
         folder = path / str(version or 1 + max(_versions(path), default=0))
         try:
@@ -360,7 +369,7 @@ def load_encoder(path, version=None, *, encoded=False):
     from the version's folder with `keras.models.load_model`.
 
     Args:
-        path: folder of all versions, or of one.
+        path: folder of all versions, of one, or of a run.
         version: number of one; by default the highest.
         encoded: whether the layer takes image files, string (N,), instead of
             images, uint8 (N, S, S, 3).
@@ -373,10 +382,12 @@ def load_encoder(path, version=None, *, encoded=False):
     """
     path = Path(path)
     folder = path
+    if not _versions(path) and (path / "encoder").is_dir():
+        folder = path / "encoder"  # of a run
     if version is not None:
-        folder = path / str(version)
-    elif not _is_saved_model(path):
-        folder = path / str(max(_versions(path), default=""))
+        folder = folder / str(version)
+    elif not _is_saved_model(folder):
+        folder = folder / str(max(_versions(folder), default=""))
     if not _is_saved_model(folder):
         raise FileNotFoundError(
             "`path` must be a folder that `export_encoder` wrote, and "
@@ -420,7 +431,9 @@ class FrozenEncoder(keras.layers.TFSMLayer):
                 "and give that the weights: `model.load_weights(FILE)`."
             )
         kwargs["trainable"] = False
-        super().__init__(filepath, call_endpoint, **kwargs)
+        with plain_path.of(filepath) as folder:
+            super().__init__(str(folder), call_endpoint, **kwargs)
+        self.filepath = filepath
         # XLA knows no image files.
         self.supports_jit = call_endpoint != "serve_encoded"
 

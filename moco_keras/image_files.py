@@ -170,8 +170,12 @@ def summary(skipped):
 
 
 def printable(path):
-    """A path as text, whatever the bytes of its name."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    """A path as one line of text, whatever the bytes of its name."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    # Controls, which move the cursor, and what ends a line.
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda c: repr(c[0])[1:-1], text
+    )
 
 
 class Walk(NamedTuple):

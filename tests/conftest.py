@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import subprocess
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The processes of the tests share a GPU.
@@ -87,6 +88,22 @@ def textures_dir(tmp_path_factory):
         fcntl.flock(lock, fcntl.LOCK_EX)
         moco_keras.data.read("textures", data_dir=folder)
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 1 MB, and a function that makes it read-only."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder],
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip(f"a disk cannot be mounted here: {mounted.stderr!r}")
+    command = ["mount", "-o", "remount,ro", folder]
+    yield folder, lambda: subprocess.run(command, check=True)
+    subprocess.run(["umount", folder], check=True)
 
 
 def _prepared(name):

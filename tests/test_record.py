@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -12,16 +14,22 @@ from moco_keras.recipes._settings import Settings
 
 @pytest.fixture
 def open_folder(images):
-    """Opens the folder of a run on images of noise."""
+    """Opens the folder of a run on images of noise, and trains, perhaps."""
     labels = np.zeros(len(images), "int64")
     noise = data.ImageSet(images, labels, ["noise"], "noise")
 
-    def open_with(settings, recipe="recipe", source=noise):
+    def open_with(settings, recipe="recipe", source=noise, trains=True):
         images = _pretrain.Images(source, noise, noise)
         record = _record.make(
             settings, recipe, images, tf.distribute.get_strategy()
         )
-        return _record.open_folder(record)
+        with _record.own(settings, recipe) as folder:
+            _record.open_folder(folder, record)
+            if trains:
+                checkpoint = folder / "checkpoints" / "000000032.index"
+                checkpoint.parent.mkdir(exist_ok=True)
+                checkpoint.touch()
+        return folder
 
     return open_with
 
@@ -86,12 +94,13 @@ def test_a_finished_run_is_continued_by_more_epochs(open_folder, tmp_path):
     settings = Settings(run_dir=str(tmp_path), epochs=2)
     open_folder(settings)
     (tmp_path / "metrics.json").touch()
-    (tmp_path / "checkpoints").mkdir()
+    checkpoint = tmp_path / "checkpoints" / "000000032.index"
+    checkpoint.unlink()
     written = (tmp_path / "settings.json").read_text()
     longer = dataclasses.replace(settings, epochs=3)
     with pytest.raises(FileNotFoundError, match="last checkpoint.*--init_from"):
         open_folder(longer)
-    (tmp_path / "checkpoints" / "000000032.index").touch()
+    checkpoint.touch()
     for epochs in (1, 2):
         again = dataclasses.replace(settings, epochs=epochs)
         with pytest.raises(
@@ -134,3 +143,138 @@ def test_history_goes_on_where_the_training_does(tmp_path):
         again.on_epoch_end(i, logs)
     assert again.epochs == whole.epochs
     assert path.read_text() == written
+
+
+LEFT_BEFORE_A_CHECKPOINT = (
+    "settings.json",
+    "history.csv",
+    "skipped.csv",
+    "logs/train/events",
+    "checkpoints/000000032.data-00000-of-00001",
+)
+
+
+def test_a_folder_in_which_nothing_was_kept_is_free(open_folder, tmp_path):
+    """Whoever was killed there, other flags and data may have it."""
+    run = tmp_path / "new" / "run"
+    settings = Settings(run_dir=str(run), epochs=2)
+    open_folder(settings, trains=False)
+    assert not list(tmp_path.iterdir())
+    open_folder(settings)
+    record = (run / "settings.json").read_text()
+    shutil.rmtree(run)
+    for file in LEFT_BEFORE_A_CHECKPOINT:
+        (run / file).parent.mkdir(parents=True, exist_ok=True)
+        (run / file).write_text(record)
+    (run / "notes.txt").write_text("mine")
+    other = dataclasses.replace(settings, seed=1, precision="mixed_float16")
+    strategy = tf.distribute.get_strategy()
+    chosen = _pretrain._with_precision(settings, strategy)
+    assert chosen.precision == accelerators.default_precision()
+    open_folder(other, recipe="another")
+    assert _record.begun(run)["recipe"] == "another"
+    assert {p.name for p in run.iterdir()} == {
+        "checkpoints",
+        "notes.txt",
+        "settings.json",
+    }
+    with pytest.raises(ValueError, match="seed=0 .it began with 1"):
+        open_folder(settings, recipe="another")
+
+
+@pytest.mark.parametrize("result", ["model.keras", "encoder/1/saved_model.pb"])
+def test_results_without_a_checkpoint_are_not_overwritten(
+    result, open_folder, tmp_path
+):
+    settings = Settings(run_dir=str(tmp_path))
+    open_folder(settings)
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / result).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / result).touch()
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    with pytest.raises(FileExistsError, match="neither of these. Nothing was"):
+        open_folder(settings, trains=False)
+    with pytest.raises(ValueError, match="seed=1 .it began with 0"):
+        open_folder(dataclasses.replace(settings, seed=1), trains=False)
+    after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    assert after == {**after, **before}
+
+
+def test_a_run_has_one_owner(open_folder, tmp_path):
+    run = tmp_path / "run"
+    settings = Settings(run_dir=str(run))
+    with _record.own(settings, "recipe") as folder:
+        (folder / ".partial").mkdir()
+        with pytest.raises(
+            BlockingIOError, match=rf"one process at a time.*{run}, which is"
+        ):
+            open_folder(settings)
+        assert (folder / ".partial").is_dir()
+        (folder / ".partial").rmdir()
+    open_folder(settings)
+
+
+def test_what_a_killed_process_left_is_removed(open_folder, tmp_path):
+    settings = Settings(run_dir=str(tmp_path))
+    open_folder(settings)
+    (tmp_path / ".partial" / "encoder").mkdir(parents=True)
+    (tmp_path / ".metrics.json.partial").touch()
+    (tmp_path / ".lock").write_text("process 1 on mars")
+    (tmp_path / "mine.partial").touch()
+    open_folder(settings)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"checkpoints", "settings.json", "mine.partial"}
+
+
+@pytest.mark.parametrize("flag", ["run_dir", "export_dir"])
+def test_a_file_is_no_folder(flag, open_folder, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for path in (tmp_path / "file", tmp_path / "file" / "within"):
+        with pytest.raises(NotADirectoryError, match="/file is a file. Choose"):
+            open_folder(Settings(**{flag: str(path)}))
+
+
+@pytest.mark.parametrize("flag", ["run_dir", "export_dir"])
+def test_a_disk_that_is_full_or_read_only(flag, open_folder, small_disk):
+    disk, make_read_only = small_disk
+    settings = Settings(**{flag: str(disk / "run")})
+    folder = open_folder(settings)
+    again = dataclasses.replace(settings, run_dir=str(folder))
+    before = (folder / "settings.json").read_text()
+    with pytest.raises(OSError, match="No space left"):
+        (disk / "more").write_bytes(bytes(10_000_000))
+    for full in (True, False):
+        if not full:
+            make_read_only()
+        words = "No space left" if full else "Read-only file system"
+        for asked in (settings, again):
+            with pytest.raises(OSError, match=f"{words}.*make room, or choose"):
+                open_folder(asked)
+        assert (folder / "settings.json").read_text() == before
+
+
+def test_names_of_any_bytes_are_the_same_again(images, tmp_path):
+    """Of classes, which are folders' names: a run with them goes on."""
+    names = ["price_$10_$20", os.fsdecode(b"caf\xe9"), "\n"]
+    noise = data.ImageSet(images, np.arange(16) % 3, names, "noise")
+    settings = Settings(run_dir=str(tmp_path))
+    record = _record.make(
+        settings,
+        "recipe",
+        _pretrain.Images(noise, noise, noise),
+        tf.distribute.get_strategy(),
+    )
+    for _ in range(2):
+        with _record.own(settings, "recipe") as folder:
+            _record.open_folder(folder, record)
+            (folder / "checkpoints").mkdir(exist_ok=True)
+            (folder / "checkpoints" / "1.index").touch()
+        assert _record.begun(folder) == record
+
+
+def test_a_list_of_skipped_files_is_of_now(tmp_path):
+    path = tmp_path / "skipped.csv"
+    _record.write_skipped(path, [("a.jpg", "no image")])
+    assert "a.jpg" in path.read_text()
+    _record.write_skipped(path, [])
+    assert not path.exists()

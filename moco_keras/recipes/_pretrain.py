@@ -1,29 +1,27 @@
 """What every pre-training program does: train, watch, evaluate, export."""
 
 import contextlib
-import dataclasses
 import functools
 import math
-import shlex
 import sys
 import time
 from typing import NamedTuple
 
 import keras
-import tensorflow as tf
 
 import moco_keras
 from moco_keras import (
-    accelerators,
     data,
     distribution,
     features,
     image_files,
     knn,
     plotting,
+    signals,
     snapshots,
 )
 from moco_keras.recipes import (
+    _plan,
     _program,
     _record,
     _settings,
@@ -94,38 +92,43 @@ def pretrain(settings, recipe, read):
     """
     # First, for TensorFlow must know other hosts before it does anything.
     strategy = distribution.strategy(settings.strategy)
-    with distribution.loss_of_workers(strategy):
+    if settings.batch_size is not None:
         splits(settings, strategy.num_replicas_in_sync)
-        if settings.precision == "auto":
-            settings = _with_precision(settings, strategy)
+    own = contextlib.nullcontext()
+    if distribution.is_chief(strategy):
+        own = _record.own(settings, recipe)
+    with (
+        signals.answered(),
+        distribution.loss_of_workers(strategy),
+        own as folder,
+    ):
+        asked = settings
+        settings = of_device = _plan.for_device(settings, strategy)
         if distribution.is_chief(strategy):
             device = distribution.describe(strategy)
-            print(f"Training on: {device}; {settings.precision}", flush=True)
+            print(f"Training on: {device}; {settings.precision}")
+            print("Reading the images ...", flush=True)
         keras.config.set_dtype_policy(settings.precision)
         with distribution.chief_first(strategy):  # it may prepare the data
             images = read(settings)
-        # Not before: a data set that is prepared first takes random numbers.
-        keras.utils.set_random_seed(settings.seed)
-        with strategy.scope():
-            model = build_model(
-                settings,
-                images.train.num_examples,
-                images.bank.images.shape[1],
-                strategy.num_replicas_in_sync,
-            )
-        folder = start = None
-        if distribution.is_chief(strategy):
-            begun = settings.run_dir and _record.has_checkpoint(
-                settings.run_dir
-            )
-            if settings.init_from and not begun:
+        _check_evaluation(images)
+        num_images = images.train.num_examples
+        settings = _plan.for_images(settings, num_images, strategy)
+        model = _built(settings, images, strategy)
+        fitting = _plan.for_memory(
+            settings, of_device, model, num_images, strategy
+        )
+        if fitting != settings:
+            settings = fitting
+            model = _built(settings, images, strategy)
+        start = None
+        if folder is not None:
+            _plan.say(asked, settings, model, images, strategy)
+            if settings.init_from and not _record.has_checkpoint(folder):
                 start = _start.read(settings.init_from, model)
             record = _record.make(settings, recipe, images, strategy)
-            folder = _record.open_folder(record)
-            if images.train.skipped:
-                _record.write_skipped(
-                    folder / "skipped.csv", images.train.skipped
-                )
+            _record.open_folder(folder, record)
+            _record.write_skipped(folder / "skipped.csv", images.train.skipped)
         with _saying_how_to_go_on(folder):
             _train_and_leave(settings, images, model, start, folder)
             # Should the chief fail, all start again.
@@ -133,25 +136,39 @@ def pretrain(settings, recipe, read):
         return folder
 
 
-def _with_precision(settings, strategy):
-    """A resumed run keeps its precision; a new one takes the chief's."""
-    choices = _settings.PRECISIONS
-    chosen = accelerators.default_precision()
-    if distribution.is_chief(strategy) and settings.run_dir:
-        chosen = _record.begun_with(settings.run_dir, "precision") or chosen
-    number = tf.constant(choices.index(chosen))
-    number = distribution.of_chief({"precision": number}, strategy)["precision"]
-    return dataclasses.replace(settings, precision=choices[int(number)])
+def _built(settings, images, strategy):
+    # Not before: a data set that is prepared first takes random numbers.
+    keras.utils.set_random_seed(settings.seed)
+    with strategy.scope():
+        return build_model(
+            settings,
+            images.train.num_examples,
+            images.bank.images.shape[1],
+            strategy.num_replicas_in_sync,
+        )
+
+
+def _check_evaluation(images):
+    """Refuses what cannot be evaluated, before it is trained on."""
+    for images_of, name in ((images.bank, "bank"), (images.test, "test")):
+        if not len(images_of.images):
+            raise ValueError(
+                "A run evaluates its encoder by test images and their nearest "
+                f"among others, and needs one of each at least. Received: no "
+                f"{name} images, of {images.train.num_examples} images in all. "
+                "Add images, or lower --test_examples."
+            )
 
 
 @contextlib.contextmanager
 def _saying_how_to_go_on(folder):
     how = (
         "To go on, give the same command again, with "
-        f"--run_dir={shlex.quote(str(folder))}"
+        f"{_plan.how_to_resume(folder)}"
     )
     try:
-        yield
+        with signals.answered(last_words=folder and (lambda: how)):
+            yield
     except (KeyboardInterrupt, SystemExit):
         if folder is not None:
             print(how, file=sys.stderr)
@@ -172,6 +189,8 @@ def _train_and_leave(settings, images, model, start, folder):
             bank, test, every=settings.knn_every
         )
         monitor.set_model(model)
+        if folder is not None:
+            print("Evaluating the untrained encoder ...", flush=True)
         metrics["knn_untrained"] = monitor.evaluate()["knn"]
         callbacks.append(monitor)
     if settings.init_from:
@@ -182,7 +201,7 @@ def _train_and_leave(settings, images, model, start, folder):
         _say_what_it_begins_with(settings, start, folder)
         log = _record.History(folder / "history.csv")
         board = keras.callbacks.TensorBoard(folder / "logs", write_graph=False)
-        callbacks += [log, board]
+        callbacks += [log, board, _plan.Pace(folder)]
         checkpoints = folder / "checkpoints"
     checkpoint = moco_keras.Checkpoint(checkpoints, settings.checkpoint_every)
     if isinstance(train, data.ImageStream):
@@ -218,14 +237,13 @@ def _train_and_leave(settings, images, model, start, folder):
 def _before(images, metrics):
     """Prints what there is, and what to compare a training with."""
     train, bank, test = images
-    print(f"{train.source}: {train.num_examples} training images")
     if train.skipped:
         print(image_files.summary(train.skipped))
     if "knn_untrained" in metrics:
         metrics["knn_raw_pixels"] = knn.accuracy(
-            features.unit_rows(bank.images),
+            features.unit_rows(_few_pixels(bank.images)),
             bank.labels,
-            features.unit_rows(test.images),
+            features.unit_rows(_few_pixels(test.images)),
             test.labels,
         )
         print(
@@ -233,6 +251,12 @@ def _before(images, metrics):
             f"raw pixels {metrics['knn_raw_pixels']:.3f}, of the untrained "
             f"encoder {metrics['knn_untrained']:.3f}"
         )
+
+
+def _few_pixels(images):
+    """Of large images every n-th pixel: thousands would fill the memory."""
+    step = max(1, images.shape[1] // 32)
+    return images[:, ::step, ::step]
 
 
 def _say_what_it_begins_with(settings, start, folder):
@@ -253,10 +277,10 @@ def _leave(folder, model, found, bank, test, metrics, timing):
     with _record.results(folder) as place:
         moco_keras.export_encoder(model, place / "encoder", training=training)
         model.save(place / "model.keras")
-        _draw(place, model, found, bank, test, metrics)
         _record.write_json(place / "timing.json", timing)
         _record.write_json(place / "metrics.json", metrics)
     snapshots.Snapshots(folder / "checkpoints").keep(1)
+    _draw(folder, model, found, bank, test, metrics)
 
 
 def _neighbours(bank):
@@ -283,7 +307,7 @@ def splits(settings, num_replicas):
             f"that share it. Received: {of_batch}. Give "
             f"--batch_size={(share + 1) * num_replicas}, for example."
         )
-    groups = max(1, settings.bn_splits // num_replicas)
+    groups = max(1, (settings.bn_splits or 1) // num_replicas)
     if share % groups:
         devices = f", {num_replicas} devices" if num_replicas > 1 else ""
         raise ValueError(
@@ -332,30 +356,49 @@ def build_model(settings, num_images, image_size, num_replicas=1):
 
 
 def _draw(folder, model, found, bank, test, metrics):
-    plotting.curves(
-        metrics["history"],
-        folder / "curves.png",
-        metrics.get("knn_raw_pixels"),
-        metrics.get("knn_untrained"),
-    )
+    """Draws what it can: a run is complete without its pictures."""
     shown = test.images[:8]
-    plotting.views(
-        shown,
-        model.augmenter(shown),
-        model.augmenter(shown),
-        folder / "views.png",
-    )
-    bank_features, test_features = found
-    k = min(5, len(bank.images))
-    _, rows = knn.nearest(bank_features, test_features[:8], k)
-    plotting.neighbours(
-        shown,
-        test.labels[:8],
-        bank.images[rows],
-        bank.labels[rows],
-        test.class_names if "knn_trained" in metrics else [],
-        folder / "neighbours.png",
-    )
+
+    def curves(path):
+        plotting.curves(
+            metrics["history"],
+            path,
+            metrics.get("knn_raw_pixels"),
+            metrics.get("knn_untrained"),
+        )
+
+    def views(path):
+        im_q, im_k = model.augmenter(shown), model.augmenter(shown)
+        plotting.views(shown, im_q, im_k, path)
+
+    def neighbours(path):
+        bank_features, test_features = found
+        k = min(5, len(bank.images))
+        _, rows = knn.nearest(bank_features, test_features[:8], k)
+        plotting.neighbours(
+            shown,
+            test.labels[:8],
+            bank.images[rows],
+            bank.labels[rows],
+            test.class_names if "knn_trained" in metrics else [],
+            path,
+        )
+
+    for draw in (curves, views, neighbours):
+        file = folder / f"{draw.__name__}.png"
+        try:
+            with _record.partial(folder) as place:
+                draw(place / file.name)
+                (place / file.name).replace(file)
+        except Exception as error:  # of fonts, names, the disk
+            print(
+                f"Warning: {file} could not be drawn: "
+                f"{str(error).strip() or repr(error)}. All else that the run "
+                "is for is there.",
+                file=sys.stderr,
+            )
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)  # of results before these
 
 
 def _print_summary(metrics, bank, images_per_second, folder):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import keras
 
-from moco_keras import card, distribution, image_files
+from moco_keras import card, distribution, export, image_files, ownership
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 # What may change on the way.
@@ -55,14 +55,48 @@ def make(settings, recipe, images, strategy):
     }
 
 
-def open_folder(record):
-    """Makes the folder of a run, or finds the one that is to go on.
+@contextlib.contextmanager
+def own(settings, recipe):
+    """Makes the folder of a run, or takes it over, and keeps others out.
+
+    What a process that was killed had not put in its place there is put, or
+    removed. A folder in which nothing was trained in the end is left as it was.
 
     Args:
-        record: what `make` returns.
+        settings: `Settings`.
+        recipe: name of the program.
 
-    Returns:
-        The folder, a `Path`, with the run's record in it, see `begun`.
+    Yields:
+        The folder, a `Path`.
+
+    Raises:
+        BlockingIOError: if another process has it.
+        OSError: if the folder cannot be made, or not be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = _enter_folder(stack, settings, recipe)
+        with _writing_to(folder):
+            stack.enter_context(ownership.hold(folder, "The folder of a run"))
+            if _is_run(folder):
+                _publish(folder)
+                shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
+                for left in folder.glob(".*.partial"):
+                    left.unlink()
+        try:
+            yield folder
+        finally:
+            if _is_free(folder) and not (folder / "history.csv").exists():
+                _forget(folder)
+
+
+def open_folder(folder, record):
+    """Begins a run in a folder of its own, or finds the one that is to go on.
+
+    A run of which nothing was kept yet is replaced, whatever it was.
+
+    Args:
+        folder: that of the run, see `own`.
+        record: what `make` returns, which becomes what `begun` does.
 
     Raises:
         FileExistsError: if the folder holds something else, or a finished run
@@ -71,20 +105,11 @@ def open_folder(record):
         OSError: if the folder cannot be written to.
         ValueError: if it holds a run with other settings or data.
     """
-    settings = record["settings"]
-    if settings["run_dir"] is None:
-        folder = _new_folder(Path(settings["export_dir"]) / record["recipe"])
-    else:
-        folder = Path(settings["run_dir"])
-        with _writing_to(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            _publish(folder)  # if a process ended before it could
-        after = _check(folder, record)
-        if after:
-            record = {**record, "continued_after_epochs": after}
+    after = _check(folder, record)
+    if after:
+        record = {**record, "continued_after_epochs": after}
     finished = (folder / "metrics.json").exists()
     write_json(folder / (_CONTINUED if finished else "settings.json"), record)
-    return folder
 
 
 def begun(folder):
@@ -106,15 +131,36 @@ def results(folder):
 
     When all are written they become those of the run, in the place of those
     that it had before it was continued; its encoder is one more version. If the
-    process ends on the way, `open_folder` completes that.
+    process ends on the way, `own` completes that.
     """
-    partial = folder / _PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    yield partial
-    write_json(partial / "settings.json", begun(folder))
-    partial.rename(folder / _READY)
+    with partial(folder) as place:
+        yield place
+        write_json(place / "settings.json", begun(folder))
+        place.rename(folder / _READY)
     _publish(folder)
+
+
+@contextlib.contextmanager
+def partial(folder):
+    """Gives a folder in that of a run, for what is to be moved when whole."""
+    place = folder / _PARTIAL
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def complete(folder):
+    """Ends what a process was at that was killed when it had new results.
+
+    Raises:
+        BlockingIOError: if another process is at it.
+    """
+    if (folder / _READY).is_dir():
+        with ownership.hold(folder, "The folder of a run"):
+            _publish(folder)
 
 
 def _publish(folder):
@@ -125,8 +171,7 @@ def _publish(folder):
     versions = folder / "encoder"
     versions.mkdir(exist_ok=True)
     for version in ready.glob("encoder/*"):
-        others = [int(p.name) for p in versions.iterdir() if p.name.isdecimal()]
-        version.rename(versions / str(1 + max(others, default=0)))
+        export.add_version(version, versions)
     files = [path for path in ready.iterdir() if path.is_file()]
     for file in sorted(files, key=lambda file: file.name == "metrics.json"):
         file.replace(folder / file.name)
@@ -135,12 +180,11 @@ def _publish(folder):
 
 
 def begun_with(folder, name):
-    """A setting of the run in a folder, or None where there is no such run."""
-    try:
-        record = json.loads((Path(folder) / "settings.json").read_text())
-        return record["settings"][name]
-    except (OSError, ValueError, KeyError, TypeError):
+    """A setting of the run that is to go on in a folder; None if none is."""
+    folder = Path(folder)
+    if not _is_run(folder) or _is_free(folder):
         return None  # `open_folder` says what is wrong
+    return begun(folder)["settings"].get(name)
 
 
 def write_json(path, value):
@@ -160,7 +204,13 @@ def training(record, metrics):
 
 
 def write_skipped(path, skipped):
-    """Writes a CSV file of (path, reason), of files that are no images."""
+    """Writes a CSV file of (path, reason), of files that are no images.
+
+    Where there are none there is no file, nor that of an earlier time.
+    """
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return
     rows = [
         {"file": image_files.printable(path), "reason": reason}
         for path, reason in skipped
@@ -178,8 +228,8 @@ def _write_csv(path, rows):
 
 def _write(path, text):
     with _writing_to(path):
-        partial = path.with_suffix(".partial")
-        partial.write_text(text)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
 
 
@@ -188,6 +238,8 @@ def _writing_to(path):
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # it has its own words
+            raise
         raise OSError(
             "The folder of a run must be one that can be written to. Received, "
             f"for {path}: {error.strerror}. What it held before is as it was. "
@@ -249,16 +301,18 @@ def _check(folder, record):
     Returns:
         The numbers of epochs after which it was finished, and then continued.
     """
-    if not any(folder.iterdir()):
+    if not any(path.name != ownership.LOCK for path in folder.iterdir()):
         return []
-    try:
-        record_before = begun(folder)
-        before = _what_must_stay(record_before)
-    except (OSError, ValueError, KeyError, TypeError):
+    if not _is_run(folder):
         raise FileExistsError(
             "--run_dir must be a new folder, or that of a run. Received: "
             f"{folder}, which holds other files. Choose another."
-        ) from None
+        )
+    if _is_free(folder):
+        _forget(folder)
+        return []
+    record_before = begun(folder)
+    before = _what_must_stay(record_before)
     now, after = _what_must_stay(record), []
     after += record_before.get("continued_after_epochs", [])
     finished = (folder / "metrics.json").exists()
@@ -276,6 +330,12 @@ def _check(folder, record):
             "A run goes on with what it began with. Received, for "
             f"{folder}: {', '.join(changes)}. Give the same flags and data, "
             "or choose another --run_dir."
+        )
+    if not finished and not has_checkpoint(folder):
+        raise FileExistsError(
+            "A run can go on from its checkpoint, or from its metrics.json. "
+            f"Received: {folder}, which holds results and neither of these. "
+            "Nothing was changed. Bring them back, or choose another --run_dir."
         )
     return after
 
@@ -315,14 +375,45 @@ def _what_must_stay(record):
     return {"recipe": record["recipe"], **record["data"], **settings}
 
 
-def _new_folder(parent):
-    """A folder named after the time, which nothing has written to before."""
+def _enter_folder(stack, settings, recipe):
+    """The one that is asked for, or one named after the time."""
+    if settings.run_dir is not None:
+        folder = Path(settings.run_dir)
+        with _writing_to(folder):
+            stack.enter_context(ownership.made(folder))
+        return folder
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{i}" for i in range(2, 100))):
-        folder = parent / (stamp + suffix)
-        try:
-            folder.mkdir(parents=True)
+        folder = Path(settings.export_dir) / recipe / (stamp + suffix)
+        # Never one that another process has made.
+        with _writing_to(folder), contextlib.suppress(FileExistsError):
+            stack.enter_context(ownership.made(folder, exist_ok=False))
             return folder
-        except FileExistsError:
-            continue
-    raise FileExistsError(f"Too many runs are called {parent / stamp}.")
+    raise FileExistsError(f"Too many runs are called {folder.parent / stamp}.")
+
+
+def _is_run(folder):
+    try:
+        _what_must_stay(begun(folder))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
+def _is_free(folder):
+    """Whether a folder is that of a run of which nothing was kept yet."""
+    results = ("metrics.json", "model.keras", "encoder")
+    return (
+        _is_run(folder)
+        and not has_checkpoint(folder)
+        and not any((folder / name).exists() for name in results)
+    )
+
+
+def _forget(folder):
+    """Removes what a run writes before there is something to keep."""
+    for name in ("skipped.csv", "history.csv", "settings.json"):
+        with contextlib.suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
+    for name in ("logs", "checkpoints"):
+        shutil.rmtree(folder / name, ignore_errors=True)

@@ -10,6 +10,18 @@ from moco_keras import arguments, checkpoint, distribution
 from moco_keras.arguments import COUNT
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# What a program may leave open, None: see `_plan`.
+FITTED = (
+    "encoder",
+    "width",
+    "image_size",
+    "batch_size",
+    "bn_splits",
+    "queue_size",
+    "epochs",
+    "momentum",
+    "learning_rate",
+)
 
 
 def setting(default, help, kind=None, choices=None, path=False):
@@ -93,7 +105,7 @@ class Settings(Bounded):
     test_examples: int | None = setting(
         None, "test on the first N of a fixed shuffle; all by default", COUNT
     )
-    encoder: str = setting(
+    encoder: str | None = setting(
         "resnet18", "backbone", choices=("resnet18", "resnet34", "resnet50")
     )
     stem: str = setting(
@@ -101,12 +113,12 @@ class Settings(Bounded):
         "first layers: for CIFAR's size, ImageNet's, or what fits the images",
         choices=("auto", "cifar", "imagenet"),
     )
-    width: int = setting(64, "channels of the first stage", COUNT)
+    width: int | None = setting(64, "channels of the first stage", COUNT)
     head: str = setting(
         "linear", "projection head of MoCo v1 or v2", choices=("linear", "mlp")
     )
     projection_dim: int = setting(128, "length of a projection, C", COUNT)
-    bn_splits: int = setting(
+    bn_splits: int | None = setting(
         8,
         "groups of a batch, that of all devices, that batch norm treats apart; "
         "divided by the devices, at least one each",
@@ -120,17 +132,19 @@ class Settings(Bounded):
     min_area: float = setting(
         0.08, "smallest part of an image that a view shows", arguments.PART
     )
-    batch_size: int = setting(512, "images in a step, of all devices", COUNT)
-    epochs: int = setting(200, "passes over the training images", COUNT)
-    queue_size: int = setting(4096, "keys in the queue, K", COUNT)
-    momentum: float = setting(
+    batch_size: int | None = setting(
+        512, "images in a step, of all devices", COUNT
+    )
+    epochs: int | None = setting(200, "passes over the training images", COUNT)
+    queue_size: int | None = setting(4096, "keys in the queue, K", COUNT)
+    momentum: float | None = setting(
         0.99, "of the key encoder, m, in [0, 1]", arguments.SHARE
     )
     temperature: float = setting(
         0.1, "divides the similarities, T", arguments.POSITIVE
     )
     symmetric: bool = setting(False, "let both views be query and key in turn")
-    learning_rate: float = setting(
+    learning_rate: float | None = setting(
         0.06,
         "of SGD with momentum 0.9; falls by a cosine, epoch by epoch",
         arguments.POSITIVE,
@@ -160,6 +174,8 @@ class Settings(Bounded):
     def __post_init__(self):
         """Also refuses what does not fit together."""
         super().__post_init__()
+        if None in (self.batch_size, self.queue_size):
+            return
         keys_of_a_step = self.batch_size * (1 + self.symmetric)
         if keys_of_a_step > self.queue_size:
             raise ValueError(
@@ -191,6 +207,8 @@ def define_flags(defaults, flag_values=flags.FLAGS):
     for field in dataclasses.fields(defaults):
         default = getattr(defaults, field.name)
         choices, help = field.metadata["choices"], field.metadata["help"]
+        if default is None and field.name in FITTED:
+            help += "; by default what fits the images and the device"
         if choices:
             flags.DEFINE_enum(field.name, default, choices, help, flag_values)
         else:

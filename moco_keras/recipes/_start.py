@@ -1,13 +1,10 @@
 """What a run begins with where it is given another one's model.keras."""
 
-import zipfile
-from pathlib import Path
-
-import keras
 import tensorflow as tf
 
 import moco_keras
 from moco_keras import distribution
+from moco_keras.recipes import _model_file
 
 
 def read(path, model):
@@ -22,22 +19,10 @@ def read(path, model):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds something else than a `MoCo`, or one of another
-            architecture.
+        ValueError: if it is damaged, or holds something else than a `MoCo`, or
+            one of another architecture.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            "--init_from must be a .keras file that exists, such as the "
-            f"model.keras of a run. Received: --init_from={path}."
-        )
-    try:
-        saved = keras.saving.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            "--init_from must be a .keras file of a MoCo, such as the "
-            f"model.keras of a run. Received: {path}, which Keras cannot load: "
-            f"{str(error).strip().partition(chr(10))[0]}"
-        ) from error
+    saved = _model_file.load(path, "--init_from", compile=False)
     if not isinstance(saved, moco_keras.MoCo):
         raise ValueError(
             "--init_from must be a .keras file of a MoCo, such as the "

@@ -10,13 +10,12 @@ or LiteRT too.
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
-
-import keras
 
 import moco_keras
 from moco_keras import arguments
-from moco_keras.recipes import _program, _record, _settings
+from moco_keras.recipes import _model_file, _program, _record, _settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +68,10 @@ def export(settings):
         )
     training = None
     if given is not file:
-        record, metrics = (
-            json.loads((given / name).read_text())
-            for name in ("settings.json", "metrics.json")
-        )
-        training = _record.training(record, metrics)
+        _record.complete(given)
+        training = _training(given)
     folder = moco_keras.export_encoder(
-        keras.models.load_model(file),
+        _model_file.load(file, "--model"),
         path or given / "encoder",
         settings.version,
         output=settings.output,
@@ -84,6 +80,22 @@ def export(settings):
         training=training,
     )
     print(f"The encoder is in {folder}")
+
+
+def _training(folder):
+    """What the folder of a run says of it; what is missing is named."""
+    parts = []
+    for name in ("settings.json", "metrics.json"):
+        try:
+            parts.append(json.loads((folder / name).read_text()))
+        except (OSError, ValueError) as error:
+            print(
+                f"Warning: the export says less of its training: {name} of "
+                f"{folder} cannot be read: {error}",
+                file=sys.stderr,
+            )
+            parts.append({})
+    return _record.training(*parts)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ be decoded is skipped and listed. Where the images are in a folder for each
 class, a kNN follows the training: by some of the images that it trains on, but
 without their names.
 
-The defaults are those of MoCo v2, with a queue for small data sets.
+The method is MoCo v2. Encoder, image size, batch, queue and epochs are chosen
+to fit the images and the device where their flags are not given. They are
+printed, and a resumed run keeps them.
 """
 
 import dataclasses
@@ -22,8 +24,8 @@ class FolderSettings(_settings.Settings):
     """Those of all programs, and of a folder."""
 
     images: str | None = _settings.path(None, "the folder of images")
-    image_size: int = _settings.setting(
-        224, "side of the views, in pixels", COUNT
+    image_size: int | None = _settings.setting(
+        None, "side of the views, in pixels", COUNT
     )
     on_bad_image: str = _settings.setting(
         "skip",
@@ -52,14 +54,11 @@ def read(settings):
 
 
 _DEFAULTS = FolderSettings(
-    encoder="resnet50",
+    **dict.fromkeys(_settings.FITTED),
     head="mlp",
     augmentation="moco_v2",
     min_area=0.2,
-    batch_size=256,
-    momentum=0.99,
     temperature=0.2,
-    learning_rate=0.03,
     l2=1e-4,
 )
 

@@ -1,0 +1,56 @@
+"""Reading .keras files, which may be damaged or something else."""
+
+import zipfile
+from pathlib import Path
+
+import keras
+
+
+def load(path, flag, compile=True):
+    """Loads a model of which every byte is as it was written.
+
+    Args:
+        path: of a .keras file.
+        flag: that named it, "--model" say, for messages.
+        compile: as in `keras.saving.load_model`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or holds something else.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{flag} must be a .keras file that exists, such as the "
+            f"model.keras of a run. Received: {flag}={path}."
+        )
+    reason = _damage(path)
+    if reason:
+        raise ValueError(
+            f"{flag} must be a .keras file, as Keras wrote it. Received: "
+            f"{path}, which is damaged or something else: {reason}. Bring it "
+            "back from a copy. To have a run make its model.keras again from "
+            "its checkpoint, move its metrics.json and model.keras elsewhere, "
+            "and give its command again."
+        )
+    try:
+        return keras.saving.load_model(path, compile=compile)
+    except Exception as error:  # Keras's own are of many kinds
+        lines = str(error).strip().splitlines() or [repr(error)]
+        raise ValueError(
+            f"{flag} must be a .keras file of a MoCo, such as the model.keras "
+            f"of a run. Received: {path}, which Keras cannot load: {lines[0]}"
+        ) from error
+
+
+def _damage(path):
+    """What is wrong with the bytes of a file, or None.
+
+    Keras may read it in parts, of which newer versions of Python check no sums.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            part = file.testzip()
+    # A damaged header asks for a password, or for another compression.
+    except Exception as error:
+        return str(error) or repr(error)
+    return part and f"{part} does not have its checksum"

@@ -1,0 +1,47 @@
+import keras
+import numpy as np
+import pytest
+
+from moco_keras.recipes import _model_file, export
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A small model, and its file."""
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    path = tmp_path / "m.keras"
+    model.save(path)
+    return model, path
+
+
+def test_a_file_with_a_flipped_bit_is_refused(model):
+    """Wherever it is: a wrong number is never loaded."""
+    model, path = model
+    whole = path.read_bytes()
+    weights = model.get_weights()
+    refused = 0
+    for place in range(0, len(whole), 61):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            loaded = _model_file.load(path, "--flag")
+        except ValueError as error:
+            refused += 1
+            for words in ("--flag must be", str(path), "Bring it back"):
+                assert words in str(error)
+        else:  # a bit that says nothing, of a time
+            for a, b in zip(loaded.get_weights(), weights, strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert refused > 0.95 * len(whole) / 61
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 5000, -1])
+def test_a_file_that_was_cut_short_is_refused(length, model, tmp_path):
+    path = model[1]
+    path.write_bytes(path.read_bytes()[:length])
+    settings = export.ExportSettings(model=str(path), path=str(tmp_path / "e"))
+    with pytest.raises(ValueError, match=f"--model must be.*{path}, which is"):
+        export.export(settings)
+    assert not (tmp_path / "e").exists()

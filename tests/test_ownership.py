@@ -1,0 +1,142 @@
+import contextlib
+import errno
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from moco_keras import ownership
+
+# Without TensorFlow, which takes seconds to import.
+HOLD = f"import runpy; hold = runpy.run_path({ownership.__file__!r})['hold']\n"
+
+
+def start(code, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD + code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(params=["folder", "file.npz"])
+def place(request, tmp_path):
+    if request.param == "folder":
+        (tmp_path / "folder").mkdir()
+    return tmp_path / request.param
+
+
+def files(folder):
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_place_has_one_owner(place, tmp_path):
+    """And the same process, or another thread of it, does not count twice."""
+    refusals = []
+
+    def refused():
+        with pytest.raises(BlockingIOError, match="A cup must be") as error:
+            with ownership.hold(place, "A cup"):
+                pass
+        refusals.append(str(error.value))
+
+    with ownership.hold(place, "A cup") as alone:
+        assert alone
+        (lock,) = files(tmp_path)
+        refused()
+        thread = threading.Thread(target=refused)
+        thread.start()
+        thread.join()
+        assert files(tmp_path) == {lock}
+    assert len(refusals) == 2
+    for message in refusals:
+        assert f"process {os.getpid()} on {socket.gethostname()}" in message
+        assert f"Received: {place}, which is held by" in message
+    assert not files(tmp_path)
+    with contextlib.suppress(ZeroDivisionError), ownership.hold(place, "A cup"):
+        raise ZeroDivisionError
+    with ownership.hold(place, "A cup"):
+        pass
+    assert not files(tmp_path)
+
+
+def test_a_dead_owner_holds_nothing(place, tmp_path):
+    code = """
+import sys
+with hold(sys.argv[1], "A cup"):
+    print("held", flush=True)
+    input()
+"""
+    with start(code, place) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError, match=f"process {process.pid} on"):
+            with ownership.hold(place, "A cup"):
+                pass
+        process.kill()
+    assert len(files(tmp_path)) == 1
+    with ownership.hold(place, "A cup"):
+        (lock,) = files(tmp_path)
+        assert f"process {os.getpid()} on" in lock.read_text()
+    assert not files(tmp_path)
+
+
+def test_lock_files_come_and_go_without_a_race(tmp_path):
+    """Of many processes that hold a folder in turn, never are two in it."""
+    code = """
+import sys, pathlib
+folder = pathlib.Path(sys.argv[1])
+done = 0
+while done < 300:
+    try:
+        with hold(folder, "A cup"):
+            inside = folder / "inside"
+            inside.touch(exist_ok=False)
+            inside.unlink()
+            done += 1
+    except BlockingIOError:
+        pass
+"""
+    processes = [start(code, tmp_path) for _ in range(4)]
+    for process in processes:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in processes] == [0] * 4
+    assert not files(tmp_path)
+
+
+def test_an_owner_leaves_the_lock_of_the_next_alone(tmp_path):
+    """When its folder was moved away, and another has taken its place."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with ownership.hold(folder, "A cup"):
+        folder.rename(tmp_path / "moved")
+        folder.mkdir()
+        other = ownership.hold(folder, "A cup")
+        other.__enter__()
+    with pytest.raises(BlockingIOError), ownership.hold(folder, "A cup"):
+        pass
+    other.__exit__(None, None, None)
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    with pytest.raises(FileNotFoundError), ownership.hold(tmp_path / "a/b", ""):
+        pass
+
+
+@pytest.mark.parametrize("reason", ["disk", "system"])
+def test_where_there_are_no_locks_it_is_said(reason, tmp_path, monkeypatch):
+    if reason == "disk":
+
+        def flock(file, operation):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr("fcntl.flock", flock)
+    else:
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.warns(UserWarning, match="A cup cannot be kept to one process"):
+        with ownership.hold(tmp_path, "A cup") as alone:
+            assert not alone
+    assert not files(tmp_path)
