@@ -231,9 +231,10 @@ def test_a_folder_of_any_name_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "find_builder", None)  # TFDS is not asked
     for name in ("my-photos", "2024", "cifar10"):
         (tmp_path / name).mkdir()
-        Image.new("RGB", (9, 9)).save(tmp_path / name / "1.png")
+        for i in range(2):
+            Image.new("RGB", (9, 9)).save(tmp_path / name / f"{i}.png")
         settings = image_folder.FolderSettings(images=name, image_size=8)
-        assert image_folder.read(settings).train.num_examples == 1
+        assert image_folder.read(settings).train.num_examples == 2
     settings = image_folder.FolderSettings(images="gone")
     with pytest.raises(
         FileNotFoundError, match="that exists. Received: 'gone'"

@@ -5,9 +5,11 @@ import functools
 import math
 import sys
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
 import moco_keras
 from moco_keras import (
@@ -53,11 +55,13 @@ class Images(NamedTuple):
         train: `data.ImageSet` or `data.ImageStream`, to train on.
         bank, test: `data.ImageSet`s; where all have labels, kNN finds those of
             the test images among the bank.
+        notes: lines that say what was taken for what.
     """
 
     train: data.ImageSet | data.ImageStream
     bank: data.ImageSet
     test: data.ImageSet
+    notes: Sequence[str] = ()
 
 
 def by_name(name):
@@ -181,8 +185,8 @@ def _saying_how_to_go_on(folder):
 
 def _train_and_leave(settings, images, model, start, folder):
     """Trains, and writes what there is to write where there is a folder."""
-    train, bank, test = images
-    labelled = bank.labelled and test.labelled
+    train, bank, test, _ = images
+    labelled = _why_no_knn(images) is None
     callbacks, metrics = [moco_keras.callbacks.StopOnNaN()], {}
     if labelled:
         monitor = moco_keras.callbacks.KNNMonitor(
@@ -236,9 +240,12 @@ def _train_and_leave(settings, images, model, start, folder):
 
 def _before(images, metrics):
     """Prints what there is, and what to compare a training with."""
-    train, bank, test = images
+    train, bank, test, notes = images
     if train.skipped:
         print(image_files.summary(train.skipped))
+    print(*notes, sep="\n", end="\n" if notes else "")
+    if why := _why_no_knn(images):
+        print(f"No kNN: {why}")
     if "knn_untrained" in metrics:
         metrics["knn_raw_pixels"] = knn.accuracy(
             features.unit_rows(_few_pixels(bank.images)),
@@ -251,6 +258,22 @@ def _before(images, metrics):
             f"raw pixels {metrics['knn_raw_pixels']:.3f}, of the untrained "
             f"encoder {metrics['knn_untrained']:.3f}"
         )
+
+
+def _why_no_knn(images):
+    """Why there is no kNN, and how to get one; None where there is one."""
+    if not (images.bank.labelled and images.test.labelled):
+        return (
+            "not all images to evaluate with have a class. Those of a folder "
+            "are in a folder for each class."
+        )
+    if len(np.unique(images.bank.labels)) < 2:
+        return (
+            "all images to compare with are of one class, so that any encoder "
+            "would find it. Those of a folder are in a folder for each class; "
+            "--images is what holds these folders."
+        )
+    return None
 
 
 def _few_pixels(images):
