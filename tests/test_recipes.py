@@ -137,6 +137,24 @@ def test_nothing_to_export(model, message):
         export.export(export.ExportSettings(model=model))
 
 
+def test_a_run_without_its_metrics_is_exported(make_model, tmp_path, capsys):
+    """As when these were deleted; and what its process had not moved is."""
+    run = tmp_path / "run"
+    ready = run / ".ready"
+    ready.mkdir(parents=True)
+    make_model().save(ready / "model.keras")
+    (run / "settings.json").write_text('{"recipe": "mine"}')
+    export.export(export.ExportSettings(model=str(run)))
+    said = capsys.readouterr().err
+    assert "says less of its training: metrics.json of" in said
+    assert "settings.json" not in said
+    version = run / "encoder" / "1"
+    record = json.loads((version / "encoder.json").read_text())
+    assert record["training"] == {"recipe": "mine", "metrics": {}}
+    assert (version / "saved_model.pb").is_file()
+    assert not ready.exists()
+
+
 @pytest.mark.slow
 def test_a_folder_of_images_stopped_and_gone_on_with(tmp_path):
     folder = tmp_path / "images"

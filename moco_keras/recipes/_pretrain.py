@@ -414,14 +414,12 @@ def _draw(folder, model, found, bank, test, metrics):
                 draw(place / file.name)
                 (place / file.name).replace(file)
         except Exception as error:  # of fonts, names, the disk
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
             print(
-                f"Warning: {file} could not be drawn: "
-                f"{str(error).strip() or repr(error)}. All else that the run "
-                "is for is there.",
+                f"Warning: {file} could not be drawn: {reason}. All else that "
+                "the run is for is there.",
                 file=sys.stderr,
             )
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)  # of results before these
 
 
 def _print_summary(metrics, bank, images_per_second, folder):

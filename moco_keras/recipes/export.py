@@ -55,6 +55,7 @@ def export(settings):
             "--model must be given: the folder of a run, or a .keras file."
         )
     given, path = Path(settings.model), settings.path
+    _record.complete(given)
     file = given / "model.keras" if given.is_dir() else given
     if not file.is_file():
         raise FileNotFoundError(
@@ -68,7 +69,6 @@ def export(settings):
         )
     training = None
     if given is not file:
-        _record.complete(given)
         training = _training(given)
     folder = moco_keras.export_encoder(
         _model_file.load(file, "--model"),
