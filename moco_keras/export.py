@@ -130,8 +130,9 @@ def export_encoder(
         _writing_to(path),
         ownership.made(path),
         ownership.scratch(path) as scratch,
+        plain_path.of(scratch) as folder,
     ):
-        partial = scratch / "version"
+        partial = folder / "version"
         signatures, expected = _write_saved_model(
             encoder, images, normalize, partial
         )

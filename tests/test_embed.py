@@ -3,11 +3,12 @@ import csv
 import os
 import re
 import shutil
-import subprocess
+import signal
 from pathlib import Path
 
 import keras
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -155,6 +156,24 @@ def interrupt(settings, monkeypatch):
         patch.setattr(embed, "_join", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             embed.embed(settings)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_words(number, settings, monkeypatch, capsys):
+    embed_batch = embed._embed_batch
+
+    def embed_some(*args):
+        os.kill(os.getpid(), number)
+        return embed_batch(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "_embed_batch", embed_some)
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:
+            embed.embed(settings)
+    if number == signal.SIGTERM:
+        assert ended.value.code == 128 + number
+    assert "To go on, give the same command again" in capsys.readouterr().err
+    embed.embed(settings)
 
 
 def test_a_full_disk_ends_it_and_it_goes_on(settings, monkeypatch):
@@ -334,21 +353,10 @@ def test_images_that_change_meanwhile_are_refused(
             assert len(found["files"]) == 20
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of its own, of half a megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", place]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this user may not mount a disk")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
 def test_a_disk_that_is_full_or_read_only(settings, small_disk, monkeypatch):
-    settings = changed(settings, out=str(small_disk / "features.npz"))
-    others = small_disk / "others"
+    disk, make_read_only = small_disk
+    settings = changed(settings, out=str(disk / "features.npz"))
+    others = disk / "others"
 
     def fill():
         with contextlib.suppress(OSError), others.open("wb", 0) as file:
@@ -368,10 +376,9 @@ def test_a_disk_that_is_full_or_read_only(settings, small_disk, monkeypatch):
     embed.embed(settings)
     with np.load(settings.out) as found:
         assert len(found["files"]) == 20
-    remount = ["mount", "-o", "remount,ro", small_disk]
-    subprocess.run(remount, check=True)
+    make_read_only()
     embed.embed(settings)  # it is there
-    another = str(small_disk / "another.npz")
+    another = str(disk / "another.npz")
     with pytest.raises(OSError, match="--out=.*another.npz: Read-only"):
         embed.embed(changed(settings, out=another))
 
@@ -582,3 +589,49 @@ def test_it_does_not_write_where_it_reads(settings, folder):
         embed.embed(changed(settings, out=str(folder / "features.npz")))
     with pytest.raises(ValueError, match="--batch_size must be a positive"):
         changed(settings, batch_size=0)
+
+
+# A space, quotes, markup, placeholders, patterns, lines, right to left, bytes.
+ODD = b"a b'\"$x_1$%s{0}*[1]\\\n\xd7\x97\xf0\x9f\x98\x80\xe7\x8c\xab\xff"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_all_may_have_any_name(encoding, encoder, tmp_path, rng):
+    odd = os.fsdecode(ODD)
+    images, export = tmp_path / f"images {odd}", tmp_path / f"encoder {odd}"
+    shutil.copytree(encoder.parent, export)
+    names = [f"{i}{odd}.png" for i in range(3)] + [f"{odd}/0.png", "$.png"]
+    for name in names:
+        path = images / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = rng.integers(0, 256, (9, 9, 3), "uint8")
+        Image.fromarray(image).save(path, format="PNG")
+    (images / f"{odd}.txt").write_text("no image")
+    out = tmp_path / f"out {odd}.npz"
+    result = programs.run(
+        "embed",
+        f"--encoder={export}",
+        f"--images={images}",
+        f"--out={out}",
+        f"--neighbours={images / names[0]}",
+        PYTHONIOENCODING=encoding,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Glyph" not in result.stderr and "Error" not in result.stderr
+    with np.load(out) as found:
+        assert sorted(found["files"]) == sorted(names)
+        rows = dict(zip(found["files"], found["features"], strict=True))
+    expected = serve_each(encoder, [images / name for name in names])
+    for name, row in zip(names, expected, strict=True):
+        np.testing.assert_allclose(rows[name], row, rtol=0, atol=1e-5)
+    printed = re.findall(r"^  0\.\d{3}  (.*)$", result.stdout, re.M)
+    assert len(printed) == 4 and "$.png" in printed
+    assert all(r"\xff" in name for name in printed if name != "$.png")
+    assert {path.name for path in tmp_path.iterdir()} > {
+        out.name,
+        out.with_suffix(".skipped.csv").name,
+    }
+    (picture,) = tmp_path.glob("out*.png")
+    with Image.open(picture) as drawn:
+        drawn.load()

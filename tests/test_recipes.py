@@ -20,6 +20,7 @@ from moco_keras.recipes import (
     _pretrain,
     _settings,
     _threads,
+    cifar10,
     export,
     image_folder,
 )
@@ -320,14 +321,17 @@ def test_a_misspelt_flag(tmp_path):
     assert result.returncode != 0
     assert "Unknown command line flag 'temprature'" in result.stderr
     assert "Did you mean: temperature" in result.stderr
+    assert len(result.stderr.splitlines()) == 3  # no pages of help
 
 
-def test_help_lists_the_flags():
-    result = run("cifar10", "--help")
-    assert "notebook" in result.stdout
-    assert result.stderr == ""
+@pytest.mark.parametrize("flag", ["--help", "--helpfull"])
+def test_help_lists_the_flags(flag):
+    result = run("cifar10", flag)
+    assert result.returncode == 0 and result.stderr == ""
+    assert result.stdout.startswith(cifar10.__doc__)
     for field in dataclasses.fields(_settings.Settings):
         assert re.search(rf"--(\[no\])?{field.name}:", result.stdout)
+    assert ("--verbosity:" in result.stdout) == (flag == "--helpfull")
 
 
 def test_an_error_names_the_flag_that_shows_where_it_happened():

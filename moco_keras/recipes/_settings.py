@@ -204,10 +204,11 @@ _DEFINERS = {
 def define_flags(defaults, flag_values=flags.FLAGS):
     """Makes an absl flag of each field, with the values of `defaults`."""
     types = typing.get_type_hints(type(defaults))
+    fitted = FITTED if isinstance(defaults, Settings) else ()
     for field in dataclasses.fields(defaults):
         default = getattr(defaults, field.name)
         choices, help = field.metadata["choices"], field.metadata["help"]
-        if default is None and field.name in FITTED:
+        if default is None and field.name in fitted:
             help += "; by default what fits the images and the device"
         if choices:
             flags.DEFINE_enum(field.name, default, choices, help, flag_values)

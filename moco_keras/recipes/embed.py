@@ -1,4 +1,4 @@
-"""Embeds a folder of images by an exported encoder, and finds the nearest.
+r"""Embeds a folder of images by an exported encoder, and finds the nearest.
 
     python -m moco_keras.recipes.embed --encoder=saved_models/my_encoder \
         --images=FOLDER --out=features.npz --neighbours=QUERY.jpg
@@ -39,6 +39,7 @@ from moco_keras import (
     knn,
     ownership,
     plotting,
+    signals,
 )
 from moco_keras.image_files import printable
 from moco_keras.recipes import _program, _record, _settings
@@ -55,7 +56,7 @@ class EmbedSettings(_settings.Bounded):
     """What an embedding is told."""
 
     encoder: str | None = _settings.path(
-        None, "folder of an export, of all its versions or of one"
+        None, "folder of an export, of all its versions or of one, or of a run"
     )
     images: str | None = _settings.path(None, "the folder of images")
     out: str = _settings.path("features.npz", "the file to write")
@@ -278,18 +279,14 @@ def _make(encoder, images, settings, about):
     place = out.with_suffix(f".{name}.partial")
     print(f"Embedding on: {accelerators.describe()}")
     try:
-        with _writing_beside(out):
+        with _writing_beside(out), signals.answered(last_words=lambda: _GO_ON):
             place.mkdir(exist_ok=True)
             parts = _embed_in_parts(encoder, images, settings, place)
             joined = place / "joined.npz"
             skipped = _join(parts, images, settings, about, joined)
             if out.exists():  # since
                 _refuse_another(out, about)
-            if skipped:
-                _record.write_skipped(place / "skipped.csv", skipped)
-                (place / "skipped.csv").replace(skipped_file)
-            else:
-                skipped_file.unlink(missing_ok=True)
+            _record.write_skipped(skipped_file, skipped)
             joined.replace(out)
     except (KeyboardInterrupt, SystemExit):
         print(f"\n{_GO_ON}", file=sys.stderr)
