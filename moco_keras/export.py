@@ -1,5 +1,6 @@
 """SavedModels of trained encoders, for TensorFlow Serving and others."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from moco_keras import (
     image_files,
     model_state,
     ownership,
+    plain_path,
     portable,
     warmup,
 )
@@ -45,11 +47,14 @@ def export_encoder(
     It has two signatures, which both return `embedding`, float32 (N, D):
 
     - `serving_default` takes `images`, uint8 (N, S, S, 3), of the encoder's
-      size.
+      size, and fails with `InvalidArgument` if they are of another.
     - `serve_encoded` takes `image_bytes`, string (N,): JPEG, PNG or BMP files,
       or GIFs, of which it takes the first picture, of up to 50 million pixels.
       It brings them to the encoder's size as `augmentations.evaluation` does,
       and fails with `InvalidArgument` if one of them is something else.
+
+    Of no images, N = 0, both return no embeddings, (0, D), and so does ONNX
+    Runtime; LiteRT refuses them.
 
     Beside it are `encoder.keras`, the same for fine-tuning, and what is known
     of it: `encoder.json`, and `README.md` made from that. Batch norm in
@@ -83,6 +88,7 @@ def export_encoder(
 
     Raises:
         FileExistsError: if the version exists.
+        OSError: if the folder cannot be made, or not be written to.
         ImportError: if the format's converter or runtime is not installed.
         ValueError: if an argument is none of the above, or the encoder does not
             take square RGB images of one size, or it is not known whether their
@@ -99,7 +105,7 @@ def export_encoder(
             f"Received: output={output!r}."
         )
     if version is not None:
-        version = arguments.whole(version=version)
+        version = arguments.whole(arguments.VERSION, version=version)
     if format is not None:
         portable.check(format)
     path = Path(path)
@@ -120,8 +126,13 @@ def export_encoder(
         0, 256, (3, size, size, 3), "uint8"
     )
     # A server looks at names that are numbers only.
-    with ownership.made(path), ownership.scratch(path) as scratch:
-        partial = scratch / "version"
+    with (
+        _writing_to(path),
+        ownership.made(path),
+        ownership.scratch(path) as scratch,
+        plain_path.of(scratch) as folder,
+    ):
+        partial = folder / "version"
         signatures, expected = _write_saved_model(
             encoder, images, normalize, partial
         )
@@ -143,6 +154,28 @@ def export_encoder(
         return add_version(partial, path, version)
 
 
+@contextlib.contextmanager
+def _writing_to(path):
+    errors = tf.errors
+    try:
+        yield
+    except (
+        OSError,
+        errors.NotFoundError,
+        errors.PermissionDeniedError,
+        errors.ResourceExhaustedError,
+    ) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise  # it has its own words
+        raise OSError(
+            "A folder of an encoder's versions must be one that can be written "
+            f"to. Received, for {path}: "
+            f"{getattr(error, 'strerror', None) or error.message}. Nothing "
+            "was exported, and what it held before is as it was. Make it "
+            "writable, make room, or choose another."
+        ) from error
+
+
 def _embedder(encoder, normalize):
     """A function of images (N, S, S, 3), of any dtype, that a graph holds."""
 
@@ -156,13 +189,45 @@ def _embedder(encoder, normalize):
     return embed
 
 
+def _of_any_number(embed):
+    """The same function, of a batch of no images, too.
+
+    Some kernels fail on an empty one.
+    """
+
+    def embed_all(images):
+        number = tf.shape(images)[0]
+        more = [[0, tf.maximum(0, 1 - number)], *[[0, 0]] * 3]
+        return {"embedding": embed(tf.pad(images, more))["embedding"][:number]}
+
+    return embed_all
+
+
+def _checked(images, size):
+    """The same images, whose shape a server compares with the encoder's.
+
+    Others would end in an error deep within, in a crash of the process, or in
+    embeddings of something else.
+    """
+    with tf.name_scope("given"):
+        images = tf.raw_ops.PlaceholderWithDefault(
+            input=images,
+            shape=tf.TensorShape(None),  # or TensorFlow would rely on it
+            name="images",
+        )
+    return tf.ensure_shape(images, (None, size, size, 3))
+
+
 def _write_saved_model(encoder, images, normalize, folder):
     """Returns its signatures, as `card.write` takes them, and embeddings."""
     from moco_keras import augmentations  # slow to import
 
     size = images.shape[1]
     evaluation = augmentations.evaluation(size)
-    embed = _embedder(encoder, normalize)
+    embed = _of_any_number(_embedder(encoder, normalize))
+
+    def serve_images(images):
+        return embed(_checked(images, size))
 
     def decode(contents):
         return evaluation(image_files.decode(contents)[None])[0]
@@ -176,7 +241,7 @@ def _write_saved_model(encoder, images, normalize, folder):
     embedding = tf.TensorSpec((None, encoder.output_shape[1]), "float32")
     archive = keras.export.ExportArchive()
     archive.track(encoder)
-    serve = archive.add_endpoint("serving_default", embed, [images_spec])
+    serve = archive.add_endpoint("serving_default", serve_images, [images_spec])
     archive.add_endpoint("serve_encoded", serve_encoded, [contents])
     expected = serve(images)["embedding"]
     if not np.isfinite(expected).all():
@@ -368,7 +433,7 @@ def load_encoder(path, version=None, *, encoded=False):
     from the version's folder with `keras.models.load_model`.
 
     Args:
-        path: folder of all versions, or of one.
+        path: folder of all versions, of one, or of a run.
         version: number of one; by default the highest.
         encoded: whether the layer takes image files, string (N,), instead of
             images, uint8 (N, S, S, 3).
@@ -381,10 +446,12 @@ def load_encoder(path, version=None, *, encoded=False):
     """
     path = Path(path)
     folder = path
+    if not _versions(path) and (path / "encoder").is_dir():
+        folder = path / "encoder"  # of a run
     if version is not None:
-        folder = path / str(version)
-    elif not _is_saved_model(path):
-        folder = path / str(max(_versions(path), default=""))
+        folder = folder / str(version)
+    elif not _is_saved_model(folder):
+        folder = folder / str(max(_versions(folder), default=""))
     if not _is_saved_model(folder):
         raise FileNotFoundError(
             "`path` must be a folder that `export_encoder` wrote, and "
@@ -428,7 +495,9 @@ class FrozenEncoder(keras.layers.TFSMLayer):
                 "and give that the weights: `model.load_weights(FILE)`."
             )
         kwargs["trainable"] = False
-        super().__init__(filepath, call_endpoint, **kwargs)
+        with plain_path.of(filepath) as folder:
+            super().__init__(str(folder), call_endpoint, **kwargs)
+        self.filepath = filepath
         # XLA knows no image files.
         self.supports_jit = call_endpoint != "serve_encoded"
 

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import tensorflow as tf
-from absl import app
+from absl import app, flags
 from programs import ROOT
 
 from moco_keras import accelerators
@@ -193,7 +193,8 @@ def test_programs_ask_for_an_unused_gpu(monkeypatch):
         main(flags_parser(["program"]))
 
     monkeypatch.setattr(app, "run", run)
-    monkeypatch.setattr(app, "parse_flags_with_usage", lambda argv: argv)
+    monkeypatch.setattr(flags, "FLAGS", lambda argv: argv)
+    monkeypatch.setattr(_program, "_lasting", lambda stream: stream)
     monkeypatch.setattr(_settings, "define_flags", lambda defaults: None)
     monkeypatch.setattr(_settings, "from_flags", lambda kind: kind())
     _program.run(_settings.Settings(), lambda _: done.append("worked"))

@@ -113,7 +113,11 @@ def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
     for epochs in (2, 6):
         with pytest.raises(ValueError, match=rf"s={epochs} \(it began with 4"):
             train(run, epochs=epochs)
-    interrupt(monkeypatch, go_on, _pretrain, "_draw")
+
+    def is_metrics(file, value):
+        return file.name == "metrics.json"
+
+    interrupt(monkeypatch, go_on, _record, "write_json", on=is_metrics)
     assert before.items() <= contents(run, *RESULTS).items()
 
     def is_last(file, place):
@@ -122,6 +126,8 @@ def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
     interrupt(monkeypatch, go_on, _record.Path, "replace", on=is_last)
     with pytest.raises(FileExistsError, match="finished, with 4 epochs"):
         go_on()  # which puts the last results in their places first
+    # Its pictures would show the results before.
+    left -= {"curves.png", "views.png", "neighbours.png"}
     assert {path.name for path in run.iterdir()} == left
     assert_same(run, whole)
     versions = {path.name for path in (run / "encoder").iterdir()}
@@ -133,6 +139,46 @@ def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
     assert record["continued_after_epochs"] == [2]
     training = json.loads((run / "encoder/2/encoder.json").read_text())
     assert training["training"]["settings"]["epochs"] == 4
+
+
+@pytest.mark.slow
+def test_pictures_decide_nothing(tmp_path, monkeypatch, capsys):
+    """A run whose pictures fail is complete, and says what failed."""
+
+    def fail(*args):
+        raise ValueError("ParseSyntaxException:\nprice_$10_$20")
+
+    monkeypatch.setattr(_pretrain.plotting, "neighbours", fail)
+    with pytest.raises(ValueError, match="Received: .*splits"):
+        train(tmp_path / "run", bn_splits=3)  # no divisor of the batch
+    assert not (tmp_path / "run").exists()
+    run = train(tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "neighbours.png could not be drawn: ParseSyntaxException:." in said
+    assert {path.name for path in run.iterdir()} == {
+        "checkpoints",
+        "curves.png",
+        "encoder",
+        "history.csv",
+        "logs",
+        "metrics.json",
+        "model.keras",
+        "settings.json",
+        "timing.json",
+        "views.png",
+    }
+    with pytest.raises(FileExistsError, match="finished, with 2 epochs"):
+        train(run)
+    # And what is damaged is made again, as the error says.
+    model = (run / "model.keras").read_bytes()
+    (run / "model.keras").write_bytes(model[:-100])
+    with pytest.raises(ValueError, match="move its metrics.json and model.ke"):
+        train(tmp_path / "other", init_from=str(run / "model.keras"))
+    assert not (tmp_path / "other").exists()
+    numbers = json.loads((run / "metrics.json").read_text())
+    for name in ("metrics.json", "model.keras"):
+        (run / name).unlink()
+    assert programs.numbers(train(run))[1] == numbers
 
 
 @pytest.mark.slow
@@ -369,6 +415,6 @@ def test_results_are_published_whole(tmp_path, monkeypatch):
         if not ready:
             assert before.items() <= state(folder).items()
             write(folder)
-        _record._publish(folder)
+        _record.complete(folder)
         assert state(folder) == expected, at
     assert at > 8

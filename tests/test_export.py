@@ -1,4 +1,7 @@
+import contextlib
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -156,6 +159,13 @@ def test_a_program_in_c_gets_the_same(
     refused = consumer(folder, "serve_encoded", *paths)
     assert refused.returncode == tf.errors.INVALID_ARGUMENT
     assert "Neither JPEG nor PNG" in refused.stderr
+    (tmp_path / "pixels").write_bytes(bytes(2 * 9 * 9 * 3))
+    refused = consumer(folder, "serving_default", "9", tmp_path / "pixels")
+    assert refused.returncode == tf.errors.INVALID_ARGUMENT
+    assert "[2,9,9,3] is not compatible" in refused.stderr
+    (tmp_path / "pixels").write_bytes(b"")
+    none = consumer(folder, "serving_default", "8", tmp_path / "pixels")
+    assert (none.returncode, none.stdout) == (0, ""), none.stderr
 
 
 def test_bytes_that_are_no_image_are_refused(encoded, make_encoder, tmp_path):
@@ -166,6 +176,30 @@ def test_bytes_that_are_no_image_are_refused(encoded, make_encoder, tmp_path):
             serve(image_bytes=tf.constant([encoded[1], bad]))
     good = serve(image_bytes=tf.constant(encoded[:2]))["embedding"]
     assert good.shape == (2, 6)
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 9, 3), (2, 8, 8, 1), (8, 8, 3)])
+def test_images_of_another_shape_are_refused(shape, make_encoder, tmp_path):
+    folder = export_encoder(make_encoder(), tmp_path)
+    serve = tf.saved_model.load(folder).signatures["serving_default"]
+    found = re.escape(str(list(shape)).replace(" ", ""))
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=rf"given/images {found} is not.* expected shape \[\?,8,8,3\]",
+    ):
+        serve(images=tf.zeros(shape, "uint8"))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_no_images_have_no_embeddings(normalize, make_encoder, tmp_path):
+    folder = export_encoder(make_encoder(), tmp_path, normalize=normalize)
+    signatures = tf.saved_model.load(folder).signatures
+    for name, given in {
+        "serving_default": {"images": tf.zeros((0, 8, 8, 3), "uint8")},
+        "serve_encoded": {"image_bytes": tf.constant([], "string")},
+    }.items():
+        assert signatures[name](**given)["embedding"].shape == (0, 6)
+    assert load_encoder(folder)(tf.zeros((0, 8, 8, 3), "uint8")).shape == (0, 6)
 
 
 def test_files_of_the_encoders_size_are_not_cut(images, make_encoder, tmp_path):
@@ -236,6 +270,31 @@ def test_it_is_described(make_encoder, tmp_path):
     card = (folder / "README.md").read_text()
     for words in ("# mine", "`image_bytes`, string (N)", '"epochs": 3', digest):
         assert words in card
+
+
+def test_a_name_in_the_card_is_text(make_encoder, tmp_path):
+    place = tmp_path / "*a* <b> (c) $d$ `e`\n# f"
+    training = {"classes": ["</pre>\n# h", "\udcff"]}
+    folder = export_encoder(make_encoder(), place, training=training)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert card.splitlines()[0] == (r"# \*a\* \<b\> (c) \$d\$ \`e\`\\n\# f")
+    headings = [line for line in card.splitlines() if line.startswith("#")]
+    assert headings[1:] == ["## Signatures", "## Training"]
+    record = json.loads((folder / "encoder.json").read_text())
+    assert record["name"] == place.name and record["training"] == training
+
+
+@pytest.mark.parametrize("name", [b"a[b]", b"a\\b", b"*?", b"\xff\n"])
+def test_encoders_are_in_folders_of_any_name(
+    name, make_encoder, images, tmp_path
+):
+    made = make_encoder()
+    plain, place = tmp_path / "plain", tmp_path / os.fsdecode(name)
+    for path in (plain, place):
+        assert export_encoder(made, path) == path / "1"
+    encoder = load_encoder(place)
+    np.testing.assert_array_equal(encoder(images), load_encoder(plain)(images))
+    assert encoder.get_config()["filepath"] == str(place / "1")
 
 
 def test_what_json_cannot_hold_is_refused_at_once(make_encoder, tmp_path):
@@ -454,9 +513,31 @@ def test_what_rounds_coarsely_may_differ_as_much(
 def test_an_encoder_that_returns_nan_is_not_exported(make_encoder, tmp_path):
     encoder = make_encoder()
     encoder.weights[0].assign(np.full(encoder.weights[0].shape, np.nan))
-    with pytest.raises(ValueError, match="must return numbers.*StopOnNaN"):
-        export_encoder(encoder, tmp_path)
-    assert not list(tmp_path.iterdir())
+    for path in (tmp_path, tmp_path / "new" / "folder"):
+        with pytest.raises(ValueError, match="must return numbers.*StopOnNaN"):
+            export_encoder(encoder, path)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_for_an_export(make_encoder, small_disk):
+    folder, make_read_only = small_disk
+    encoder = make_encoder()
+    first = export_encoder(encoder, folder / "mine")
+    before = {p: p.stat().st_mtime_ns for p in first.rglob("*")}
+    for fill in (700_000, 900_000, 2_000_000):
+        with (folder / "fill").open("wb") as file:
+            with contextlib.suppress(OSError):
+                file.write(bytes(fill))
+        with pytest.raises(OSError, match="No space left.*Nothing was export"):
+            for _ in range(9):
+                export_encoder(encoder, folder / "new")
+        shutil.rmtree(folder / "new", ignore_errors=True)
+    make_read_only()
+    with pytest.raises(OSError, match="Read-only file system.*Make it writa"):
+        export_encoder(encoder, folder / "mine")
+    assert before == {p: p.stat().st_mtime_ns for p in first.rglob("*")}
+    assert {path.name for path in folder.iterdir()} == {"mine", "fill"}
+    assert [path.name for path in (folder / "mine").iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("version", [None, 3])
@@ -530,7 +611,7 @@ def test_a_killed_export_leaves_no_version(there, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     assert process.stdout.readline() == b"now\n"
-    while not list(tmp_path.glob(f".partial-*/{there}")):
+    while not list(tmp_path.glob(f".partial-*/*/{there}")):
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
@@ -539,6 +620,39 @@ def test_a_killed_export_leaves_no_version(there, tmp_path):
         tf.saved_model.load(folder)
     again = export_encoder(moco_keras.build_encoder("resnet18", 8), tmp_path)
     assert again.name.isdecimal() and (again / "saved_model.pb").exists()
+    assert all(path.name.isdecimal() for path in tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_exports_at_once_get_versions_of_their_own(tmp_path):
+    program = (
+        "import sys, keras, moco_keras\n"
+        "encoder = moco_keras.build_encoder('resnet18', 8, width=4)\n"
+        "print('now', flush=True)\n"
+        "input()\n"
+        "for _ in range(3): moco_keras.export_encoder(encoder, sys.argv[1])\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, tmp_path / "new"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == b"now\n"
+    for process in processes:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    folders = list((tmp_path / "new").iterdir())
+    assert {path.name for path in folders} == set("123456")
+    for folder in folders:
+        tf.saved_model.load(folder)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -140,3 +141,48 @@ def test_where_there_are_no_locks_it_is_said(reason, tmp_path, monkeypatch):
         with ownership.hold(tmp_path, "A cup") as alone:
             assert not alone
     assert not files(tmp_path)
+
+
+def test_what_dead_processes_were_making_is_removed(tmp_path):
+    """And never what others are making."""
+    code = """
+import sys, pathlib, runpy
+scratch = runpy.run_path(OWNERSHIP)["scratch"]
+with scratch(pathlib.Path(sys.argv[1])) as folder:
+    (folder / "half of it").touch()
+    print(folder, flush=True)
+    input()
+""".replace("OWNERSHIP", repr(ownership.__file__))
+    with ownership.scratch(tmp_path) as first, start(code, tmp_path) as process:
+        second = Path(process.stdout.readline().strip())
+        with ownership.scratch(tmp_path) as third:
+            folders = {first, second, third}
+            assert {*tmp_path.iterdir()} == folders
+            assert (second / "half of it").exists()
+        process.kill()
+        process.wait()
+        assert {*tmp_path.iterdir()} == {first, second}
+        with ownership.scratch(tmp_path) as fourth:
+            assert {*tmp_path.iterdir()} == {first, fourth}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    new = kept / "a" / "b"
+    with pytest.raises(ZeroDivisionError), ownership.made(new):
+        assert new.is_dir()
+        raise ZeroDivisionError
+    assert not list(kept.iterdir())
+    with ownership.made(kept):
+        pass
+    with ownership.made(new):
+        (kept / "a" / "file").touch()
+    assert [path.name for path in (kept / "a").iterdir()] == ["file"]
+    with pytest.raises(FileExistsError), ownership.made(kept, exist_ok=False):
+        pass
+    for place in ("file", "file/b"):
+        with pytest.raises(NotADirectoryError, match="a/file is a file. Choo"):
+            with ownership.made(kept / "a" / place):
+                pass

@@ -51,7 +51,8 @@ def test_other_runtimes_return_the_same(
     wanted.set_weights(encoder.get_weights())
     wanted = moco_keras.backbone(wanted).predict(images, verbose=0)
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    for n in (1, 7, 16):
+    none = [0] if format == "onnx" else []  # LiteRT's kernels refuse it
+    for n in (*none, 1, 7, 16):
         embedding = run(folder / file, images[:n])
         assert embedding.dtype == np.float32
         np.testing.assert_allclose(embedding, wanted[:n], rtol=0, atol=1e-5)

@@ -20,6 +20,7 @@ from moco_keras.recipes import (
     _pretrain,
     _settings,
     _threads,
+    cifar10,
     export,
     image_folder,
 )
@@ -137,6 +138,24 @@ def test_nothing_to_export(model, message):
         export.export(export.ExportSettings(model=model))
 
 
+def test_a_run_without_its_metrics_is_exported(make_model, tmp_path, capsys):
+    """As when these were deleted; and what its process had not moved is."""
+    run = tmp_path / "run"
+    ready = run / ".ready"
+    ready.mkdir(parents=True)
+    make_model().save(ready / "model.keras")
+    (run / "settings.json").write_text('{"recipe": "mine"}')
+    export.export(export.ExportSettings(model=str(run)))
+    said = capsys.readouterr().err
+    assert "says less of its training: metrics.json of" in said
+    assert "settings.json" not in said
+    version = run / "encoder" / "1"
+    record = json.loads((version / "encoder.json").read_text())
+    assert record["training"] == {"recipe": "mine", "metrics": {}}
+    assert (version / "saved_model.pb").is_file()
+    assert not ready.exists()
+
+
 @pytest.mark.slow
 def test_a_folder_of_images_stopped_and_gone_on_with(tmp_path):
     folder = tmp_path / "images"
@@ -222,7 +241,7 @@ def test_how_many_neighbours_vote_is_said(labels, words):
 
 @pytest.mark.parametrize("images", [None, ""])
 def test_a_folder_is_needed(images):
-    with pytest.raises(ValueError, match="--images must be given"):
+    with pytest.raises(ValueError, match="--images must be (given|a path)"):
         image_folder.read(image_folder.FolderSettings(images=images))
 
 
@@ -231,9 +250,10 @@ def test_a_folder_of_any_name_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "find_builder", None)  # TFDS is not asked
     for name in ("my-photos", "2024", "cifar10"):
         (tmp_path / name).mkdir()
-        Image.new("RGB", (9, 9)).save(tmp_path / name / "1.png")
+        for i in range(2):
+            Image.new("RGB", (9, 9)).save(tmp_path / name / f"{i}.png")
         settings = image_folder.FolderSettings(images=name, image_size=8)
-        assert image_folder.read(settings).train.num_examples == 1
+        assert image_folder.read(settings).train.num_examples == 2
     settings = image_folder.FolderSettings(images="gone")
     with pytest.raises(
         FileNotFoundError, match="that exists. Received: 'gone'"
@@ -301,14 +321,17 @@ def test_a_misspelt_flag(tmp_path):
     assert result.returncode != 0
     assert "Unknown command line flag 'temprature'" in result.stderr
     assert "Did you mean: temperature" in result.stderr
+    assert len(result.stderr.splitlines()) == 3  # no pages of help
 
 
-def test_help_lists_the_flags():
-    result = run("cifar10", "--help")
-    assert "notebook" in result.stdout
-    assert result.stderr == ""
+@pytest.mark.parametrize("flag", ["--help", "--helpfull"])
+def test_help_lists_the_flags(flag):
+    result = run("cifar10", flag)
+    assert result.returncode == 0 and result.stderr == ""
+    assert result.stdout.startswith(cifar10.__doc__)
     for field in dataclasses.fields(_settings.Settings):
         assert re.search(rf"--(\[no\])?{field.name}:", result.stdout)
+    assert ("--verbosity:" in result.stdout) == (flag == "--helpfull")
 
 
 def test_an_error_names_the_flag_that_shows_where_it_happened():
@@ -341,7 +364,11 @@ def test_missing_data_ends_at_once_with_one_message(tmp_path):
 def test_nan_ends_the_run_and_keeps_what_was_exported(textures_dir, smoke):
     export_dir = smoke[1].parent.parent
     before = {p: p.stat().st_mtime_ns for p in smoke[1].rglob("*")}
-    flags = f"--export_dir={export_dir}", "--learning_rate=inf", "--bn_splits=1"
+    flags = (
+        f"--export_dir={export_dir}",
+        "--learning_rate=1e30",
+        "--bn_splits=1",
+    )
     result = run(*programs.smoke(textures_dir, *flags))
     assert result.returncode != 0
     assert "Traceback" not in result.stderr

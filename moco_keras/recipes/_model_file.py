@@ -6,13 +6,12 @@ from pathlib import Path
 import keras
 
 
-def load(path, flag, compile=True):
-    """Loads a model of which every byte is as it was written.
+def load(path, flag):
+    """Loads a model, not compiled, of which every byte is as it was written.
 
     Args:
         path: of a .keras file.
         flag: that named it, "--model" say, for messages.
-        compile: as in `keras.saving.load_model`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -33,12 +32,12 @@ def load(path, flag, compile=True):
             "and give its command again."
         )
     try:
-        return keras.saving.load_model(path, compile=compile)
+        return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras's own are of many kinds
         lines = str(error).strip().splitlines() or [repr(error)]
         raise ValueError(
-            f"{flag} must be a .keras file of a MoCo, such as the model.keras "
-            f"of a run. Received: {path}, which Keras cannot load: {lines[0]}"
+            f"{flag} must be a .keras file that Keras can load, such as the "
+            f"model.keras of a run. Received: {path}: {lines[0]}"
         ) from error
 
 

@@ -28,6 +28,8 @@ _PLACES = (
 _CONTINUED = "settings.continued.json"
 # Results, until they are all there; then, until each is in its place.
 _PARTIAL, _READY = ".partial", ".ready"
+# Drawn of results when these are in their places.
+_PICTURES = ("curves.png", "views.png", "neighbours.png")
 
 
 def make(settings, recipe, images, strategy):
@@ -133,11 +135,12 @@ def results(folder):
     that it had before it was continued; its encoder is one more version. If the
     process ends on the way, `own` completes that.
     """
-    with partial(folder) as place:
-        yield place
-        write_json(place / "settings.json", begun(folder))
-        place.rename(folder / _READY)
-    _publish(folder)
+    with _writing_to(folder):
+        with partial(folder) as place:
+            yield place
+            write_json(place / "settings.json", begun(folder))
+            place.rename(folder / _READY)
+        _publish(folder)
 
 
 @contextlib.contextmanager
@@ -172,6 +175,8 @@ def _publish(folder):
     versions.mkdir(exist_ok=True)
     for version in ready.glob("encoder/*"):
         export.add_version(version, versions)
+    for name in _PICTURES:  # which show the results before
+        (folder / name).unlink(missing_ok=True)
     files = [path for path in ready.iterdir() if path.is_file()]
     for file in sorted(files, key=lambda file: file.name == "metrics.json"):
         file.replace(folder / file.name)
@@ -372,7 +377,10 @@ def _what_must_stay(record):
         for name, value in record["settings"].items()
         if name not in _PLACES
     }
-    return {"recipe": record["recipe"], **record["data"], **settings}
+    # Of a folder the digest alone: it may have been moved or renamed.
+    source = str(record["data"]["source"]).rpartition(" ")[2]
+    data = {**record["data"], "source": source}
+    return {"recipe": record["recipe"], **data, **settings}
 
 
 def _enter_folder(stack, settings, recipe):

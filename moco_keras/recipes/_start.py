@@ -22,7 +22,7 @@ def read(path, model):
         ValueError: if it is damaged, or holds something else than a `MoCo`, or
             one of another architecture.
     """
-    saved = _model_file.load(path, "--init_from", compile=False)
+    saved = _model_file.load(path, "--init_from")
     if not isinstance(saved, moco_keras.MoCo):
         raise ValueError(
             "--init_from must be a .keras file of a MoCo, such as the "
