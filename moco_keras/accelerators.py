@@ -22,11 +22,6 @@ _DRIVERS = (
 )
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-# Limit and use, by whether it is a control group of version 1.
-_CGROUP_FILES = {
-    False: ("memory.max", "memory.current"),
-    True: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-}
 
 
 def on_gpu():
@@ -69,51 +64,66 @@ def default_precision():
 def free_memory():
     """Bytes that a training may take here, or None where that is not known.
 
-    Of GPUs, that of the fullest one. Of a computer, what the system and the
+    Of GPUs, those of the fullest. Of a computer, what the system and the
     control groups of the process leave, whichever is less.
     """
-    if on_gpu():
-        free = [_free_of_gpu(i) for i in range(len(_gpus()))]
-        return None if None in free else min(free)
-    return min(_free_of_host(), default=None)
+    free = _free_of_gpus() if on_gpu() else _free_of_host()
+    return min(free, default=None)
 
 
-def _free_of_gpu(number):
-    """What TensorFlow has not taken yet of what it may take."""
-    return None
+def _free_of_gpus():
+    """What TensorFlow may take of each and does not use yet."""
+    try:
+        # Of a session's devices alone TensorFlow tells how much it may take;
+        # they have the memory that all others in the process have.
+        with tf.compat.v1.Session(graph=tf.Graph()) as session:
+            devices = session.list_devices()
+        return [
+            device.memory_limit_bytes
+            - tf.config.experimental.get_memory_info(f"GPU:{i}")["current"]
+            for i, device in enumerate(
+                d for d in devices if d.device_type == "GPU"
+            )
+        ]
+    except (tf.errors.OpError, ValueError):
+        return []
 
 
 def _free_of_host():
-    """What each limit leaves, in bytes."""
+    """What each limit leaves."""
     about = _text(_PROC / "meminfo")
-    free = [
-        1024 * int(kib)
-        for kib in re.findall(r"^MemAvailable:\s*(\d+) kB", about, re.M)
-    ]
-    # Lines are number:controllers:path; of version 2, "0::path".
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", about, re.M)
+    free = [1024 * int(found[1])] if found else []
+    # Lines are number:controllers:path, and "0::path" in version 2.
     for line in _text(_PROC / "self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
         root = _CGROUPS / controllers
-        names = _CGROUP_FILES[bool(controllers)]
         place = root / path.strip("/")
         # A container may see its own group as the root.
-        for folder in {
-            root,
-            *(p for p in (place, *place.parents) if p.is_relative_to(root)),
-        }:
-            limit, used = (_text(folder / name) for name in names)
-            if limit.strip().isdigit() and used.strip().isdigit():
-                # Files that are cached can be dropped.
-                stat = _text(folder / "memory.stat")
-                cached = re.findall(
-                    r"^(?:total_)?inactive_file (\d+)", stat, re.M
-                )
-                free.append(
-                    int(limit) - int(used) + max(map(int, cached), default=0)
-                )
+        groups = [p for p in (place, *place.parents) if root in p.parents]
+        free += [
+            left
+            for group in (root, *groups)
+            if (left := _free_of_group(group, controllers)) is not None
+        ]
     return free
+
+
+def _free_of_group(group, controllers):
+    names = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if controllers
+        else ("memory.max", "memory.current")
+    )
+    limit, used = (_text(group / name).strip() for name in names)
+    if not limit.isdigit() or not used.isdigit():  # "max", or no such group
+        return None
+    # Files that are cached can be dropped.
+    about = _text(group / "memory.stat")
+    cached = re.findall(r"^(?:total_)?inactive_file (\d+)", about, re.M)
+    return int(limit) - int(used) + max(map(int, cached), default=0)
 
 
 def _text(path):

@@ -105,7 +105,7 @@ def export_encoder(
             f"Received: output={output!r}."
         )
     if version is not None:
-        version = arguments.whole(version=version)
+        version = arguments.whole(arguments.VERSION, version=version)
     if format is not None:
         portable.check(format)
     path = Path(path)

@@ -2,8 +2,8 @@
 
     python tests/memory.py
 
-Each line is a run of `image_folder` on 700 photographs, of three steps, with
-what it takes beside its model until its end, export and pictures included.
+Each line is a run of `image_folder` on photographs, of an epoch, with what it
+takes beside its model until its end, evaluations, export and pictures included.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ POINTS = [
         ("resnet18", 32, 256, {}),
         ("resnet18", 64, 64, {}),
         ("resnet18", 96, 64, {}),
-        ("resnet18", 96, 128, {}),
         ("resnet18", 96, 128, {"width": 32}),
         ("resnet18", 96, 64, {"symmetric": True}),
         ("resnet18", 128, 128, {}),
+        ("resnet18", 224, 16, {}),
         ("resnet18", 224, 64, {}),
         ("resnet50", 96, 64, {}),
         ("resnet50", 128, 64, {}),
@@ -64,7 +64,8 @@ def measure(point, photographs):
     settings = dataclasses.replace(
         image_folder._DEFAULTS,
         images=photographs,
-        train_examples=3 * point["batch_size"],
+        train_examples=max(3 * point["batch_size"], 320),
+        test_examples=64,  # and a bank of 256
         epochs=1,
         **{"width": 64, "queue_size": 4096, **point},
     )

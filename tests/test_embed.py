@@ -571,7 +571,7 @@ def test_large_pictures_are_drawn_small(tmp_path):
     [
         ({"encoder": None}, "--encoder must be given"),
         ({"images": None}, "--images must be given"),
-        ({"images": ""}, "--images must be given"),
+        ({"images": ""}, "--images must be a path, and not empty"),
         ({"images": "gone"}, "--images must be a folder that exists"),
         ({"encoder": "gone"}, "must be a folder that `export_encoder` wrote"),
         ({"out": "features"}, "--out must be a file that ends with .npz"),
@@ -588,7 +588,7 @@ def test_bad_settings(settings, changes, message):
 def test_it_does_not_write_where_it_reads(settings, folder):
     with pytest.raises(ValueError, match="outside of --images"):
         embed.embed(changed(settings, out=str(folder / "features.npz")))
-    with pytest.raises(ValueError, match="--batch_size must be greater than 0"):
+    with pytest.raises(ValueError, match="--batch_size must be a positive"):
         changed(settings, batch_size=0)
 
 

@@ -14,13 +14,7 @@ import pytest
 
 from moco_keras import signals
 
-
-@pytest.fixture(autouse=True)
-def ctrl_c():
-    """What Ctrl-C does: nothing in a background job of a shell."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("ctrl_c")
 
 
 @pytest.fixture
@@ -105,8 +99,8 @@ def test_others_keep_their_signals(said):
             assert signal.set_wakeup_fd(before) == there.fileno()
 
 
-def test_an_ignored_signal_and_another_thread_are_left_alone():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def test_an_ignored_signal_and_another_thread_are_left_alone(ctrl_c):
+    ctrl_c(signal.SIG_IGN)
     with signals.answered():
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     before = signal.getsignal(signal.SIGTERM)

@@ -32,8 +32,8 @@ _GROUP = 32  # images that batch norm takes together, on a GPU in the papers
 _SMALLEST_BATCH = 8  # that is chosen unasked
 
 # Of the estimate of memory, from measurements: docs/performance.md.
-_FIXED = 400 * 2**20  # compiled steps, threads, what an export takes
-_COPIES = 1  # of the weights of an encoder
+_FIXED = 350 * 2**20  # compiled steps, threads
+_COPIES = 6  # of an encoder's weights: optimizer, gradients, checkpoint, export
 _OF_OUTPUTS = 1.25  # times what the layers return: with gradients and keys
 _WAITING = 4  # batches of views
 _EVALUATED = 256  # images at a time, see `features.outputs`
@@ -287,17 +287,19 @@ class Pace(keras.callbacks.Callback):
         folder: of the run.
     """
 
-    _SECONDS, _STEPS = 5, 3  # to measure
+    _SECONDS, _STEPS = 15, 3  # to measure
+    _SHORT = 10  # seconds of which nothing is said
 
     def __init__(self, folder):
         super().__init__()
         self._folder, self._seen, self._said = folder, 0, False
 
-    def on_train_begin(self, logs=None):
-        print("Compiling the first step, which may take a minute ...")
-
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if not self._seen:
+            print("Compiling the first step ...", flush=True)
 
     def on_train_batch_end(self, batch, logs=None):
         if self._said:
@@ -314,14 +316,13 @@ class Pace(keras.callbacks.Callback):
 
     def _say(self, of_epoch, batch):
         self._said = True
-        left = (
-            self.params["epochs"]
-            - self._epoch
-            - ((batch + 1) / self.params["steps"])
-        )
+        done = self._epoch + (batch + 1) / self.params["steps"]
+        left = (self.params["epochs"] - done) * of_epoch
+        if left < self._SHORT:
+            return
         print(
             f"\nAbout {_duration(of_epoch)} an epoch, "
-            f"{_duration(left * of_epoch)} to the end, without evaluations. "
+            f"{_duration(left)} to the end, without evaluations. "
             "Ctrl-C saves and stops; the same command with "
             f"{how_to_resume(self._folder)} resumes.",
             flush=True,

@@ -2,11 +2,14 @@
 
 import contextlib
 import functools
+import math
 import sys
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
 import moco_keras
 from moco_keras import (
@@ -52,11 +55,13 @@ class Images(NamedTuple):
         train: `data.ImageSet` or `data.ImageStream`, to train on.
         bank, test: `data.ImageSet`s; where all have labels, kNN finds those of
             the test images among the bank.
+        notes: lines that say what was taken for what.
     """
 
     train: data.ImageSet | data.ImageStream
     bank: data.ImageSet
     test: data.ImageSet
+    notes: Sequence[str] = ()
 
 
 def by_name(name):
@@ -91,6 +96,8 @@ def pretrain(settings, recipe, read):
     """
     # First, for TensorFlow must know other hosts before it does anything.
     strategy = distribution.strategy(settings.strategy)
+    if settings.batch_size is not None:
+        splits(settings, strategy.num_replicas_in_sync)
     own = contextlib.nullcontext()
     if distribution.is_chief(strategy):
         own = _record.own(settings, recipe)
@@ -178,8 +185,8 @@ def _saying_how_to_go_on(folder):
 
 def _train_and_leave(settings, images, model, start, folder):
     """Trains, and writes what there is to write where there is a folder."""
-    train, bank, test = images
-    labelled = bank.labelled and test.labelled
+    train, bank, test, _ = images
+    labelled = _why_no_knn(images) is None
     callbacks, metrics = [moco_keras.callbacks.StopOnNaN()], {}
     if labelled:
         monitor = moco_keras.callbacks.KNNMonitor(
@@ -233,9 +240,12 @@ def _train_and_leave(settings, images, model, start, folder):
 
 def _before(images, metrics):
     """Prints what there is, and what to compare a training with."""
-    train, bank, test = images
+    train, bank, test, notes = images
     if train.skipped:
         print(image_files.summary(train.skipped))
+    print(*notes, sep="\n", end="\n" if notes else "")
+    if why := _why_no_knn(images):
+        print(f"No kNN: {why}")
     if "knn_untrained" in metrics:
         metrics["knn_raw_pixels"] = knn.accuracy(
             features.unit_rows(_few_pixels(bank.images)),
@@ -248,6 +258,22 @@ def _before(images, metrics):
             f"raw pixels {metrics['knn_raw_pixels']:.3f}, of the untrained "
             f"encoder {metrics['knn_untrained']:.3f}"
         )
+
+
+def _why_no_knn(images):
+    """Why there is no kNN, and how to get one; None where there is one."""
+    if not (images.bank.labelled and images.test.labelled):
+        return (
+            "not all images to evaluate with have a class. Those of a folder "
+            "are in a folder for each class."
+        )
+    if len(np.unique(images.bank.labels)) < 2:
+        return (
+            "all images to compare with are of one class, so that any encoder "
+            "would find it. Those of a folder are in a folder for each class; "
+            "--images is what holds these folders."
+        )
+    return None
 
 
 def _few_pixels(images):
@@ -286,6 +312,36 @@ def _neighbours(bank):
     return f"k={k}" if k == 200 else f"k={k}, the smallest class's images"
 
 
+def splits(settings, num_replicas):
+    """Groups of batch norm on each device; one device and many form the same.
+
+    Args:
+        settings: `Settings`.
+        num_replicas: devices that share each step.
+
+    Raises:
+        ValueError: if devices, or groups, would be of unequal sizes.
+    """
+    of_batch = f"--batch_size={settings.batch_size}"
+    share, rest = divmod(settings.batch_size, num_replicas)
+    if rest:
+        raise ValueError(
+            f"--batch_size must be a multiple of the {num_replicas} devices "
+            f"that share it. Received: {of_batch}. Give "
+            f"--batch_size={(share + 1) * num_replicas}, for example."
+        )
+    groups = max(1, (settings.bn_splits or 1) // num_replicas)
+    if share % groups:
+        devices = f", {num_replicas} devices" if num_replicas > 1 else ""
+        raise ValueError(
+            "--bn_splits must divide --batch_size into groups of one size. "
+            f"Received: --bn_splits={settings.bn_splits}, {of_batch}{devices}. "
+            f"Give --bn_splits={math.gcd(share, groups) * num_replicas}, for "
+            "example, or other batches."
+        )
+    return groups
+
+
 def build_model(settings, num_images, image_size, num_replicas=1):
     """The compiled `MoCo` of the settings, for views (N, S, S, 3)."""
     if settings.batch_size > num_images:
@@ -301,8 +357,7 @@ def build_model(settings, num_images, image_size, num_replicas=1):
         head=settings.head,
         stem=settings.stem,
         width=settings.width,
-        # So that one device and many form the same groups.
-        bn_splits=max(1, settings.bn_splits // num_replicas),
+        bn_splits=splits(settings, num_replicas),
     )
     augment = getattr(moco_keras.augmentations, settings.augmentation)
     model = moco_keras.MoCo(

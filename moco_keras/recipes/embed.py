@@ -35,6 +35,7 @@ import tensorflow as tf
 import moco_keras
 from moco_keras import (
     accelerators,
+    arguments,
     image_files,
     knn,
     ownership,
@@ -56,19 +57,21 @@ _GO_ON = "To go on, give the same command again."
 class EmbedSettings(_settings.Bounded):
     """What an embedding is told."""
 
-    encoder: str | None = _settings.setting(
+    encoder: str | None = _settings.path(
         None, "folder of an export, of all its versions or of one, or of a run"
     )
-    images: str | None = _settings.setting(None, "the folder of images")
-    out: str = _settings.setting("features.npz", "the file to write")
-    batch_size: int = _settings.setting(32, "images embedded at a time", low=0)
+    images: str | None = _settings.path(None, "the folder of images")
+    out: str = _settings.path("features.npz", "the file to write")
+    batch_size: int = _settings.setting(
+        32, "images embedded at a time", arguments.COUNT
+    )
     on_bad_image: str = _settings.setting(
         "skip",
         "what to do with files that cannot be decoded: skip and list them, or "
         "end with an error at the first",
         choices=("skip", "error"),
     )
-    neighbours: str | None = _settings.setting(
+    neighbours: str | None = _settings.path(
         None, "an image file, to which the nearest are to be shown"
     )
 
