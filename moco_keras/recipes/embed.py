@@ -7,11 +7,12 @@ JPEG, PNG, GIF and BMP files of any sizes, in folders of any depth. What cannot
 be decoded is skipped, and listed in features.skipped.csv. The file holds
 `features`, the embeddings, float32 (N, D), of any length unless the encoder was
 exported with --normalize, and `files`, their N paths within the folder. If the
-program is interrupted, the same command goes on where it was; until then its
+program is interrupted, the same command resumes where it was; until then its
 work is in a folder features.[...].partial.
 
 With --neighbours it prints the images that are nearest to another one, and
-draws them. A file that is there already is not made again.
+draws them in a picture for each query, features-QUERY-[...].png. A file that is
+there already is not made again.
 """
 
 import concurrent.futures
@@ -186,7 +187,7 @@ class _Encoder:
         self._dim = json.loads(record)["embedding_size"]
 
     def __call__(self, contents):
-        if not contents:  # TensorFlow convolves no empty batch
+        if not contents:  # on which older exports fail
             return np.zeros((0, self._dim), "float32")
         return self._layer(tf.constant(contents)).numpy()
 
