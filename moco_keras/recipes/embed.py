@@ -202,12 +202,12 @@ class _Images(NamedTuple):
     files: list[Path]
     states: list[bytes]
     unread: list[tuple[Path, str]]
-    again: list[tuple[Path, str]]
+    left_out: list[tuple[Path, str]]
 
 
 def _find(folder):
-    files, unread, again = image_files.walk(folder)
-    return _Images(files, [_state(f, folder) for f in files], unread, again)
+    files, unread, left_out = image_files.walk(folder)
+    return _Images(files, [_state(f, folder) for f in files], unread, left_out)
 
 
 def _state(path, folder):
@@ -423,7 +423,7 @@ def _join(parts, images, settings, about, path):
         (path, reason) of the files that are not in it.
     """
     folder = Path(settings.images)
-    files, skipped, dim = [], images.unread + images.again, 0
+    files, skipped, dim = [], images.unread + images.left_out, 0
     for part in parts:
         with _open(part, _OF_A_PART) as found:
             files += found["files"].tolist()
