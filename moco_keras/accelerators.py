@@ -21,6 +21,8 @@ _DRIVERS = (
     Path("/usr/lib/wsl/lib/libcuda.so.1"),
 )
 
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
 
 def on_gpu():
     """Whether TensorFlow computes on GPUs."""
@@ -57,6 +59,78 @@ def default_precision():
         for details in map(_details, _gpus())
     ]
     return "mixed_bfloat16" if capable and all(capable) else "float32"
+
+
+def free_memory():
+    """Bytes that a training may take here, or None where that is not known.
+
+    Of GPUs, those of the fullest. Of a computer, what the system and the
+    control groups of the process leave, whichever is less.
+    """
+    free = _free_of_gpus() if on_gpu() else _free_of_host()
+    return min(free, default=None)
+
+
+def _free_of_gpus():
+    """What TensorFlow may take of each and does not use yet."""
+    try:
+        # Of a session's devices alone TensorFlow tells how much it may take;
+        # they have the memory that all others in the process have.
+        with tf.compat.v1.Session(graph=tf.Graph()) as session:
+            devices = session.list_devices()
+        return [
+            device.memory_limit_bytes
+            - tf.config.experimental.get_memory_info(f"GPU:{i}")["current"]
+            for i, device in enumerate(
+                d for d in devices if d.device_type == "GPU"
+            )
+        ]
+    except (tf.errors.OpError, ValueError):
+        return []
+
+
+def _free_of_host():
+    """What each limit leaves."""
+    about = _text(_PROC / "meminfo")
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", about, re.M)
+    free = [1024 * int(found[1])] if found else []
+    # Lines are number:controllers:path, and "0::path" in version 2.
+    for line in _text(_PROC / "self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root = _CGROUPS / controllers
+        place = root / path.strip("/")
+        # A container may see its own group as the root.
+        groups = [p for p in (place, *place.parents) if root in p.parents]
+        free += [
+            left
+            for group in (root, *groups)
+            if (left := _free_of_group(group, controllers)) is not None
+        ]
+    return free
+
+
+def _free_of_group(group, controllers):
+    names = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if controllers
+        else ("memory.max", "memory.current")
+    )
+    limit, used = (_text(group / name).strip() for name in names)
+    if not limit.isdigit() or not used.isdigit():  # "max", or no such group
+        return None
+    # Files that are cached can be dropped.
+    about = _text(group / "memory.stat")
+    cached = re.findall(r"^(?:total_)?inactive_file (\d+)", about, re.M)
+    return int(limit) - int(used) + max(map(int, cached), default=0)
+
+
+def _text(path):
+    try:
+        return path.read_text()
+    except OSError:  # not on Linux
+        return ""
 
 
 def describe(count=1):
@@ -98,9 +172,6 @@ def _details(gpu):
 
 
 def _processor():
-    try:
-        about = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not on Linux
-        about = ""
+    about = _text(_PROC / "cpuinfo")
     names = re.findall(r"^model name\s*: (.*)", about, re.M)
     return names[0] if names else f"CPU {platform.machine()}"

@@ -20,6 +20,8 @@ from keras import ops
 
 from moco_keras import arguments, distribution, image_ops, random
 
+_HALF = arguments.Kind("a number in [0, 0.5]", lambda x: 0 <= x <= 0.5)
+
 
 def moco_v1(image_size=224, min_area=0.2):
     """The augmentation of MoCo v1: crop, grayscale, strong jitter, flip.
@@ -37,7 +39,7 @@ def moco_v1(image_size=224, min_area=0.2):
     """
     return keras.layers.Pipeline(
         [
-            RandomResizedCrop(image_size, scale=(min_area, 1.0)),
+            _crop(image_size, min_area),
             RandomGrayscale(),
             RandomColorJitter(hue=0.4, rate=1.0),
             RandomHorizontalFlip(),
@@ -60,7 +62,7 @@ def moco_v2(image_size=224, min_area=0.2):
     pixel = arguments.whole(image_size=image_size) / 224
     return keras.layers.Pipeline(
         [
-            RandomResizedCrop(image_size, scale=(min_area, 1.0)),
+            _crop(image_size, min_area),
             RandomColorJitter(),
             RandomGrayscale(),
             RandomGaussianBlur(sigma=(0.1 * pixel, 2.0 * pixel)),
@@ -77,13 +79,18 @@ def cifar(image_size=32, min_area=0.08):
     """
     return keras.layers.Pipeline(
         [
-            RandomResizedCrop(image_size, scale=(min_area, 1.0)),
+            _crop(image_size, min_area),
             RandomHorizontalFlip(),
             RandomColorJitter(),
             RandomGrayscale(),
         ],
         name="cifar",
     )
+
+
+def _crop(image_size, min_area):
+    min_area = arguments.real(arguments.PART, min_area=min_area)
+    return RandomResizedCrop(image_size, scale=(min_area, 1.0))
 
 
 def evaluation(image_size=224):
@@ -188,8 +195,8 @@ class RandomResizedCrop(_Crop):
     ):
         super().__init__(**kwargs)
         self.image_size = arguments.whole(image_size=image_size)
-        self.scale = arguments.pair(scale=scale)
-        self.ratio = arguments.pair(ratio=ratio)
+        self.scale = arguments.pair(arguments.PART, scale=scale)
+        self.ratio = arguments.pair(arguments.POSITIVE, ratio=ratio)
 
     def get_random_transformation_batch(self, batch_size, images, **kwargs):
         sides = image_ops.height_and_width(images)
@@ -283,7 +290,7 @@ class RandomHorizontalFlip(_Augmentation):
 
     def __init__(self, rate=0.5, **kwargs):
         super().__init__(**kwargs)
-        self.rate = arguments.real(rate=rate)
+        self.rate = arguments.real(arguments.SHARE, rate=rate)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         return self.chance(batch_size)
@@ -301,7 +308,7 @@ class RandomGrayscale(_Augmentation):
 
     def __init__(self, rate=0.2, **kwargs):
         super().__init__(**kwargs)
-        self.rate = arguments.real(rate=rate)
+        self.rate = arguments.real(arguments.SHARE, rate=rate)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         return self.chance(batch_size)
@@ -321,9 +328,9 @@ class RandomColorJitter(_Augmentation):
     with torchvision's ColorJitter on one image.
 
     Args:
-        brightness, contrast, saturation: x; factors are uniform in
+        brightness, contrast, saturation: x in [0, 1]; factors are uniform in
             [1 - x, 1 + x].
-        hue: greatest shift of the hue, in turns.
+        hue: greatest shift of the hue, in turns, in [0, 0.5].
         rate: probability that an image is changed at all.
     """
 
@@ -337,11 +344,12 @@ class RandomColorJitter(_Augmentation):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.brightness = arguments.real(brightness=brightness)
-        self.contrast = arguments.real(contrast=contrast)
-        self.saturation = arguments.real(saturation=saturation)
-        self.hue = arguments.real(hue=hue)
-        self.rate = arguments.real(rate=rate)
+        share = arguments.SHARE
+        self.brightness = arguments.real(share, brightness=brightness)
+        self.contrast = arguments.real(share, contrast=contrast)
+        self.saturation = arguments.real(share, saturation=saturation)
+        self.hue = arguments.real(_HALF, hue=hue)
+        self.rate = arguments.real(arguments.SHARE, rate=rate)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         draws = self.draw(batch_size, 9)
@@ -386,8 +394,8 @@ class RandomGaussianBlur(_Augmentation):
 
     def __init__(self, sigma=(0.1, 2.0), rate=0.5, **kwargs):
         super().__init__(**kwargs)
-        self.sigma = arguments.pair(sigma=sigma)
-        self.rate = arguments.real(rate=rate)
+        self.sigma = arguments.pair(arguments.POSITIVE, sigma=sigma)
+        self.rate = arguments.real(arguments.SHARE, rate=rate)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         apply, sigma = ops.unstack(self.draw(batch_size, 2))
@@ -417,8 +425,10 @@ class RandomSolarize(_Augmentation):
 
     def __init__(self, rate=0.2, threshold=128.0, **kwargs):
         super().__init__(**kwargs)
-        self.rate = arguments.real(rate=rate)
-        self.threshold = arguments.real(threshold=threshold)
+        self.rate = arguments.real(arguments.SHARE, rate=rate)
+        self.threshold = arguments.real(
+            arguments.NOT_NEGATIVE, threshold=threshold
+        )
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         return self.chance(batch_size)

@@ -4,8 +4,11 @@ import datetime
 import hashlib
 import json
 import platform
+import re
 import subprocess
 from importlib import metadata
+
+from moco_keras.image_files import printable
 
 _PACKAGES = ("keras", "tensorflow", "numpy")
 _WEIGHTS = "variables/variables.data-00000-of-00001"
@@ -89,8 +92,9 @@ def _git_revision():
 
 
 def _card(record):
+    name = re.sub(r"([\\`*_\[\]<>&$~#|])", r"\\\1", printable(record["name"]))
     lines = [
-        f"# {record['name']}",
+        f"# {name}",
         "",
         "An image encoder that learned without labels, by Momentum Contrast "
         "([He et al., 2020](https://arxiv.org/abs/1911.05722)) in moco_keras "

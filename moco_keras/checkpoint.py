@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from typing import NamedTuple
 
@@ -14,8 +13,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import distribution, model_state
+from moco_keras import distribution, model_state, signals
 from moco_keras.snapshots import Snapshots
+
+_STOPPING = "Stopping after this step; press Ctrl-C again to stop at once."
 
 
 class Position(NamedTuple):
@@ -40,7 +41,8 @@ class Checkpoint(keras.callbacks.Callback):
     training that goes on gives the numbers of one that was never interrupted,
     to the bit. It saves at the end of the training too, and when the process
     gets SIGTERM or Ctrl-C: the step is finished, the training saved, and `fit`
-    ends with `SystemExit` (code 143) or `KeyboardInterrupt`.
+    ends with `SystemExit` (code 143) or `KeyboardInterrupt`. A second signal
+    ends it at once, and what was saved before remains.
 
     A thread writes while the training goes on. The newest three are kept, in
     TensorFlow's format, with checksums; one that is damaged is passed over.
@@ -66,7 +68,7 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self.folder = folder
         self._every, self._unit = period(every)
-        self._signal = self._writing = None
+        self._signal = self._writing = self._snapshots = None
 
     def restore(self, model, sizes):
         """Gives a compiled `MoCo` what was saved.
@@ -94,7 +96,7 @@ class Checkpoint(keras.callbacks.Callback):
             if id(v) not in own
         ]
         self._steps = self._began = int(ops.convert_to_numpy(model.steps))
-        self._snapshots = self._restored = None
+        self._restored = None
         state = self._state(-1, 0)  # of no epoch, where nothing is saved
         if distribution.is_chief(strategy):
             if not isinstance(self.folder, (str, os.PathLike)):
@@ -178,25 +180,26 @@ class Checkpoint(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def at_work(self):
-        """Listens to signals, and ends once all is written."""
-        handlers = {}
+        """Answers signals, and ends once all is written."""
 
-        def note(number, frame):
+        def note(number):
             self._signal = number
-            signal.signal(number, handlers[number])  # the next acts at once
 
         self._signal = self._writing = None
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                # Ignored, as SIGINT is by a shell's background jobs, it stays.
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    handlers[number] = signal.signal(number, note)
-        try:
-            with concurrent.futures.ThreadPoolExecutor(1) as self._writer:
-                yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with (
+            signals.answered(note, _STOPPING, self._last_words),
+            concurrent.futures.ThreadPoolExecutor(1) as self._writer,
+        ):
+            yield
+
+    def _last_words(self):
+        latest = self._snapshots and self._snapshots.latest()
+        if latest is None:
+            return "Stopped at once. Nothing is saved yet."
+        return (
+            f"Stopped at once. What was saved before, {latest}, is there. The "
+            "same training goes on from it."
+        )
 
     def on_train_begin(self, logs=None):
         self._saved_at = time.monotonic()

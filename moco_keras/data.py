@@ -19,6 +19,15 @@ from moco_keras import arguments, image_files, inputs, random
 from moco_keras.views import two_views  # noqa: F401 (of `read`'s streams)
 
 _UNLABELLED = -1
+# What folders of splits are called, in lower case, and their splits.
+_SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+_BESIDE = "In none of the folders of splits, beside it"
 # TFDS's order, which is random, is put into another by as many neighbours.
 _SHUFFLED = 4096
 
@@ -31,9 +40,9 @@ class ImageSet(NamedTuple):
         labels: int64 (N,), -1 where there are none.
         class_names: a name for each label.
         source: the data set and its version, or the folder's name and a digest
-            of the names in it.
+            of the images' names and contents.
         skipped: (path, reason) of each file of a folder that was left out,
-            since it is no image, or one that has another name there.
+            because it is no image, or for another reason.
     """
 
     images: np.ndarray
@@ -52,6 +61,13 @@ class ImageSet(NamedTuple):
         """Whether every image has a label."""
         return bool((self.labels != _UNLABELLED).all())
 
+    def only_labelled(self):
+        """The same, of the images that have a label."""
+        has_label = self.labels != _UNLABELLED
+        return self._replace(
+            images=self.images[has_label], labels=self.labels[has_label]
+        )
+
 
 class ImageStream(NamedTuple):
     """The same, read from files when they are needed.
@@ -64,6 +80,7 @@ class ImageStream(NamedTuple):
             int64 ()}.
         num_examples: their number.
         class_names, source, skipped: as in `ImageSet`.
+        labels: of a folder, as in `ImageSet`; else None, as they are in files.
     """
 
     examples: Callable
@@ -72,6 +89,7 @@ class ImageStream(NamedTuple):
     class_names: list[str]
     source: str
     skipped: Sequence[tuple[Path, str]] = ()
+    labels: np.ndarray | None = None
 
     @property
     def dataset(self):
@@ -81,6 +99,21 @@ class ImageStream(NamedTuple):
     def _decoded(self, key):
         return self.examples(key).map(
             self.decode, num_parallel_calls=tf.data.AUTOTUNE
+        )
+
+    def only_labelled(self):
+        """The same, of the images of a folder that have a label."""
+        has_label = self.labels != _UNLABELLED
+
+        def examples(key):
+            return self.examples(key).filter(
+                lambda example: example["label"] != _UNLABELLED
+            )
+
+        return self._replace(
+            examples=examples,
+            num_examples=int(has_label.sum()),
+            labels=self.labels[has_label],
         )
 
     def check_images(self):
@@ -157,7 +190,7 @@ def load(
             such as "cifar10", "name/config" or "name:1.0.0"; or "textures",
             which draws itself. `read_folder` and `read_named` take one of the
             two only.
-        split: the split of a TFDS data set; a folder has no splits.
+        split: the split of a TFDS data set, or of a folder: see `read_splits`.
         data_dir: where TFDS data sets are kept. By default the environment
             variable MOCO_KERAS_DATA_DIR, or else TFDS's own default.
         examples: how many to take, from a fixed shuffle: the first of TFDS's
@@ -168,13 +201,16 @@ def load(
         on_bad_image: whether to "skip" files of a folder that cannot be
             decoded, or to end with an "error" at the first.
 
+    Paths may begin with `~`.
+
     Returns:
         An `ImageSet`.
 
     Raises:
         FileNotFoundError: if the data set is neither there nor downloadable.
-        ValueError: if it holds something other than RGB images of one size, or
-            fewer than `examples`, or, if told so, a file that is no image.
+        ValueError: if it has no such split, or holds something other than RGB
+            images of one size, or fewer than `examples`, or, if requested, a
+            file that is no image.
     """
     stream = read(
         source,
@@ -202,14 +238,16 @@ def read(
     Returns:
         An `ImageStream`.
     """
-    if str(source) and Path(source).expanduser().is_dir():
-        return read_folder(source, examples, on_bad_image)
+    if str(source) and arguments.path(source=source).is_dir():
+        return read_folder(
+            source, split, examples=examples, on_bad_image=on_bad_image
+        )
     if not isinstance(source, str):
         raise _neither(source)
     return read_named(source, split, data_dir=data_dir, examples=examples)
 
 
-def read_folder(folder, examples=None, on_bad_image="skip"):
+def read_folder(folder, split="train", *, examples=None, on_bad_image="skip"):
     """Opens a folder of images, whatever it is called.
 
     Args and errors: as `load`.
@@ -217,15 +255,48 @@ def read_folder(folder, examples=None, on_bad_image="skip"):
     Returns:
         An `ImageStream`.
     """
-    if examples is not None:
-        examples = arguments.whole(examples=examples)
-    where = Path(folder).expanduser()
-    if not str(folder) or not where.is_dir():
-        raise FileNotFoundError(
-            "A folder of images must be a folder that exists. Received: "
-            f"{image_files.printable(folder)!r}, looked for in {Path.cwd()}."
+    examples = _count(examples)
+    found = _find(folder, on_bad_image)
+    named = _SPLITS.get(str(split).lower())
+    if named not in found.splits:
+        raise ValueError(
+            f"`split` must be one of {', '.join(found.splits)} for the folder "
+            f"{image_files.printable(folder)}. Received: split={split!r}. "
+            "Splits are folders called train, val, valid, validation or test "
+            "in a folder that holds no others with images."
         )
-    return _read_folder(where, examples, on_bad_image)
+    return _stream(found, named, examples)
+
+
+def read_splits(folder, *, examples=None, on_bad_image="skip"):
+    """Opens a folder of images, each of its splits apart.
+
+    A folder has splits if each folder directly in it that holds images is
+    called train, val, valid, validation or test, in whatever case, and one of
+    them train: as TFDS's `ImageFolder` has it. The folders in these are
+    classes, and images beside these are left out. Any other folder is one
+    split, "train", and the folders directly in it are classes. Images that are
+    in no folder of a class have the label -1.
+
+    Args:
+        folder: its path.
+        examples: how many images of "train" to take, see `load`.
+        on_bad_image: see `load`.
+
+    Returns:
+        A dict of `ImageStream`s: "train", and, if they are there, "validation"
+        and "test". A class has the same number in all.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: as `load`.
+    """
+    examples = _count(examples)
+    found = _find(folder, on_bad_image)
+    return {
+        split: _stream(found, split, examples if split == "train" else None)
+        for split in found.splits
+    }
 
 
 def read_named(name, split="train", *, data_dir=None, examples=None):
@@ -236,8 +307,7 @@ def read_named(name, split="train", *, data_dir=None, examples=None):
     Returns:
         An `ImageStream`.
     """
-    if examples is not None:
-        examples = arguments.whole(examples=examples)
+    examples = _count(examples)
     builder = find_builder(name, data_dir)
     if builder is None:
         raise _neither(name)
@@ -263,6 +333,8 @@ def find_builder(name, data_dir=None):
     if name == "textures":
         from moco_keras import textures  # noqa: F401 (registers the builder)
     data_dir = data_dir or os.environ.get("MOCO_KERAS_DATA_DIR") or None
+    if data_dir and "://" not in str(data_dir):
+        data_dir = arguments.path(data_dir=data_dir)
     try:
         tfds.core.naming.parse_builder_name_kwargs(name)
     except ValueError:
@@ -355,6 +427,10 @@ def _refuse_if_offline(builder):
         ) from None
 
 
+def _count(examples):
+    return None if examples is None else arguments.whole(examples=examples)
+
+
 def _check_examples(examples, available, where):
     if examples is not None and examples > available:
         raise ValueError(
@@ -363,20 +439,64 @@ def _check_examples(examples, available, where):
         )
 
 
-def _read_folder(folder, examples, on_bad_image):
-    files, skipped = image_files.scan(folder, on_bad_image)
-    _check_examples(examples, len(files), str(folder))
+class _File(NamedTuple):
+    path: Path
+    digest: bytes  # of what it holds
+    class_name: str | None
+
+
+class _Folder(NamedTuple):
+    path: Path
+    splits: dict[str, list[_File]]
+    class_names: list[str]
+    skipped: list[tuple[Path, str]]
+
+
+def _find(folder, on_bad_image):
+    """Finds the images of a folder, by their splits."""
+    where = arguments.path(folder=folder) if str(folder) else None
+    if where is None or not where.is_dir():
+        raise FileNotFoundError(
+            "A folder of images must be a folder that exists. Received: "
+            f"{image_files.printable(folder)!r}, looked for in {Path.cwd()}."
+        )
+    files, digests, skipped = image_files.scan(where, on_bad_image)
+    names = [path.relative_to(where).parts for path in files]
+    split_of = _splits_of({name[0] for name in names if len(name) > 1})
+    splits = {}
+    for path, digest, name in zip(files, digests, names, strict=True):
+        split = "train"
+        if split_of:
+            if len(name) == 1:
+                skipped.append((path, _BESIDE))
+                continue
+            split = split_of[name[0]]
+            name = name[1:]
+        class_name = name[0] if len(name) > 1 else None
+        splits.setdefault(split, []).append(_File(path, digest, class_name))
+    classes = {f.class_name for files in splits.values() for f in files}
+    class_names = sorted(classes - {None}, key=image_files.key)
+    return _Folder(where, splits, class_names, skipped)
+
+
+def _splits_of(folders):
+    """By name of a folder, its split; an empty dict where they are not that."""
+    splits = {name: _SPLITS.get(name.lower()) for name in folders}
+    is_split = None not in splits.values() and "train" in splits.values()
+    return splits if is_split else {}
+
+
+def _stream(folder, split, examples):
+    """The images of a split, of a `_Folder`, or so many of them."""
+    files = folder.splits[split]
+    _check_examples(examples, len(files), image_files.printable(folder.path))
     if examples is not None:
         order = np.random.default_rng(0).permutation(len(files))[:examples]
         files = [files[i] for i in sorted(order)]
-    parts = [path.relative_to(folder).parts for path in files]
-    class_names = sorted({names[0] for names in parts if len(names) > 1})
-    numbers = {name: i for i, name in enumerate(class_names)}
-    labels = [
-        numbers[names[0]] if len(names) > 1 else _UNLABELLED for names in parts
-    ]
-    paths = tf.constant([os.fsencode(path) for path in files])
+    numbers = {name: i for i, name in enumerate(folder.class_names)}
+    labels = [numbers.get(file.class_name, _UNLABELLED) for file in files]
     labels = tf.constant(labels, "int64")
+    paths = tf.constant([os.fsencode(file.path) for file in files])
 
     def in_order(key):
         rows = tf.range(len(files), dtype="int64")
@@ -390,9 +510,17 @@ def _read_folder(folder, examples, on_bad_image):
         image = image_files.decode(tf.io.read_file(example["path"]))
         return {"image": image, "label": example["label"]}
 
-    names = b"\0".join(os.fsencode(path.relative_to(folder)) for path in files)
-    digest = hashlib.sha256(names).hexdigest()[:12]
-    source = f"{image_files.printable(folder.resolve().name)} {digest}"
+    digest = hashlib.sha256()
+    for file in files:
+        name = os.fsencode(file.path.relative_to(folder.path))
+        digest.update(name + b"\0" + file.digest)
+    name = image_files.printable(folder.path.resolve().name)
     return ImageStream(
-        in_order, decode, len(files), class_names, source, skipped
+        in_order,
+        decode,
+        len(files),
+        [image_files.printable(name) for name in folder.class_names],
+        f"{name} {digest.hexdigest()[:12]}",
+        folder.skipped,
+        labels.numpy(),
     )

@@ -17,6 +17,7 @@ from moco_keras import (
     image_files,
     model_state,
     ownership,
+    plain_path,
     portable,
     warmup,
 )
@@ -104,7 +105,7 @@ def export_encoder(
             f"Received: output={output!r}."
         )
     if version is not None:
-        version = arguments.whole(version=version)
+        version = arguments.whole(arguments.VERSION, version=version)
     if format is not None:
         portable.check(format)
     path = Path(path)
@@ -129,8 +130,9 @@ def export_encoder(
         _writing_to(path),
         ownership.made(path),
         ownership.scratch(path) as scratch,
+        plain_path.of(scratch) as folder,
     ):
-        partial = scratch / "version"
+        partial = folder / "version"
         signatures, expected = _write_saved_model(
             encoder, images, normalize, partial
         )
@@ -431,7 +433,7 @@ def load_encoder(path, version=None, *, encoded=False):
     from the version's folder with `keras.models.load_model`.
 
     Args:
-        path: folder of all versions, or of one.
+        path: folder of all versions, of one, or of a run.
         version: number of one; by default the highest.
         encoded: whether the layer takes image files, string (N,), instead of
             images, uint8 (N, S, S, 3).
@@ -444,10 +446,12 @@ def load_encoder(path, version=None, *, encoded=False):
     """
     path = Path(path)
     folder = path
+    if not _versions(path) and (path / "encoder").is_dir():
+        folder = path / "encoder"  # of a run
     if version is not None:
-        folder = path / str(version)
-    elif not _is_saved_model(path):
-        folder = path / str(max(_versions(path), default=""))
+        folder = folder / str(version)
+    elif not _is_saved_model(folder):
+        folder = folder / str(max(_versions(folder), default=""))
     if not _is_saved_model(folder):
         raise FileNotFoundError(
             "`path` must be a folder that `export_encoder` wrote, and "
@@ -491,7 +495,9 @@ class FrozenEncoder(keras.layers.TFSMLayer):
                 "and give that the weights: `model.load_weights(FILE)`."
             )
         kwargs["trainable"] = False
-        super().__init__(filepath, call_endpoint, **kwargs)
+        with plain_path.of(filepath) as folder:
+            super().__init__(str(folder), call_endpoint, **kwargs)
+        self.filepath = filepath
         # XLA knows no image files.
         self.supports_jit = call_endpoint != "serve_encoded"
 

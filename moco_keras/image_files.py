@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import errno
+import hashlib
 import heapq
 import os
 import re
@@ -15,18 +16,21 @@ import tensorflow as tf
 MAX_PIXELS = 50_000_000
 _MAX_BYTES = 4 * MAX_PIXELS
 _AGAIN = "A link to what has another name there"
+_RUN = "The folder of a run"
 
 
 class Scan(NamedTuple):
     """What a folder of images holds.
 
     Attributes:
-        files: paths of the images, in order.
-        skipped: (path, reason) of each file that is none, and of each link to
-            what the folder holds by another name.
+        files: paths of the images, in the order of `key`.
+        digests: SHA-256 of each, of what it holds.
+        skipped: (path, reason) of each file that is none, and of what `walk`
+            leaves out.
     """
 
     files: list[Path]
+    digests: list[bytes]
     skipped: list[tuple[Path, str]]
 
 
@@ -52,20 +56,22 @@ def scan(folder, on_bad_image="skip"):
             '`on_bad_image` must be "skip" or "error". '
             f"Received: on_bad_image={on_bad_image!r}."
         )
-    paths, skipped, again = walk(folder)
-    files = []
+    paths, skipped, left_out = walk(folder)
+    files, digests = [], []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, reason in zip(paths, pool.map(why_not, paths), strict=True):
+        examined = pool.map(_examine, paths)
+        for path, (digest, reason) in zip(paths, examined, strict=True):
             if reason is None:
                 files.append(path)
+                digests.append(digest)
             else:
                 skipped.append((path, reason))
             if skipped and on_bad_image == "error":
                 pool.shutdown(cancel_futures=True)
                 raise bad_image(*skipped[0])
     if not files:
-        raise no_image(folder, skipped + again)
-    return Scan(files, skipped + again)
+        raise no_image(folder, skipped + left_out)
+    return Scan(files, digests, skipped + left_out)
 
 
 def bad_image(path, reason):
@@ -170,23 +176,35 @@ def summary(skipped):
 
 
 def printable(path):
-    """A path as text, whatever the bytes of its name."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    """A path as one line of text, whatever the bytes of its name."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    # Controls, which move the cursor, what ends a line, and what turns it.
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]",
+        lambda c: repr(c[0])[1:-1],
+        text,
+    )
 
 
 class Walk(NamedTuple):
     """The files of a folder and of the folders in it.
 
     Attributes:
-        files: their paths, sorted.
+        files: their paths, in the order of `key`.
         unread: (path, reason) of each folder that could not be looked into.
-        again: (path, reason) of each link to what has another name there, and
-            of each folder that was reached once more by such a link.
+        left_out: (path, reason) of each link to what has another name there, of
+            each folder that was reached once more by such a link, and of each
+            folder of a run, which holds pictures of its own.
     """
 
     files: list[Path]
     unread: list[tuple[Path, str]]
-    again: list[tuple[Path, str]]
+    left_out: list[tuple[Path, str]]
+
+
+def key(path):
+    """Sorts paths folder by folder, alike in every locale and file system."""
+    return os.fsencode(path).replace(os.fsencode(os.sep), b"\0")
 
 
 def walk(folder):
@@ -202,41 +220,49 @@ def walk(folder):
     Returns:
         A `Walk`.
     """
-    files, unread, again = [], [], []
+    files, unread, left_out = [], [], []
     seen, real = set(), {}  # folders, and by the name that each was taken by
     places, folder_links, file_links = [Path(folder)], [], []
     while places or folder_links:
         # Links wait until all is found that is there without them.
-        place = places.pop() if places else heapq.heappop(folder_links)
+        place = places.pop() if places else heapq.heappop(folder_links)[1]
         target = _target(place)
         if target in seen:
-            again.append((place, _AGAIN))
+            left_out.append((place, _AGAIN))
             continue
         seen.add(target)
         real[place] = target
         try:
             with os.scandir(place) as entries:
                 shown = [e for e in entries if not e.name.startswith(".")]
-            shown.sort(key=lambda entry: entry.name)
         except OSError as error:
             unread.append((place, error.strerror))
+            continue
+        if len(seen) > 1 and _is_run({entry.name for entry in shown}):
+            left_out.append((place, _RUN))
             continue
         for entry in shown:
             if not entry.is_symlink():
                 (places if entry.is_dir() else files).append(Path(entry))
             elif _is_folder(entry):
-                heapq.heappush(folder_links, Path(entry))
+                heapq.heappush(folder_links, (key(entry), Path(entry)))
             else:
                 file_links.append(Path(entry))
     taken = {real[path.parent] / path.name for path in files if file_links}
-    for path in sorted(file_links):
+    for path in sorted(file_links, key=key):
         target = _target(path)
         if target in taken:
-            again.append((path, _AGAIN))
+            left_out.append((path, _AGAIN))
         else:
             taken.add(target)
             files.append(path)
-    return Walk(sorted(files), unread, sorted(again))
+    left_out.sort(key=lambda entry: key(entry[0]))
+    return Walk(sorted(files, key=key), unread, left_out)
+
+
+def _is_run(names):
+    """Whether these are the names of what a program that trains leaves."""
+    return "settings.json" in names and names & {"checkpoints", "history.csv"}
 
 
 def _target(path):
@@ -267,12 +293,18 @@ def read(path):
 
 def why_not(path):
     """Why a file is not an image, or None."""
+    return _examine(path)[1]
+
+
+def _examine(path):
+    """The digest of an image file, and why it is none: one of them is None."""
     try:
-        decode(read(path))
+        contents = read(path)
+        decode(contents)
     except OSError as error:
-        return error.strerror
+        return None, error.strerror
     except tf.errors.OpError as error:
         # Without the operation that said it.
         line = error.message.splitlines()[0]
-        return re.sub(r"\{\{.*?\}\} | ?\[.*", "", line).rstrip(".")
-    return None
+        return None, re.sub(r"\{\{.*?\}\} | ?\[.*", "", line).rstrip(".")
+    return hashlib.sha256(contents).digest(), None

@@ -137,13 +137,7 @@ def check_k(k, bank_labels):
 
 def check_temperature(temperature):
     """Returns the temperature as a `float`, which must be positive."""
-    temperature = arguments.real(temperature=temperature)
-    if not temperature > 0:
-        raise ValueError(
-            "`temperature` of the votes must be positive. "
-            f"Received: temperature={temperature}."
-        )
-    return temperature
+    return arguments.real(arguments.POSITIVE, temperature=temperature)
 
 
 def check_labels(num_images, **labels):

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import reprlib
 import sys
 import warnings
@@ -100,7 +99,9 @@ class MoCo(keras.Model):
         self.key_encoder = keras.models.clone_model(encoder)
         model_state.copy_state(encoder, self.key_encoder)
         self.augmenter = augmenter
-        self.queue = KeyQueue(queue_size, encoder.output_shape[-1])
+        self.queue = KeyQueue(
+            arguments.whole(queue_size=queue_size), encoder.output_shape[-1]
+        )
         self.momentum = momentum
         # Not a Keras variable: it is a setting, which a checkpoint of another
         # training must not change.
@@ -145,13 +146,7 @@ class MoCo(keras.Model):
     @momentum.setter
     def momentum(self, momentum):
         if not callable(momentum):
-            momentum = arguments.real(momentum=momentum)
-            if not 0 <= momentum <= 1:
-                raise ValueError(
-                    "`momentum` must be in [0, 1], 0.99 for small data sets "
-                    "and 0.999 for ImageNet, for example. "
-                    f"Received: momentum={momentum}."
-                )
+            momentum = arguments.real(arguments.SHARE, momentum=momentum)
         self._momentum = momentum
 
     @property
@@ -161,12 +156,9 @@ class MoCo(keras.Model):
 
     @temperature.setter
     def temperature(self, temperature):
-        temperature = arguments.real(temperature=temperature)
-        if not 0 < temperature < math.inf:
-            raise ValueError(
-                "`temperature` must be positive, 0.07 to 0.2 as a rule. "
-                f"Received: temperature={temperature}."
-            )
+        temperature = arguments.real(
+            arguments.POSITIVE, temperature=temperature
+        )
         self._temperature = temperature
         self._temperature_variable.assign(temperature)
 
@@ -386,7 +378,9 @@ class MoCo(keras.Model):
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size,
         )
-        initial_epoch = arguments.whole(0, initial_epoch=initial_epoch)
+        initial_epoch = arguments.whole(
+            arguments.INDEX, initial_epoch=initial_epoch
+        )
         if not isinstance(validation_freq, (list, tuple)):
             (validation_freq,) = _counts(validation_freq=validation_freq)
         accelerators.warn_of_unused_gpu()

@@ -5,6 +5,8 @@ from keras import ops
 
 from moco_keras import arguments
 
+_BELOW_ONE = arguments.Kind("a number in [0, 1)", lambda x: 0 <= x < 1)
+
 
 @keras.saving.register_keras_serializable(package="moco_keras")
 class SGD(keras.optimizers.Optimizer):
@@ -28,19 +30,12 @@ class SGD(keras.optimizers.Optimizer):
         self, learning_rate=0.03, momentum=0.9, l2=1e-4, name="sgd", **kwargs
     ):
         if not callable(learning_rate):
-            learning_rate = arguments.real(learning_rate=learning_rate)
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        momentum = arguments.real(momentum=momentum)
-        l2 = arguments.real(l2=l2)
-        if not 0 <= momentum < 1:
-            raise ValueError(
-                "`momentum` of the optimizer must be in [0, 1). "
-                f"Received: momentum={momentum}."
+            learning_rate = arguments.real(
+                arguments.NOT_NEGATIVE, learning_rate=learning_rate
             )
-        if l2 < 0:
-            raise ValueError(f"`l2` must not be negative. Received: l2={l2}.")
-        self.momentum = momentum
-        self.l2 = l2
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = arguments.real(_BELOW_ONE, momentum=momentum)
+        self.l2 = arguments.real(arguments.NOT_NEGATIVE, l2=l2)
 
     def build(self, variables):
         if self.built:

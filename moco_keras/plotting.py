@@ -1,12 +1,16 @@
 """Pictures of a run. matplotlib is imported only when one is drawn."""
 
 import math
+from pathlib import Path
 
 import numpy as np
+
+from moco_keras.lettering import Lettering
 
 _INK = "#22313f"
 _ACCENT = "#c0504d"
 _OTHER = "#3b75af"
+_MARK = "Software", "moco_keras"
 
 
 def curves(epochs, path, raw_pixels=None, untrained=None):
@@ -172,12 +176,13 @@ def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
     )
     for axes in grid.flat:
         axes.axis("off")
+    lettering = Lettering(class_names)
     for i in range(num_queries):
         row = grid[i % num_rows, (i // num_rows) * (k + 2) :][: k + 2]
         _show(row[0], queries[i])
         if class_names:
             name = class_names[query_labels[i]]
-            row[0].set_title(name, fontsize=9, color=_INK)
+            lettering.title(row[0], [name], 0.95, fontsize=9, color=_INK)
         for j in range(k):
             if not class_names:
                 _show(row[1 + j], bank[i, j])
@@ -186,7 +191,7 @@ def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
             color = _OTHER if right else _ACCENT
             _show(row[1 + j], bank[i, j], frame=color)
             name = class_names[bank_labels[i, j]]
-            row[1 + j].set_title(name, fontsize=8, color=color)
+            lettering.title(row[1 + j], [name], 0.95, fontsize=8, color=color)
     _save(figure, path)
 
 
@@ -195,8 +200,9 @@ def nearest(query, pictures, path):
 
     Args:
         query: uint8 (H, W, 3).
-        pictures: (title, uint8 (H, W, 3)) of each of the others, of any size.
-        path: of the PNG file.
+        pictures: (name, similarity, uint8 (H, W, 3)) of each of the others, of
+            any size.
+        path: of the PNG file, which is marked as drawn here.
     """
     num_rows = math.ceil((1 + len(pictures)) / 5)
     figure, grid = _figure(num_rows, 5, figsize=(10, 2.4 * num_rows))
@@ -205,14 +211,20 @@ def nearest(query, pictures, path):
     first, *others = grid.flat
     _show(first, query, frame=_ACCENT)
     first.set_title("query", fontsize=9, color=_ACCENT)
-    for axes, (title, picture) in zip(others, pictures, strict=False):
+    lettering = Lettering([name for name, *_ in pictures])
+    for axes, (name, similarity, picture) in zip(
+        others, pictures, strict=False
+    ):
         _show(axes, picture)
-        # A long name would push the pictures apart; its end tells more.
-        lines = [line[-26:] for line in title.splitlines()]
-        axes.set_title(
-            "\n".join(lines), fontsize=7, color=_INK, parse_math=False
-        )
-    _save(figure, path)
+        lines = [name, f"{similarity:.3f}"]
+        lettering.title(axes, lines, 1.8, fontsize=7, color=_INK)
+    _save(figure, path, dict([_MARK]))
+
+
+def drew(path):
+    """Whether `nearest` drew what a file holds."""
+    with Path(path).open("rb") as file:
+        return "\0".join(_MARK).encode() in file.read(1024)
 
 
 def _figure(nrows, ncols, figsize, **gridspec):
@@ -235,5 +247,5 @@ def _show(axes, picture, frame=None):
         spine.set_linewidth(2.5)
 
 
-def _save(figure, path):
-    figure.savefig(path, dpi=150)
+def _save(figure, path, metadata=None):
+    figure.savefig(path, dpi=150, metadata=metadata)

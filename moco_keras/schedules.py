@@ -20,10 +20,12 @@ def step_schedule(learning_rate, steps_per_epoch, milestones, factor=0.1):
     Returns:
         A `keras.optimizers.schedules.PiecewiseConstantDecay`.
     """
-    learning_rate = arguments.real(learning_rate=learning_rate)
+    learning_rate = arguments.real(
+        arguments.NOT_NEGATIVE, learning_rate=learning_rate
+    )
     steps_per_epoch = arguments.whole(steps_per_epoch=steps_per_epoch)
     milestones = [arguments.whole(milestones=epoch) for epoch in milestones]
-    factor = arguments.real(factor=factor)
+    factor = arguments.real(arguments.NOT_NEGATIVE, factor=factor)
     # Keras keeps a value up to and including its boundary step.
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         [epoch * steps_per_epoch - 1 for epoch in milestones],
@@ -50,7 +52,9 @@ class EpochCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, learning_rate, steps_per_epoch, epochs):
         super().__init__()
-        self.learning_rate = arguments.real(learning_rate=learning_rate)
+        self.learning_rate = arguments.real(
+            arguments.NOT_NEGATIVE, learning_rate=learning_rate
+        )
         self.steps_per_epoch = arguments.whole(steps_per_epoch=steps_per_epoch)
         self.epochs = arguments.whole(epochs=epochs)
 

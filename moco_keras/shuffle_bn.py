@@ -172,8 +172,8 @@ class SplitBatchNormalization(keras.layers.Layer):
                 f"takes all replicas' images together. Received: {splits}."
             )
         self.synchronized = synchronized
-        self.momentum = arguments.real(momentum=momentum)
-        self.epsilon = arguments.real(epsilon=epsilon)
+        self.momentum = arguments.real(arguments.SHARE, momentum=momentum)
+        self.epsilon = arguments.real(arguments.POSITIVE, epsilon=epsilon)
         self.activation = keras.activations.get(activation)
         self._waiting = None  # statistics of groups, see `one_group_a_call`
 

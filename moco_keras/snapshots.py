@@ -13,6 +13,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from moco_keras import plain_path
+
 _KEPT = 3
 
 
@@ -47,12 +49,13 @@ class Snapshots:
             # TensorFlow would make the folder again, and write to what is no
             # longer the user's.
             self.folder.stat()
-            tf.raw_ops.SaveV2(
-                prefix=str(self.folder / f"{number:09d}"),
-                tensor_names=list(tensors),
-                shape_and_slices=[""] * len(tensors),
-                tensors=list(tensors.values()),
-            )
+            with plain_path.of(self.folder) as folder:
+                tf.raw_ops.SaveV2(
+                    prefix=str(folder / f"{number:09d}"),
+                    tensor_names=list(tensors),
+                    shape_and_slices=[""] * len(tensors),
+                    tensors=list(tensors.values()),
+                )
         except (OSError, tf.errors.OpError) as error:
             self._remove_partial()
             kept = self._prefixes()
@@ -71,6 +74,10 @@ class Snapshots:
             for path in (f"{prefix}.index", f"{prefix}.data-00000-of-00001"):
                 Path(path).unlink(missing_ok=True)
 
+    def latest(self):
+        """What the files of the newest begin with, or None; see `newest`."""
+        return next(iter(self._prefixes()), None)
+
     def newest(self):
         """Reads the newest snapshot that is intact.
 
@@ -84,9 +91,12 @@ class Snapshots:
         prefixes = self._prefixes()
         for prefix in prefixes:
             try:
-                reader = tf.train.load_checkpoint(prefix)
-                names = reader.get_variable_to_shape_map()
-                return {name: reader.get_tensor(name) for name in names}
+                with plain_path.of(self.folder) as folder:
+                    reader = tf.train.load_checkpoint(
+                        str(folder / Path(prefix).name)
+                    )
+                    names = reader.get_variable_to_shape_map()
+                    return {name: reader.get_tensor(name) for name in names}
             except (tf.errors.OpError, IndexError) as error:
                 warnings.warn(
                     f"The checkpoint {prefix} is damaged and is passed over: "

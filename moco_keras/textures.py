@@ -71,7 +71,7 @@ def draw(num_images, seed):
         uint8 (N, 32, 32, 3) and int64 labels (N,), indices into `CLASSES`.
     """
     num_images = arguments.whole(num_images=num_images)
-    rng = np.random.default_rng(arguments.whole(0, seed=seed))
+    rng = np.random.default_rng(arguments.whole(arguments.SEED, seed=seed))
     labels = np.arange(num_images) % len(CLASSES)
     images = np.empty((num_images, IMAGE_SIZE, IMAGE_SIZE, 3), "uint8")
     for label, name in enumerate(CLASSES):

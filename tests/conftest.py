@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import subprocess
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -74,6 +75,19 @@ def make_model(make_encoder):
         return model
 
     return make
+
+
+@pytest.fixture
+def ctrl_c():
+    """Sets what Ctrl-C does: nothing in a background job of a shell."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def set_to(handler):
+        signal.signal(signal.SIGINT, handler)
+
+    set_to(signal.default_int_handler)
+    yield set_to
+    set_to(before)
 
 
 @pytest.fixture(scope="session")

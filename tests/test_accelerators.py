@@ -1,11 +1,13 @@
+import contextlib
 import os
 import shutil
 import subprocess
+import types
 import warnings
 
 import pytest
 import tensorflow as tf
-from absl import app
+from absl import app, flags
 from programs import ROOT
 
 from moco_keras import accelerators
@@ -53,7 +55,7 @@ def test_a_processor_has_a_name(machine, monkeypatch, tmp_path):
     assert not accelerators.on_gpu()
     assert accelerators.describe().endswith(", 6 cores")
     assert accelerators.describe(2).endswith(", 6 cores as 2 devices")
-    monkeypatch.setattr(accelerators, "Path", lambda path: tmp_path / "none")
+    monkeypatch.setattr(accelerators, "_PROC", tmp_path)  # of no Linux
     assert accelerators.describe().startswith("CPU ")
 
 
@@ -71,6 +73,82 @@ def test_precision_fits_all_gpus(machine, gpus, expected):
     machine(*gpus)
     assert accelerators.default_precision() == expected
     assert _settings.Settings().precision == "auto"
+
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+@pytest.fixture
+def linux(machine, monkeypatch, tmp_path):
+    """A computer without GPUs, of 8,000 KiB: its /proc and /sys/fs/cgroup."""
+    machine()
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    monkeypatch.setattr(accelerators, "_PROC", proc)
+    monkeypatch.setattr(accelerators, "_CGROUPS", groups)
+    write(proc, meminfo="MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
+    return proc, groups
+
+
+def test_free_memory_is_that_of_the_system(linux, monkeypatch, tmp_path):
+    assert accelerators.free_memory() == 8000 * 1024
+    monkeypatch.setattr(accelerators, "_PROC", tmp_path / "none")
+    assert accelerators.free_memory() is None
+
+
+@pytest.mark.parametrize("seen_as", ["/a/b", "/"])  # of a container, the root
+def test_free_memory_is_within_a_control_group(linux, seen_as):
+    """Of version 2: the smallest of the group and those around it."""
+    proc, groups = linux
+    write(proc / "self", cgroup="0::/a/b\n")
+    place = groups / seen_as.strip("/")
+    write(place, memory__max="max", memory__current="9")
+    assert accelerators.free_memory() == 8000 * 1024
+    limits = {"memory__max": "5000\n", "memory__current": "3000\n"}
+    write(place.parent if seen_as == "/a/b" else place, **limits)
+    assert accelerators.free_memory() == 2000
+    write(place, **limits, memory__stat="file 9\ninactive_file 700\n")
+    expected = 2000 if seen_as == "/a/b" else 2700
+    assert accelerators.free_memory() == expected
+
+
+def test_free_memory_is_within_a_control_group_of_version_1(linux):
+    proc, groups = linux
+    write(proc / "self", cgroup="5:devices:/x\n4:memory:/a\n0::/\n")
+    files = {"memory__limit_in_bytes": "5000", "memory__usage_in_bytes": "4000"}
+    stat = "inactive_file 1\ntotal_inactive_file 300\n"
+    write(groups / "memory/a", **files, memory__stat=stat)
+    write(groups / "memory", memory__limit_in_bytes=str(2**63 - 4096))
+    assert accelerators.free_memory() == 1300
+
+
+def test_free_memory_of_gpus_is_that_of_the_fullest(machine, monkeypatch):
+    """Of what TensorFlow may take, for others may hold the rest."""
+    machine(A100, A100)
+    devices = [
+        types.SimpleNamespace(device_type=kind, memory_limit_bytes=limit)
+        for kind, limit in (("CPU", 10), ("GPU", 800), ("GPU", 700))
+    ]
+    session = types.SimpleNamespace(list_devices=lambda: devices)
+    monkeypatch.setattr(
+        tf.compat.v1, "Session", lambda graph: contextlib.nullcontext(session)
+    )
+    used = {"GPU:0": {"current": 300}, "GPU:1": {"current": 50}}
+    monkeypatch.setattr(
+        tf.config.experimental, "get_memory_info", used.__getitem__
+    )
+    assert accelerators.free_memory() == 500
+    devices.clear()
+    assert accelerators.free_memory() is None
+
+
+def test_a_session_tells_what_its_devices_may_take():
+    """As it is asked on GPUs; a CPU has a limit, too."""
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        (device, *_) = session.list_devices()
+    assert device.device_type == "CPU" and device.memory_limit_bytes > 0
 
 
 @pytest.mark.parametrize(
@@ -115,7 +193,8 @@ def test_programs_ask_for_an_unused_gpu(monkeypatch):
         main(flags_parser(["program"]))
 
     monkeypatch.setattr(app, "run", run)
-    monkeypatch.setattr(app, "parse_flags_with_usage", lambda argv: argv)
+    monkeypatch.setattr(flags, "FLAGS", lambda argv: argv)
+    monkeypatch.setattr(_program, "_lasting", lambda stream: stream)
     monkeypatch.setattr(_settings, "define_flags", lambda defaults: None)
     monkeypatch.setattr(_settings, "from_flags", lambda kind: kind())
     _program.run(_settings.Settings(), lambda _: done.append("worked"))

@@ -1,5 +1,6 @@
 import functools
 import json
+import math
 import re
 
 import keras
@@ -34,9 +35,11 @@ def test_what_is_no_positive_integer(number):
 
 
 def test_other_bounds():
-    assert arguments.whole(0, seed=0) == 0
-    with pytest.raises(ValueError, match="from 0 on. Received: seed=-1"):
-        arguments.whole(0, seed=-1)
+    assert arguments.seed(0) == 0
+    assert arguments.seed(None) is None
+    for wrong in (-1, 2**32):
+        with pytest.raises(ValueError, match=f"from 0 .* seed={wrong}"):
+            arguments.seed(wrong)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def test_what_is_no_number(number):
 def test_pairs():
     result = arguments.pair(scale=np.array([0.5, 1], "float32"))
     assert result == (0.5, 1) and [type(x) for x in result] == [float, float]
-    for wrong in (1.0, (1,), (1, 2, 3), "ab"):
+    for wrong in (1.0, (1,), (1, 2, 3), "ab", (1, 0.5), (0.5, math.nan)):
         with pytest.raises(ValueError, match="`scale` must be"):
             arguments.pair(scale=wrong)
 
@@ -161,6 +164,39 @@ def test_numbers_of_numpy_build_what_pythons_do(name, kind):
     if isinstance(plain, keras.layers.Pipeline):
         images = np.zeros((2, 9, 9, 3), "uint8")
         assert ours(images).shape == (2, 8, 8, 3)
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_numbers_that_cannot_be_meant(name):
+    """Each is refused by its own name."""
+    make, good = OBJECTS[name]
+    for argument, value in good.items():
+        wrong = [math.nan, math.inf, -math.inf, -1, 2**200]
+        if isinstance(value, tuple):
+            wrong = [(x, value[1]) for x in wrong]
+        for x in wrong:
+            with pytest.raises(ValueError, match=f"`{argument}` must be"):
+                make(**{**good, argument: x})
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -1, 2**200])
+def test_numbers_of_a_model_that_cannot_be_meant(
+    number, make_encoder, make_model, images
+):
+    model, labels = make_model(), np.arange(16) % 2
+    for name, call in {
+        "queue_size": lambda x: make_model(queue_size=x),
+        "momentum": lambda x: make_model(momentum=x),
+        "temperature": lambda x: make_model(temperature=x),
+        "every": lambda x: callbacks.KNNMonitor(*2 * [(images, labels)], x),
+        "k": lambda x: callbacks.KNNMonitor(*2 * [(images, labels)], k=x),
+        "batch_size": lambda x: moco_keras.features.extract(model, images, x),
+        "size": lambda x: moco_keras.KeyQueue(x, 3),
+    }.items():
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            call(number)
+    with pytest.raises(ValueError, match="`temperature` must be .*posi"):
+        knn.check_temperature(number)
 
 
 @pytest.mark.parametrize("kind", [of_numpy, of_double])

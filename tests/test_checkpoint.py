@@ -178,19 +178,6 @@ def test_it_saves_by_minutes(make, views, tmp_path, monkeypatch):
     assert kept(tmp_path) == [4, 6, 8]  # at 100, 200, 300 and 400 s
 
 
-@pytest.fixture
-def ctrl_c():
-    """Sets what Ctrl-C does: nothing in a background job of a shell."""
-    before = signal.getsignal(signal.SIGINT)
-
-    def set_to(handler):
-        signal.signal(signal.SIGINT, handler)
-
-    set_to(signal.default_int_handler)
-    yield set_to
-    set_to(before)
-
-
 @pytest.mark.parametrize(
     ("number", "error"),
     [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)],

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,10 @@ def test_a_name_is_asked_for_as_such(textures_dir, tmp_path, monkeypatch):
     read = _pretrain.by_name("textures")
     images = read(
         _settings.Settings(
-            data_dir=str(textures_dir), train_examples=9, test_examples=3
+            data_dir=str(textures_dir),
+            train_examples=9,
+            test_examples=3,
+            batch_size=8,
         )
     )
     assert images.train.source == images.test.source == "textures/1.0.0"
@@ -178,3 +182,136 @@ def test_a_dataset_of_dicts_trains(make_model, textures_dir):
     history = model.fit(stream.dataset.batch(12), verbose=0).history
     assert np.isfinite(history["loss"]).all()
     assert int(model.queue.pointer) == 64 % 32
+
+
+def test_folder_with_splits(tmp_path):
+    """As TFDS's `ImageFolder` has it."""
+    for place, count in {
+        "Train/cats": 2,
+        "Train/dogs/small": 1,
+        "Train": 1,
+        "val/dogs": 3,
+        "val/emus": 1,
+        "TEST": 2,
+    }.items():
+        write_images(tmp_path / place, [(8, 8)] * count)
+    write_images(tmp_path, [(8, 8)])
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "splits.txt").write_text("80, 20")
+    splits = data.read_splits(tmp_path)
+    assert {k: x.labels.tolist() for k, x in splits.items()} == {
+        "train": [-1, 0, 0, 1],
+        "validation": [1, 1, 1, 2],
+        "test": [-1, -1],
+    }
+    for name in ("train", "val", "valid", "Validation", "test"):
+        loaded = data.load(tmp_path, name)
+        stream = splits["validation" if name[0] in "vV" else name]
+        assert loaded.labels.tolist() == stream.labels.tolist()
+        assert loaded.class_names == ["cats", "dogs", "emus"]
+        assert loaded.source == stream.source
+        assert sorted((p.name, why[:12]) for p, why in loaded.skipped) == [
+            ("0.png", "In none of t"),
+            ("splits.txt", "Neither JPEG"),
+        ]
+    assert data.load(tmp_path).num_examples == 4
+    few = data.read_splits(tmp_path, examples=3)
+    assert [x.num_examples for x in few.values()].count(3) == 1
+    with pytest.raises(ValueError, match="At most 4 examples"):
+        data.read_folder(tmp_path, examples=5)
+    with pytest.raises(ValueError, match="validation.* split='all'"):
+        data.read(tmp_path, "all")
+
+
+@pytest.mark.parametrize(
+    "folders", [("train", "car"), ("val", "test"), ("cats", "dogs")]
+)
+def test_folders_that_are_no_splits_are_classes(folders, tmp_path):
+    for name in folders:
+        write_images(tmp_path / name, [(8, 8)])
+    assert data.read_folder(tmp_path).class_names == sorted(folders)
+    with pytest.raises(ValueError, match="one of train for.* split='test'"):
+        data.load(tmp_path, "test")
+
+
+def test_images_beside_the_folders_of_classes(tmp_path):
+    for place, count in {"cats": 3, "dogs": 2, "": 4}.items():
+        write_images(tmp_path / place, [(8, 8)] * count)
+    stream = data.read_folder(tmp_path)
+    assert stream.labels.tolist() == 4 * [-1] + 3 * [0] + 2 * [1]
+    labelled = stream.only_labelled()
+    assert labelled.num_examples == len(labelled.labels) == 5
+    loaded = labelled.load()
+    assert loaded.labels.tolist() == [0, 0, 0, 1, 1] and loaded.labelled
+    assert sorted(labelled.load(5).labels) == [0, 0, 0, 1, 1]
+    whole = stream.load()
+    assert not whole.labelled
+    assert whole.only_labelled().labels.tolist() == [0, 0, 0, 1, 1]
+    np.testing.assert_array_equal(whole.only_labelled().images, loaded.images)
+
+
+NAMES_OF_CLASSES = [
+    b"%s{0}",
+    b"$HOME",
+    b"'single' \"double\"",
+    b"a b",
+    b"a-b",
+    b"a\\b",
+    b"line\nbreak",
+    b"star*[0-9]?",
+    "\u05d0\u05d1\u05d2".encode(),
+    "\u202egnp.exe".encode(),
+    "\U0001f600".encode(),
+    b"\xff\xfe",
+]
+
+
+def test_names_of_any_bytes(tmp_path):
+    """Their classes have the same numbers whatever the locale."""
+    for i, name in enumerate(NAMES_OF_CLASSES):
+        place = tmp_path / os.fsdecode(name)
+        place.mkdir()
+        image = Image.new("RGB", (4, 4), color=i)
+        image.save(place / os.fsdecode(b"of " + name), format="PNG")
+    loaded = data.load(tmp_path)
+    numbers = loaded.images[:, 0, 0, 0].tolist()
+    assert numbers == [
+        NAMES_OF_CLASSES.index(name) for name in sorted(NAMES_OF_CLASSES)
+    ]
+    assert loaded.labels.tolist() == list(range(len(NAMES_OF_CLASSES)))
+    assert loaded.skipped == []
+    for name in loaded.class_names:
+        assert name.encode() and "\n" not in name
+    assert loaded.class_names[-1] == "\\xff\\xfe"
+
+
+def test_what_tells_folders_apart(tmp_path, monkeypatch):
+    """What images are called and hold, not where they are."""
+    folder = tmp_path / "images"
+    write_images(folder / "cats", [(8, 8)] * 3)
+    (tmp_path / "link").symlink_to(folder)
+    source = data.read_folder(folder).source
+    assert source.startswith("images ")
+    assert data.read_folder(tmp_path / "link").source == source
+    monkeypatch.chdir(folder)
+    assert data.read_folder(".").source == source
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "cats" / "0.png").touch()
+    assert data.read_folder(folder).source == source
+    digest = source.split()[-1]
+    folder.rename(tmp_path / "moved")
+    assert data.read_folder(tmp_path / "moved").source == f"moved {digest}"
+    changed = tmp_path / "moved" / "cats" / "1.png"
+    Image.new("RGB", (8, 8), color=99).save(changed)
+    assert digest not in data.read_folder(tmp_path / "moved").source
+
+
+def test_a_folder_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_images(tmp_path / "images", [(8, 8)])
+    for source in ("~/images", Path("~/images")):
+        assert data.read(source).num_examples == 1
+        assert len(data.read_splits(source)) == 1
+    for read in (data.read, data.read_folder, data.read_splits):
+        with pytest.raises(ValueError, match="home folder is known"):
+            read("~nobody-here/images")

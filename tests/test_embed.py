@@ -1,17 +1,21 @@
+import contextlib
 import csv
 import os
 import re
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import keras
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from PIL import Image
 
 import moco_keras
-from moco_keras import plotting
+from moco_keras import ownership, plotting
 from moco_keras.recipes import embed
 from moco_keras.recipes.embed import EmbedSettings
 
@@ -155,6 +159,24 @@ def interrupt(settings, monkeypatch):
             embed.embed(settings)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_words(number, settings, monkeypatch, capsys):
+    embed_batch = embed._embed_batch
+
+    def embed_some(*args):
+        os.kill(os.getpid(), number)
+        return embed_batch(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "_embed_batch", embed_some)
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:
+            embed.embed(settings)
+    if number == signal.SIGTERM:
+        assert ended.value.code == 128 + number
+    assert "To go on, give the same command again" in capsys.readouterr().err
+    embed.embed(settings)
+
+
 def test_a_full_disk_ends_it_and_it_goes_on(settings, monkeypatch):
     save, saved = embed._save, []
 
@@ -168,9 +190,208 @@ def test_a_full_disk_ends_it_and_it_goes_on(settings, monkeypatch):
     with pytest.raises(OSError, match=r"No space left.*\n.*same command"):
         embed.embed(settings)
     embed.embed(settings)
-    assert len(saved) == 2 + 2 + 1  # the other parts, and the file
+    assert len(saved) == 2 + 2  # the other parts
     with np.load(settings.out) as found:
         assert len(found["files"]) == 20
+
+
+def flip_a_bit(path, place, bit=0):
+    contents = bytearray(path.read_bytes())
+    contents[place] ^= 1 << bit
+    path.write_bytes(contents)
+
+
+def test_a_damaged_part_is_named_and_embedded_again(
+    settings, tmp_path, monkeypatch, capsys
+):
+    interrupt(settings, monkeypatch)
+    (place,) = tmp_path.glob("*.partial")
+    first, second, third = sorted(place.glob("*.npz"))
+    untouched = third.stat().st_mtime_ns
+    with np.load(first) as part:
+        expected = part["features"]
+    flip_a_bit(first, first.read_bytes().index(expected.tobytes()))
+    second.write_bytes(second.read_bytes()[:-100])
+    with monkeypatch.context() as patch:
+        join = embed._join
+        patch.setattr(
+            embed,
+            "_join",
+            lambda parts, *args: (
+                np.testing.assert_array_equal(
+                    third.stat().st_mtime_ns, untouched
+                ),
+                join(parts, *args),
+            )[1],
+        )
+        embed.embed(settings)
+    said = capsys.readouterr().err
+    assert f"{first} is damaged" in said and f"{second} is damaged" in said
+    assert str(third) not in said
+    with np.load(settings.out) as found:
+        np.testing.assert_allclose(
+            found["features"][: len(expected)], expected, atol=1e-5
+        )
+        assert len(found["files"]) == 20
+
+
+def test_no_flipped_bit_goes_unseen(tmp_path):
+    """Read rightly, or refused: never other values."""
+    arrays = {
+        "features": np.arange(6, dtype="float32").reshape(3, 2),
+        "files": np.array(["a.png", "b/c.png"]),
+        "skipped": np.array([]),
+        "reasons": np.array(["why"]),
+    }
+    path = tmp_path / "part.npz"
+    embed._save(path, **arrays)
+    whole, refused = path.read_bytes(), 0
+    for place in range(len(whole)):
+        path.write_bytes(whole)
+        flip_a_bit(path, place, place % 8)
+        try:
+            with embed._open(path, arrays) as found:
+                for name, array in arrays.items():
+                    np.testing.assert_array_equal(found[name], array)
+                    assert found[name].dtype == array.dtype
+        except ValueError:
+            refused += 1
+    assert refused > len(whole) / 2
+    for length in range(0, len(whole), 10):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError):
+            embed._open(path, arrays)
+
+
+def test_a_damaged_file_of_embeddings_is_named(settings):
+    embed.embed(settings)
+    out = Path(settings.out)
+    with np.load(out) as found:
+        flip_a_bit(out, out.read_bytes().index(found["features"].tobytes()))
+    damaged = out.read_bytes()
+    with pytest.raises(
+        FileExistsError, match="npz, which .*damaged.*remove it"
+    ):
+        embed.embed(settings)
+    assert out.read_bytes() == damaged
+
+
+def test_one_process_makes_a_file(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "_Encoder", None)  # it is refused before
+    with ownership.hold(Path(settings.out), "It"):
+        with pytest.raises(BlockingIOError, match="held by process .* since"):
+            embed.embed(settings)
+    assert {p.name for p in tmp_path.iterdir()} == {"images"}
+
+
+def test_folders_that_nobody_will_go_on_with_are_removed(
+    settings, folder, tmp_path, monkeypatch
+):
+    interrupt(settings, monkeypatch)
+    (begun,) = tmp_path.glob("*.partial")
+    of_others = {
+        tmp_path / f"features.{name}"
+        for name in ("mine.partial", "a.0123456789ab.partial", "0123456789ab")
+    }
+    for place in of_others:
+        place.mkdir()
+    shutil.copy(folder / "2.png", folder / "0.png")
+    interrupt(settings, monkeypatch)  # of what has changed
+    assert begun.exists() and len([*tmp_path.glob("features.*")]) == 5
+    embed.embed(settings)
+    assert {*tmp_path.glob("features.*")} == {
+        *of_others,
+        tmp_path / "features.npz",
+        tmp_path / "features.skipped.csv",
+    }
+
+
+def test_a_list_of_what_was_skipped_is_of_this_embedding(
+    settings, folder, tmp_path
+):
+    embed.embed(settings)
+    listed = tmp_path / "features.skipped.csv"
+    assert listed.exists()
+    Path(settings.out).unlink()
+    for name in BAD:
+        (folder / name).unlink()
+    embed.embed(settings)
+    assert not listed.exists()
+    listed.write_text("my own list")
+    Path(settings.out).unlink()
+    with pytest.raises(
+        FileExistsError, match="skipped.csv, which is something"
+    ):
+        embed.embed(settings)
+    assert listed.read_text() == "my own list"
+
+
+@pytest.mark.parametrize("change", ["rename", "write"])
+def test_images_that_change_meanwhile_are_refused(
+    change, settings, folder, tmp_path, monkeypatch
+):
+    """A disk that vanishes is not one of files that are no images."""
+    embed_batch, moved = embed._embed_batch, folder.with_name("moved")
+
+    def embed_some(encoder, paths, pool):
+        if paths[0].name == "within":
+            raise AssertionError
+        if change == "write":
+            (folder / "0.png").write_bytes(b"no image any more")
+        else:
+            folder.rename(moved)
+        monkeypatch.setattr(embed, "_embed_batch", embed_batch)
+        return embed_batch(encoder, paths, pool)
+
+    monkeypatch.setattr(embed, "_embed_batch", embed_some)
+    with pytest.raises(ValueError, match="0.png, which has changed or is gone"):
+        embed.embed(settings)
+    assert not [*tmp_path.glob("*.partial/*.npz")]
+    if change == "rename":
+        moved.rename(folder)
+        embed.embed(settings)
+        with np.load(settings.out) as found:
+            assert len(found["files"]) == 20
+
+
+def test_a_disk_that_is_full_or_read_only(settings, small_disk, monkeypatch):
+    disk, make_read_only = small_disk
+    settings = changed(settings, out=str(disk / "features.npz"))
+    others = disk / "others"
+
+    def fill():
+        with contextlib.suppress(OSError), others.open("wb", 0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    full = pytest.raises(OSError, match="--out must.*No space left.*\n.*same")
+    fill()
+    with full:
+        embed.embed(settings)
+    others.unlink()
+    interrupt(settings, monkeypatch)
+    fill()
+    with full:
+        embed.embed(settings)
+    others.unlink()
+    embed.embed(settings)
+    with np.load(settings.out) as found:
+        assert len(found["files"]) == 20
+    make_read_only()
+    embed.embed(settings)  # it is there
+    another = str(disk / "another.npz")
+    with pytest.raises(OSError, match="--out=.*another.npz: Read-only"):
+        embed.embed(changed(settings, out=another))
+
+
+def test_the_folder_of_a_run_is_that_of_its_encoder(
+    settings, encoder, tmp_path
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "encoder").symlink_to(encoder.parent)
+    embed.embed(changed(settings, encoder=str(run)))
+    embed.embed(settings)  # made by the same
 
 
 def test_a_file_of_something_else_is_not_overwritten(settings, folder):
@@ -186,8 +407,8 @@ def test_a_file_of_something_else_is_not_overwritten(settings, folder):
     (folder / "0.png").write_bytes((folder / "2.png").read_bytes())
     with pytest.raises(FileExistsError, match="this --images"):
         embed.embed(settings)
-    for path, time in before.items():
-        assert path.stat().st_mtime_ns == time or path.name == "0.png"
+    for path, since in before.items():
+        assert path.stat().st_mtime_ns == since or path.name == "0.png"
 
 
 def test_a_file_that_is_not_ours_is_not_overwritten(settings):
@@ -279,9 +500,44 @@ def test_neighbours(settings, encoder, folder, tmp_path, capsys, monkeypatch):
     )
     ((shown, others, picture),) = drawn
     np.testing.assert_array_equal(shown, pixels_of(query))
-    for (_, pixels), i in zip(others, nearest, strict=True):
+    for (_, _, pixels), i in zip(others, nearest, strict=True):
         assert pixels.shape == pixels_of(paths[i]).shape
-    assert picture == tmp_path / "features-4.png" and picture.is_file()
+    (written,) = tmp_path.glob("features-4-*.png")
+    assert picture.parent == written.parent and not picture.exists()
+
+
+def test_each_query_has_a_picture_of_its_own(
+    settings, folder, tmp_path, monkeypatch, capsys
+):
+    embed.embed(settings)
+    queries = [
+        folder / "4.png",
+        tmp_path / "4.png",
+        tmp_path / f"{'é' * 124}.png",
+    ]
+    for query in queries[1:]:
+        shutil.copy(folder / "2.png", query)
+    monkeypatch.setattr(embed, "_make", None)  # it is done
+
+    def draw(query):
+        before = {*tmp_path.glob("features-*.png")}
+        embed.embed(changed(settings, neighbours=str(query)))
+        said = capsys.readouterr().out
+        drawn = Path(re.search(r"drawn in (.*)", said)[1])
+        return drawn, drawn not in before
+
+    drawn = [draw(query) for query in queries]
+    assert len({path for path, _ in drawn}) == 3 and all(
+        new for _, new in drawn
+    )
+    (tmp_path / "link.png").symlink_to(queries[0])
+    monkeypatch.chdir(folder)
+    for query in ("4.png", tmp_path / "link.png"):
+        assert draw(query) == (drawn[0][0], False)
+    drawn[0][0].write_bytes(b"my own picture")
+    with pytest.raises(FileExistsError, match="something else. Nothing was"):
+        draw(queries[0])
+    assert drawn[0][0].read_bytes() == b"my own picture"
 
 
 def test_names_are_taken_as_they_are(settings, folder, capsys):
@@ -315,11 +571,12 @@ def test_large_pictures_are_drawn_small(tmp_path):
     [
         ({"encoder": None}, "--encoder must be given"),
         ({"images": None}, "--images must be given"),
-        ({"images": ""}, "--images must be given"),
+        ({"images": ""}, "--images must be a path, and not empty"),
         ({"images": "gone"}, "--images must be a folder that exists"),
         ({"encoder": "gone"}, "must be a folder that `export_encoder` wrote"),
         ({"out": "features"}, "--out must be a file that ends with .npz"),
         ({"out": "gone/features.npz"}, "in a folder that exists"),
+        ({"out": f"{'a' * 200}.npz"}, "a name of at most 200 bytes"),
         ({"neighbours": "gone.jpg"}, "--neighbours.*No such file"),
     ],
 )
@@ -331,5 +588,106 @@ def test_bad_settings(settings, changes, message):
 def test_it_does_not_write_where_it_reads(settings, folder):
     with pytest.raises(ValueError, match="outside of --images"):
         embed.embed(changed(settings, out=str(folder / "features.npz")))
-    with pytest.raises(ValueError, match="--batch_size must be greater than 0"):
+    with pytest.raises(ValueError, match="--batch_size must be a positive"):
         changed(settings, batch_size=0)
+
+
+# A space, quotes, markup, placeholders, patterns, lines, right to left, bytes.
+ODD = b"a b'\"$x_1$%s{0}*[1]\\\n\xd7\x97\xf0\x9f\x98\x80\xe7\x8c\xab\xff"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_all_may_have_any_name(encoding, encoder, tmp_path, rng):
+    odd = os.fsdecode(ODD)
+    images, export = tmp_path / f"images {odd}", tmp_path / f"encoder {odd}"
+    shutil.copytree(encoder.parent, export)
+    names = [f"{i}{odd}.png" for i in range(3)] + [f"{odd}/0.png", "$.png"]
+    for name in names:
+        path = images / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = rng.integers(0, 256, (9, 9, 3), "uint8")
+        Image.fromarray(image).save(path, format="PNG")
+    (images / f"{odd}.txt").write_text("no image")
+    out = tmp_path / f"out {odd}.npz"
+    result = programs.run(
+        "embed",
+        f"--encoder={export}",
+        f"--images={images}",
+        f"--out={out}",
+        f"--neighbours={images / names[0]}",
+        PYTHONIOENCODING=encoding,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Glyph" not in result.stderr and "Error" not in result.stderr
+    with np.load(out) as found:
+        assert sorted(found["files"]) == sorted(names)
+        rows = dict(zip(found["files"], found["features"], strict=True))
+    expected = serve_each(encoder, [images / name for name in names])
+    for name, row in zip(names, expected, strict=True):
+        np.testing.assert_allclose(rows[name], row, rtol=0, atol=1e-5)
+    printed = re.findall(r"^  0\.\d{3}  (.*)$", result.stdout, re.M)
+    assert len(printed) == 4 and "$.png" in printed
+    assert all(r"\xff" in name for name in printed if name != "$.png")
+    assert {path.name for path in tmp_path.iterdir()} > {
+        out.name,
+        out.with_suffix(".skipped.csv").name,
+    }
+    (picture,) = tmp_path.glob("out*.png")
+    with Image.open(picture) as drawn:
+        drawn.load()
+
+
+@pytest.mark.slow
+def test_it_is_killed_and_goes_on(settings, tmp_path, rng):
+    """A process at a time; what is in parts is not embedded again."""
+    for i in range(2 * 1024):
+        image = Image.fromarray(rng.integers(0, 256, (4, 4, 3), "uint8"))
+        image.save(Path(settings.images, f"more{i:05}.png"))
+    out = tmp_path / "killed.npz"
+    command = (
+        "embed",
+        f"--encoder={settings.encoder}",
+        f"--images={settings.images}",
+        f"--out={out}",
+    )
+
+    def parts():
+        return {
+            p: p.stat().st_mtime_ns for p in tmp_path.glob("killed*/0*.npz")
+        }
+
+    def wait_for(process, count):
+        while len(parts()) < count:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+
+    first = programs.start(*command)
+    wait_for(first, 1)
+    first.send_signal(signal.SIGSTOP)  # else it would be done before
+    second = programs.run(*command)
+    assert second.returncode == 1
+    assert f"held by process {first.pid} on" in second.stderr
+    first.kill()
+    programs.finish(first)
+    written = parts()
+    third = programs.start(*command)
+    wait_for(third, 2)
+    third.terminate()
+    third = programs.finish(third)
+    assert third.returncode in (0, 128 + signal.SIGTERM), third.stderr
+    if third.returncode:
+        assert "To go on, give the same command again." in third.stderr
+        assert written.items() <= parts().items()
+    result = programs.run(*command)
+    assert result.returncode == 0, result.stderr
+    whole = programs.run(*command[:-1], f"--out={tmp_path}/whole.npz")
+    assert whole.returncode == 0
+    with np.load(out) as found, np.load(tmp_path / "whole.npz") as expected:
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "images",
+        *(f"{name}.npz" for name in ("killed", "whole")),
+        *(f"{name}.skipped.csv" for name in ("killed", "whole")),
+    }

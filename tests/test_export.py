@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -269,6 +270,31 @@ def test_it_is_described(make_encoder, tmp_path):
     card = (folder / "README.md").read_text()
     for words in ("# mine", "`image_bytes`, string (N)", '"epochs": 3', digest):
         assert words in card
+
+
+def test_a_name_in_the_card_is_text(make_encoder, tmp_path):
+    place = tmp_path / "*a* <b> (c) $d$ `e`\n# f"
+    training = {"classes": ["</pre>\n# h", "\udcff"]}
+    folder = export_encoder(make_encoder(), place, training=training)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert card.splitlines()[0] == (r"# \*a\* \<b\> (c) \$d\$ \`e\`\\n\# f")
+    headings = [line for line in card.splitlines() if line.startswith("#")]
+    assert headings[1:] == ["## Signatures", "## Training"]
+    record = json.loads((folder / "encoder.json").read_text())
+    assert record["name"] == place.name and record["training"] == training
+
+
+@pytest.mark.parametrize("name", [b"a[b]", b"a\\b", b"*?", b"\xff\n"])
+def test_encoders_are_in_folders_of_any_name(
+    name, make_encoder, images, tmp_path
+):
+    made = make_encoder()
+    plain, place = tmp_path / "plain", tmp_path / os.fsdecode(name)
+    for path in (plain, place):
+        assert export_encoder(made, path) == path / "1"
+    encoder = load_encoder(place)
+    np.testing.assert_array_equal(encoder(images), load_encoder(plain)(images))
+    assert encoder.get_config()["filepath"] == str(place / "1")
 
 
 def test_what_json_cannot_hold_is_refused_at_once(make_encoder, tmp_path):

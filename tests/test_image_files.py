@@ -214,10 +214,10 @@ def test_what_has_two_names_is_taken_once(tmp_path):
     again += ["y/more", "z", "z.png"]
     found = image_files.walk(folder)
     assert names_in(folder, found.files) == taken
-    assert names_in(folder, [path for path, _ in found.again]) == again
+    assert names_in(folder, [path for path, _ in found.left_out]) == again
     scan = image_files.scan(folder, "error")  # links are no bad images
     assert names_in(folder, scan.files) == taken
-    assert scan.skipped == found.again
+    assert scan.skipped == found.left_out
     assert (
         "10 A link to what has another name there: 7.png, a, b.png, ..."
         in image_files.summary(scan.skipped)
@@ -237,4 +237,22 @@ def test_a_folder_above_holds_it_again(tmp_path):
         "2.png",
         "above/1.png",
     ]
-    assert [path.name for path, _ in found.again] == ["images"]
+    assert [path.name for path, _ in found.left_out] == ["images"]
+
+
+@pytest.mark.parametrize("of_run", ["history.csv", "checkpoints"])
+def test_the_pictures_of_runs_are_left_out(of_run, tmp_path):
+    run = tmp_path / "saved_models" / "image_folder" / "20260101-120000"
+    run.mkdir(parents=True)
+    for place in (tmp_path, run.parent, run):
+        noise().save(place / "1.png")
+    (run / "settings.json").touch()
+    (run / of_run).touch()
+    scan = image_files.scan(tmp_path, "error")
+    assert names_in(tmp_path, scan.files) == [
+        "1.png",
+        "saved_models/image_folder/1.png",
+    ]
+    assert scan.skipped == [(run, "The folder of a run")]
+    # If nothing else is asked for, they are images.
+    assert len(image_files.scan(run).files) == 1

@@ -1,6 +1,9 @@
 import csv
+import itertools
+import os
 
 import keras
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -153,8 +156,95 @@ def test_few_queries_are_drawn(count, names, tmp_path):
 def test_the_nearest_are_drawn(count, tmp_path):
     path = tmp_path / "nearest.png"
     others = [
-        (f"{i}\n0.5", np.zeros((8, 4 + i, 3), "uint8")) for i in range(count)
+        (f"{i}.png", 0.5, np.zeros((8, 4 + i, 3), "uint8"))
+        for i in range(count)
     ]
     plotting.nearest(np.zeros((8, 8, 3), "uint8"), others, path)
     assert not_white(path, 0, 0.2) > 0.3
     assert (not_white(path, 0.2, 1) > 0.1) == (count > 0)
+
+
+NAMES = {  # as they are drawn
+    "price_$10_$20": "price_$10_$20",
+    "a_$\\frac{1$": "a_$\\frac{1$",
+    "%s {0} \\mu": "%s {0} \\mu",
+    "two\nlines": "two\\nlines",
+    "\x1b[31m": "\\x1b[31m",
+    os.fsdecode(b"caf\xe9"): "caf\\xe9",
+    "\u05d7\u05ea\u05d5\u05dc": "\u05d7\u05ea\u05d5\u05dc",
+    "\u202eright": "\\u202eright",
+    "\U0001f600": "\U0001f600",
+    "\u0b95": "\\u0b95",  # which no font here has
+    "\U0001f9ff": "\\U0001f9ff",
+    "": "",
+    " ": " ",
+}
+
+
+def draw_names(how, names, path):
+    """Draws each of the names at least once."""
+    rows = np.arange(len(names) + len(names) % 2).reshape(-1, 2) % len(names)
+    images = np.zeros((*rows.shape, 8, 8, 3), "uint8")
+    if how == "neighbours":
+        plotting.neighbours(images[:, 0], rows[:, 0], images, rows, names, path)
+    else:
+        others = [(name, 0.5, images[0, 0]) for name in names]
+        plotting.nearest(images[0, 0], others, path)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn."""
+    found = []
+    save = plotting._save
+    monkeypatch.setattr(
+        plotting, "_save", lambda *a: (save(*a), found.append(a[0]))
+    )
+    return found
+
+
+@pytest.fixture
+def only_fonts_of_matplotlib(monkeypatch):
+    manager = matplotlib.font_manager.fontManager
+    data = matplotlib.get_data_path()
+    own = [font for font in manager.ttflist if font.fname.startswith(data)]
+    gone = matplotlib.font_manager.FontEntry("gone.ttf", name="A", weight=400)
+    monkeypatch.setattr(manager, "ttflist", [gone, *own])
+
+
+@pytest.mark.parametrize(
+    ("how", "usetex"),
+    [("neighbours", False), ("neighbours", True), ("nearest", False)],
+)
+def test_names_of_others_are_drawn_as_text(
+    how, usetex, figures, only_fonts_of_matplotlib, tmp_path
+):
+    with matplotlib.rc_context({"text.usetex": usetex}):
+        draw_names(how, list(NAMES), tmp_path / "names.png")
+    titles = {
+        axes.get_title().removesuffix("\n0.500") for axes in figures[0].axes
+    }
+    assert titles - {"query"} == set(NAMES.values())
+    assert not_white(tmp_path / "names.png", 0, 1) > 0.1
+
+
+@pytest.mark.parametrize("how", ["neighbours", "nearest"])
+def test_long_names_do_not_overlap(how, figures, tmp_path):
+    draw_names(how, [f"{'W' * 200}{i}" for i in range(4)], tmp_path / "a.png")
+    boxes = [axes.title.get_window_extent(dpi=150) for axes in figures[0].axes]
+    for box, other in itertools.combinations(boxes, 2):
+        assert not box.width or not other.width or not box.overlaps(other)
+    drawn = {axes.get_title().partition("\n")[0] for axes in figures[0].axes}
+    for i in range(4):  # they are told apart by their ends
+        assert any(name.endswith(f"W{i}") for name in drawn)
+    assert {name for name in drawn if "..." not in name} <= {"", "query"}
+
+
+def test_a_font_is_found_that_has_the_character(
+    figures, only_fonts_of_matplotlib, tmp_path
+):
+    """Of those that come with matplotlib, only STIX's has this one."""
+    draw_names("nearest", ["\u1d81"], tmp_path / "names.png")
+    (title,) = (axes.title for axes in figures[0].axes[1:2])
+    assert title.get_text() == "\u1d81\n0.500"
+    assert title.get_family()[1:] == ["STIXGeneral"]

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from moco_keras import accelerators, data
-from moco_keras.recipes import _pretrain, _record
+from moco_keras.recipes import _plan, _pretrain, _record
 from moco_keras.recipes._settings import Settings
 
 
@@ -71,11 +71,11 @@ def test_a_run_resumes_in_its_own_precision(open_folder, tmp_path):
     """On whatever it resumes, where nobody asks for another."""
     strategy = tf.distribute.get_strategy()
     settings = Settings(run_dir=str(tmp_path))
-    chosen = _pretrain._with_precision(settings, strategy)
+    chosen = _plan.for_device(settings, strategy)
     assert chosen.precision == accelerators.default_precision()
     began = dataclasses.replace(settings, precision="mixed_float16")
     open_folder(began)
-    chosen = _pretrain._with_precision(settings, strategy)
+    chosen = _plan.for_device(settings, strategy)
     assert chosen == began
     open_folder(chosen)
 
@@ -169,7 +169,7 @@ def test_a_folder_in_which_nothing_was_kept_is_free(open_folder, tmp_path):
     (run / "notes.txt").write_text("mine")
     other = dataclasses.replace(settings, seed=1, precision="mixed_float16")
     strategy = tf.distribute.get_strategy()
-    chosen = _pretrain._with_precision(settings, strategy)
+    chosen = _plan.for_device(settings, strategy)
     assert chosen.precision == accelerators.default_precision()
     open_folder(other, recipe="another")
     assert _record.begun(run)["recipe"] == "another"

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import numpy as np
@@ -33,6 +34,13 @@ def snapshots(tmp_path):
     for number in (1, 9, 10, 200):
         snapshots.write(number, tensors(number))
     return snapshots
+
+
+@pytest.mark.parametrize("name", [b"a[b]", b"a\\b", b"*?", b"\xff\n"])
+def test_folders_of_any_name(name, tmp_path):
+    folder = tmp_path / os.fsdecode(name)
+    Snapshots(folder).write(3, tensors(3))
+    assert_newest(Snapshots(folder), 3)
 
 
 def test_the_newest_three_are_kept(snapshots):

@@ -1,28 +1,29 @@
 """What every pre-training program does: train, watch, evaluate, export."""
 
 import contextlib
-import dataclasses
 import functools
-import shlex
+import math
 import sys
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
-import tensorflow as tf
+import numpy as np
 
 import moco_keras
 from moco_keras import (
-    accelerators,
     data,
     distribution,
     features,
     image_files,
     knn,
     plotting,
+    signals,
     snapshots,
 )
 from moco_keras.recipes import (
+    _plan,
     _program,
     _record,
     _settings,
@@ -54,11 +55,13 @@ class Images(NamedTuple):
         train: `data.ImageSet` or `data.ImageStream`, to train on.
         bank, test: `data.ImageSet`s; where all have labels, kNN finds those of
             the test images among the bank.
+        notes: lines that say what was taken for what.
     """
 
     train: data.ImageSet | data.ImageStream
     bank: data.ImageSet
     test: data.ImageSet
+    notes: Sequence[str] = ()
 
 
 def by_name(name):
@@ -93,30 +96,38 @@ def pretrain(settings, recipe, read):
     """
     # First, for TensorFlow must know other hosts before it does anything.
     strategy = distribution.strategy(settings.strategy)
+    if settings.batch_size is not None:
+        splits(settings, strategy.num_replicas_in_sync)
     own = contextlib.nullcontext()
     if distribution.is_chief(strategy):
         own = _record.own(settings, recipe)
-    with distribution.loss_of_workers(strategy), own as folder:
-        if settings.precision == "auto":
-            settings = _with_precision(settings, strategy)
+    with (
+        signals.answered(),
+        distribution.loss_of_workers(strategy),
+        own as folder,
+    ):
+        asked = settings
+        settings = of_device = _plan.for_device(settings, strategy)
         if distribution.is_chief(strategy):
             device = distribution.describe(strategy)
-            print(f"Training on: {device}; {settings.precision}", flush=True)
+            print(f"Training on: {device}; {settings.precision}")
+            print("Reading the images ...", flush=True)
         keras.config.set_dtype_policy(settings.precision)
         with distribution.chief_first(strategy):  # it may prepare the data
             images = read(settings)
         _check_evaluation(images)
-        # Not before: a data set that is prepared first takes random numbers.
-        keras.utils.set_random_seed(settings.seed)
-        with strategy.scope():
-            model = build_model(
-                settings,
-                images.train.num_examples,
-                images.bank.images.shape[1],
-                strategy.num_replicas_in_sync,
-            )
+        num_images = images.train.num_examples
+        settings = _plan.for_images(settings, num_images, strategy)
+        model = _built(settings, images, strategy)
+        fitting = _plan.for_memory(
+            settings, of_device, model, num_images, strategy
+        )
+        if fitting != settings:
+            settings = fitting
+            model = _built(settings, images, strategy)
         start = None
         if folder is not None:
+            _plan.say(asked, settings, model, images, strategy)
             if settings.init_from and not _record.has_checkpoint(folder):
                 start = _start.read(settings.init_from, model)
             record = _record.make(settings, recipe, images, strategy)
@@ -127,6 +138,18 @@ def pretrain(settings, recipe, read):
             # Should the chief fail, all start again.
             distribution.meet(strategy)
         return folder
+
+
+def _built(settings, images, strategy):
+    # Not before: a data set that is prepared first takes random numbers.
+    keras.utils.set_random_seed(settings.seed)
+    with strategy.scope():
+        return build_model(
+            settings,
+            images.train.num_examples,
+            images.bank.images.shape[1],
+            strategy.num_replicas_in_sync,
+        )
 
 
 def _check_evaluation(images):
@@ -141,25 +164,15 @@ def _check_evaluation(images):
             )
 
 
-def _with_precision(settings, strategy):
-    """A resumed run keeps its precision; a new one takes the chief's."""
-    choices = _settings.PRECISIONS
-    chosen = accelerators.default_precision()
-    if distribution.is_chief(strategy) and settings.run_dir:
-        chosen = _record.begun_with(settings.run_dir, "precision") or chosen
-    number = tf.constant(choices.index(chosen))
-    number = distribution.of_chief({"precision": number}, strategy)["precision"]
-    return dataclasses.replace(settings, precision=choices[int(number)])
-
-
 @contextlib.contextmanager
 def _saying_how_to_go_on(folder):
     how = (
         "To go on, give the same command again, with "
-        f"--run_dir={shlex.quote(str(folder))}"
+        f"{_plan.how_to_resume(folder)}"
     )
     try:
-        yield
+        with signals.answered(last_words=folder and (lambda: how)):
+            yield
     except (KeyboardInterrupt, SystemExit):
         if folder is not None:
             print(how, file=sys.stderr)
@@ -172,14 +185,16 @@ def _saying_how_to_go_on(folder):
 
 def _train_and_leave(settings, images, model, start, folder):
     """Trains, and writes what there is to write where there is a folder."""
-    train, bank, test = images
-    labelled = bank.labelled and test.labelled
+    train, bank, test, _ = images
+    labelled = _why_no_knn(images) is None
     callbacks, metrics = [moco_keras.callbacks.StopOnNaN()], {}
     if labelled:
         monitor = moco_keras.callbacks.KNNMonitor(
             bank, test, every=settings.knn_every
         )
         monitor.set_model(model)
+        if folder is not None:
+            print("Evaluating the untrained encoder ...", flush=True)
         metrics["knn_untrained"] = monitor.evaluate()["knn"]
         callbacks.append(monitor)
     if settings.init_from:
@@ -190,7 +205,7 @@ def _train_and_leave(settings, images, model, start, folder):
         _say_what_it_begins_with(settings, start, folder)
         log = _record.History(folder / "history.csv")
         board = keras.callbacks.TensorBoard(folder / "logs", write_graph=False)
-        callbacks += [log, board]
+        callbacks += [log, board, _plan.Pace(folder)]
         checkpoints = folder / "checkpoints"
     checkpoint = moco_keras.Checkpoint(checkpoints, settings.checkpoint_every)
     if isinstance(train, data.ImageStream):
@@ -225,15 +240,17 @@ def _train_and_leave(settings, images, model, start, folder):
 
 def _before(images, metrics):
     """Prints what there is, and what to compare a training with."""
-    train, bank, test = images
-    print(f"{train.source}: {train.num_examples} training images")
+    train, bank, test, notes = images
     if train.skipped:
         print(image_files.summary(train.skipped))
+    print(*notes, sep="\n", end="\n" if notes else "")
+    if why := _why_no_knn(images):
+        print(f"No kNN: {why}")
     if "knn_untrained" in metrics:
         metrics["knn_raw_pixels"] = knn.accuracy(
-            features.unit_rows(bank.images),
+            features.unit_rows(_few_pixels(bank.images)),
             bank.labels,
-            features.unit_rows(test.images),
+            features.unit_rows(_few_pixels(test.images)),
             test.labels,
         )
         print(
@@ -241,6 +258,28 @@ def _before(images, metrics):
             f"raw pixels {metrics['knn_raw_pixels']:.3f}, of the untrained "
             f"encoder {metrics['knn_untrained']:.3f}"
         )
+
+
+def _why_no_knn(images):
+    """Why there is no kNN, and how to get one; None where there is one."""
+    if not (images.bank.labelled and images.test.labelled):
+        return (
+            "not all images to evaluate with have a class. Those of a folder "
+            "are in a folder for each class."
+        )
+    if len(np.unique(images.bank.labels)) < 2:
+        return (
+            "all images to compare with are of one class, so that any encoder "
+            "would find it. Those of a folder are in a folder for each class; "
+            "--images is what holds these folders."
+        )
+    return None
+
+
+def _few_pixels(images):
+    """Of large images every n-th pixel: thousands would fill the memory."""
+    step = max(1, images.shape[1] // 32)
+    return images[:, ::step, ::step]
 
 
 def _say_what_it_begins_with(settings, start, folder):
@@ -273,6 +312,36 @@ def _neighbours(bank):
     return f"k={k}" if k == 200 else f"k={k}, the smallest class's images"
 
 
+def splits(settings, num_replicas):
+    """Groups of batch norm on each device; one device and many form the same.
+
+    Args:
+        settings: `Settings`.
+        num_replicas: devices that share each step.
+
+    Raises:
+        ValueError: if devices, or groups, would be of unequal sizes.
+    """
+    of_batch = f"--batch_size={settings.batch_size}"
+    share, rest = divmod(settings.batch_size, num_replicas)
+    if rest:
+        raise ValueError(
+            f"--batch_size must be a multiple of the {num_replicas} devices "
+            f"that share it. Received: {of_batch}. Give "
+            f"--batch_size={(share + 1) * num_replicas}, for example."
+        )
+    groups = max(1, (settings.bn_splits or 1) // num_replicas)
+    if share % groups:
+        devices = f", {num_replicas} devices" if num_replicas > 1 else ""
+        raise ValueError(
+            "--bn_splits must divide --batch_size into groups of one size. "
+            f"Received: --bn_splits={settings.bn_splits}, {of_batch}{devices}. "
+            f"Give --bn_splits={math.gcd(share, groups) * num_replicas}, for "
+            "example, or other batches."
+        )
+    return groups
+
+
 def build_model(settings, num_images, image_size, num_replicas=1):
     """The compiled `MoCo` of the settings, for views (N, S, S, 3)."""
     if settings.batch_size > num_images:
@@ -288,8 +357,7 @@ def build_model(settings, num_images, image_size, num_replicas=1):
         head=settings.head,
         stem=settings.stem,
         width=settings.width,
-        # So that one device and many form the same groups.
-        bn_splits=max(1, settings.bn_splits // num_replicas),
+        bn_splits=splits(settings, num_replicas),
     )
     augment = getattr(moco_keras.augmentations, settings.augmentation)
     model = moco_keras.MoCo(

@@ -1,12 +1,15 @@
 """How every program begins and ends."""
 
+import codecs
+import errno
+import io
 import signal
 import sys
 
 import tensorflow as tf
-from absl import app, logging
+from absl import app, flags, logging
 
-from moco_keras import accelerators, startup
+from moco_keras import accelerators, signals, startup
 from moco_keras.recipes import _settings
 
 
@@ -19,12 +22,14 @@ def run(defaults, work):
     """
     logging.set_verbosity(logging.WARNING)  # --verbosity=0 for more
     _settings.define_flags(defaults)
+    sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
 
     def main(argv):
-        if len(argv) > 1:
-            raise app.UsageError(f"Expected flags only. Received: {argv[1:]}.")
         try:
-            work(_settings.from_flags(type(defaults)))
+            if len(argv) > 1:
+                raise ValueError(f"Expected flags only. Received: {argv[1:]}.")
+            with signals.answered():
+                work(_settings.from_flags(type(defaults)))
         except (
             ValueError,
             OSError,
@@ -47,8 +52,59 @@ def run(defaults, work):
 
 def parse_flags(argv):
     """What `app.run` parses flags with; looks for GPUs, too, and quietly."""
-    others = app.parse_flags_with_usage(argv)
+    asked = {arg.lstrip("-") for arg in argv[1:] if arg.startswith("-")}
+    if asked & {"help", "helpshort", "helpfull", "?"}:
+        print(sys.modules["__main__"].__doc__)
+        if "helpfull" in asked:
+            print(flags.FLAGS.get_help())
+        else:
+            print(flags.FLAGS.main_module_help())
+            print("\n--helpfull lists the flags of absl, too.")
+        sys.exit()
+    try:
+        others = flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"\nError: {error}\n(--help lists the flags.)", file=sys.stderr)
+        sys.exit(1)
     # Not in `main`: TensorFlow has `app.run` look for them before.
     with startup.without_greetings():
         accelerators.warn_of_unused_gpu()
     return others
+
+
+class _Outlet(io.FileIO):
+    """Where a program prints to, which does not end it by being closed."""
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except OSError as error:
+            # Nobody reads the pipe any more, or the terminal is gone.
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            return len(data)
+
+
+def _lasting(stream):
+    """The same stream, which takes every text, and outlasts its reader."""
+    if stream is None:  # it was closed
+        return None
+    stream.flush()
+    raw = _Outlet(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        raw if stream.write_through else io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors="escape",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def _escape(error):
+    """Writes what an encoding lacks as Python's strings do."""
+    # Keras's progress bars are as Keras has them in such an encoding.
+    text = error.object[error.start : error.end].replace("━", "=")
+    return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error("escape", _escape)

@@ -377,7 +377,10 @@ def _what_must_stay(record):
         for name, value in record["settings"].items()
         if name not in _PLACES
     }
-    return {"recipe": record["recipe"], **record["data"], **settings}
+    # Of a folder the digest alone: it may have been moved or renamed.
+    source = str(record["data"]["source"]).rpartition(" ")[2]
+    data = {**record["data"], "source": source}
+    return {"recipe": record["recipe"], **data, **settings}
 
 
 def _enter_folder(stack, settings, recipe):

@@ -3,22 +3,57 @@
 import dataclasses
 import sys
 import typing
-from pathlib import Path
 
 from absl import flags
 
-from moco_keras import checkpoint, distribution
+from moco_keras import arguments, checkpoint, distribution
+from moco_keras.arguments import COUNT
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# What a program may leave open, None: see `_plan`.
+FITTED = (
+    "encoder",
+    "width",
+    "image_size",
+    "batch_size",
+    "bn_splits",
+    "queue_size",
+    "epochs",
+    "momentum",
+    "learning_rate",
+)
 
 
-def setting(default, help, low=None, choices=None):
-    """A field with its default, its help and its bounds.
+def setting(default, help, kind=None, choices=None, path=False):
+    """A field with its default, its help, and what its values may be.
 
-    `low` is a bound that the value must exceed, for numbers.
+    Args:
+        default, help: of the flag.
+        kind: an `arguments.Kind`, of every number.
+        choices: names that are allowed, or None for all.
+        path: whether it is a path, in which ~ is the home folder.
     """
-    metadata = {"help": help, "low": low, "choices": choices}
+    metadata = {"help": help, "kind": kind, "choices": choices, "path": path}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def path(default, help):
+    """A field for a path, a text or an `os.PathLike`, kept as a text."""
+    return setting(default, help, path=True)
+
+
+def _is_period(text):
+    try:
+        checkpoint.period(text)
+    except ValueError:
+        return False
+    return True
+
+
+_PERIOD = arguments.Kind(
+    'a number of steps or minutes, such as "500 steps" or "10 minutes"',
+    _is_period,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,46 +63,49 @@ class Bounded:
     def __post_init__(self):
         """Refuses values that cannot be meant, all before any work."""
         for field in dataclasses.fields(self):
-            value, low = getattr(self, field.name), field.metadata["low"]
-            if low is not None and value is not None and not value > low:
-                raise ValueError(
-                    f"--{field.name} must be greater than {low}. "
-                    f"Received: --{field.name}={value}."
-                )
+            name, value = field.name, getattr(self, field.name)
+            kind = field.metadata["kind"]
+            if value is None:
+                continue
+            if kind and not kind.holds(value):
+                raise arguments.refusal(f"--{name}", value, kind.words)
+            if field.metadata["path"] and "://" not in str(value):
+                path = arguments.path(**{f"--{name}": value})
+                object.__setattr__(self, name, str(path))
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Bounded):
     """What a training is told; the defaults are the paper's notebook's."""
 
-    data_dir: str | None = setting(
+    data_dir: str | None = path(
         None,
         "where TensorFlow Datasets keeps its data; by default the environment "
         "variable MOCO_KERAS_DATA_DIR, or else its own default",
     )
-    export_dir: str = setting(
+    export_dir: str = path(
         "saved_models", "where the folder of the run is written"
     )
-    run_dir: str | None = setting(
+    run_dir: str | None = path(
         None,
         "the folder of the run instead; a run that was interrupted there goes "
         "on from its last checkpoint, and a finished one with more --epochs",
     )
-    init_from: str | None = setting(
+    init_from: str | None = path(
         None,
         "begin with the weights, the key encoder and the queue of this .keras "
         "file, such as the model.keras of another run; the schedule is new",
     )
     checkpoint_every: str = setting(
-        "1 minute", "how often a run is saved, in steps or minutes"
+        "1 minute", "how often a run is saved, in steps or minutes", _PERIOD
     )
     train_examples: int | None = setting(
-        None, "train on the first N of a fixed shuffle; all by default", low=0
+        None, "train on the first N of a fixed shuffle; all by default", COUNT
     )
     test_examples: int | None = setting(
-        None, "test on the first N of a fixed shuffle; all by default", low=0
+        None, "test on the first N of a fixed shuffle; all by default", COUNT
     )
-    encoder: str = setting(
+    encoder: str | None = setting(
         "resnet18", "backbone", choices=("resnet18", "resnet34", "resnet50")
     )
     stem: str = setting(
@@ -75,16 +113,16 @@ class Settings(Bounded):
         "first layers: for CIFAR's size, ImageNet's, or what fits the images",
         choices=("auto", "cifar", "imagenet"),
     )
-    width: int = setting(64, "channels of the first stage", low=0)
+    width: int | None = setting(64, "channels of the first stage", COUNT)
     head: str = setting(
         "linear", "projection head of MoCo v1 or v2", choices=("linear", "mlp")
     )
-    projection_dim: int = setting(128, "length of a projection, C", low=0)
-    bn_splits: int = setting(
+    projection_dim: int = setting(128, "length of a projection, C", COUNT)
+    bn_splits: int | None = setting(
         8,
         "groups of a batch, that of all devices, that batch norm treats apart; "
         "divided by the devices, at least one each",
-        low=0,
+        COUNT,
     )
     augmentation: str = setting(
         "cifar",
@@ -92,21 +130,29 @@ class Settings(Bounded):
         choices=("cifar", "moco_v1", "moco_v2"),
     )
     min_area: float = setting(
-        0.08, "smallest part of an image that a view shows", low=0
+        0.08, "smallest part of an image that a view shows", arguments.PART
     )
-    batch_size: int = setting(512, "images in a step, of all devices", low=0)
-    epochs: int = setting(200, "passes over the training images", low=0)
-    queue_size: int = setting(4096, "keys in the queue, K", low=0)
-    momentum: float = setting(0.99, "of the key encoder, m, in [0, 1]")
-    temperature: float = setting(0.1, "divides the similarities, T", low=0)
+    batch_size: int | None = setting(
+        512, "images in a step, of all devices", COUNT
+    )
+    epochs: int | None = setting(200, "passes over the training images", COUNT)
+    queue_size: int | None = setting(4096, "keys in the queue, K", COUNT)
+    momentum: float | None = setting(
+        0.99, "of the key encoder, m, in [0, 1]", arguments.SHARE
+    )
+    temperature: float = setting(
+        0.1, "divides the similarities, T", arguments.POSITIVE
+    )
     symmetric: bool = setting(False, "let both views be query and key in turn")
-    learning_rate: float = setting(
+    learning_rate: float | None = setting(
         0.06,
         "of SGD with momentum 0.9; falls by a cosine, epoch by epoch",
-        low=0,
+        arguments.POSITIVE,
     )
     l2: float = setting(
-        5e-4, "weight decay of PyTorch's kind, added to the gradient"
+        5e-4,
+        "weight decay of PyTorch's kind, added to the gradient",
+        arguments.NOT_NEGATIVE,
     )
     strategy: str = setting(
         "auto",
@@ -114,7 +160,7 @@ class Settings(Bounded):
         "hosts of TF_CONFIG, a TPU, or what fits",
         choices=distribution.NAMES,
     )
-    seed: int = setting(0, "of everything random")
+    seed: int = setting(0, "of everything random", arguments.SEED)
     precision: str = setting(
         "auto",
         "of the arithmetic: auto is mixed_bfloat16 on GPUs that have units for "
@@ -122,18 +168,14 @@ class Settings(Bounded):
         choices=("auto", *PRECISIONS),
     )
     knn_every: int = setting(
-        5, "epochs between kNN evaluations; the first and last always", low=0
+        5, "epochs between kNN evaluations; the first and last always", COUNT
     )
 
     def __post_init__(self):
         """Also refuses what does not fit together."""
         super().__post_init__()
-        checkpoint.period(self.checkpoint_every)
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(
-                "--momentum must be in [0, 1]. "
-                f"Received: --momentum={self.momentum}."
-            )
+        if None in (self.batch_size, self.queue_size):
+            return
         keys_of_a_step = self.batch_size * (1 + self.symmetric)
         if keys_of_a_step > self.queue_size:
             raise ValueError(
@@ -141,6 +183,13 @@ class Settings(Bounded):
                 "would overwrite each other. Received: --queue_size="
                 f"{self.queue_size}, {keys_of_a_step} keys a step. Raise it, "
                 "or lower --batch_size."
+            )
+        if self.train_examples and self.train_examples < self.batch_size:
+            raise ValueError(
+                "--train_examples must fill a batch. Received: "
+                f"--train_examples={self.train_examples}, "
+                f"--batch_size={self.batch_size}. Raise it, or lower "
+                "--batch_size."
             )
 
 
@@ -155,9 +204,12 @@ _DEFINERS = {
 def define_flags(defaults, flag_values=flags.FLAGS):
     """Makes an absl flag of each field, with the values of `defaults`."""
     types = typing.get_type_hints(type(defaults))
+    fitted = FITTED if isinstance(defaults, Settings) else ()
     for field in dataclasses.fields(defaults):
         default = getattr(defaults, field.name)
         choices, help = field.metadata["choices"], field.metadata["help"]
+        if default is None and field.name in fitted:
+            help += "; by default what fits the images and the device"
         if choices:
             flags.DEFINE_enum(field.name, default, choices, help, flag_values)
         else:
@@ -182,8 +234,4 @@ def from_flags(kind=Settings, flag_values=flags.FLAGS):
         field.name: flag_values[field.name].value
         for field in dataclasses.fields(kind)
     }
-    for name, value in values.items():
-        # Shells leave it in --name=~/folder.
-        if isinstance(value, str) and value.startswith("~"):
-            values[name] = str(Path(value).expanduser())
     return kind(**values)

@@ -1,4 +1,4 @@
-"""Measures how fast everything is, each piece of work against its rivals.
+r"""Measures how fast everything is, each piece of work against its rivals.
 
     python -m moco_keras.recipes.benchmark
     python -m moco_keras.recipes.benchmark --only=step,augment_32 \

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import moco_keras
+from moco_keras import arguments
 from moco_keras.recipes import _model_file, _program, _record, _settings
 
 
@@ -21,15 +22,15 @@ from moco_keras.recipes import _model_file, _program, _record, _settings
 class ExportSettings(_settings.Bounded):
     """What an export is told."""
 
-    model: str | None = _settings.setting(
+    model: str | None = _settings.path(
         None,
         "folder of a finished run, or a .keras file, of a MoCo or an encoder",
     )
-    path: str | None = _settings.setting(
+    path: str | None = _settings.path(
         None, "folder of all versions; by default the run's own, encoder"
     )
     version: int | None = _settings.setting(
-        None, "number of this one; by default the next", low=0
+        None, "number of this one; by default the next", arguments.VERSION
     )
     output: str = _settings.setting(
         "features",

@@ -1,0 +1,124 @@
+"""Ctrl-C and SIGTERM, answered at once whatever the main thread is doing.
+
+Python runs handlers in the main thread, between two of its own instructions,
+and a step is a single one, of seconds or of minutes while it is compiled. So a
+thread answers: the system writes the number of each signal to a socket that it
+reads.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+
+# Seconds that the main thread has to act on a signal that is to act at once.
+_PATIENCE = 1.0
+# What to say when the process ends here, by each context that is entered.
+_last_words = []
+
+
+@contextlib.contextmanager
+def answered(note=None, answer="Stopping ...", last_words=None):
+    """Answers SIGINT and SIGTERM while it is entered.
+
+    The first signal is given to `note`, or ends the program without one. A
+    second one always does: by the handler that was set before, or, if the main
+    thread cannot run it within a second, by ending the process.
+
+    Args:
+        note: function of the number of the first signal, called in the main
+            thread as soon as it can be. If there is none, the signal raises
+            `KeyboardInterrupt`, or `SystemExit` of code 143.
+        answer: what is printed when the first signal is there; without `note`
+            only where the main thread cannot act within a second.
+        last_words: function that returns what to say when a signal acts that
+            `note` did not take, where there is `note`; and in any case if the
+            process ends here. None says nothing.
+
+    In another thread than the main one, and for a signal that is ignored,
+    nothing is set. Everything is as it was afterwards.
+    """
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {
+            number: signal.getsignal(number)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+    # Ignored, as SIGINT is by a shell's background jobs, it stays.
+    kept = signal.SIG_IGN, None
+    handlers = {n: h for n, h in handlers.items() if h not in kept}
+    if not handlers:
+        yield
+        return
+    handled, there = [], threading.Condition()
+
+    def handle(number, frame):
+        with_note = note is not None and not handled
+        with there:
+            handled.append(number)
+            there.notify()
+        if with_note:
+            note(number)
+        elif callable(handlers[number]):
+            handlers[number](number, frame)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise SystemExit(128 + number)
+
+    def acts(count):
+        """Whether the main thread has run the handler so often."""
+        with there:
+            return there.wait_for(lambda: len(handled) >= count, _PATIENCE)
+
+    def answer_each():
+        count = 0
+        while number := own.recv(1)[0]:
+            if number not in handlers:
+                if before != -1:
+                    os.write(before, bytes([number]))
+                continue
+            count += 1
+            if count == 1:
+                if note is not None or not acts(count):
+                    _say(answer)
+                continue
+            if note is not None and last_words is not None:
+                _say(last_words())
+            if not acts(count):
+                _end(number, said=note is not None and last_words)
+
+    own, other = socket.socketpair()
+    other.setblocking(False)
+    with own, other:
+        before = signal.set_wakeup_fd(other.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=answer_each, daemon=True)
+        thread.start()
+        _last_words.append(last_words)
+        for number in handlers:
+            signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(before)
+            _last_words.pop()
+            other.send(b"\0")
+            thread.join()
+
+
+def _say(words):
+    print(f"\n{words}", file=sys.stderr, flush=True)
+
+
+def _end(number, said):
+    """Ends the process while its main thread is in a long call."""
+    for words in reversed(_last_words):
+        if words is not None and words is not said:
+            _say(words())
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(128 + number)

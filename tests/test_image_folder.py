@@ -1,0 +1,162 @@
+"""What the program for folders takes for what, and says of it."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+from PIL import Image
+
+from moco_keras import textures
+from moco_keras.recipes import _pretrain, image_folder
+
+
+def write(folder, **counts):
+    """Writes so many images to each place; two underscores part folders."""
+    pixels, _ = textures.draw(max(20, *counts.values()), seed=0)
+    for place, count in counts.items():
+        place = folder.joinpath(*place.split("__"))
+        place.mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(pixels[:count]):
+            Image.fromarray(image).save(place / f"{i}.png")
+
+
+def settings(folder, **changes):
+    return image_folder.FolderSettings(
+        images=folder, image_size=8, batch_size=8, **changes
+    )
+
+
+def read(folder, **changes):
+    return image_folder.read(settings(folder, **changes))
+
+
+def test_images_of_classes(tmp_path):
+    write(tmp_path, cats=10, dogs=5)
+    images = read(tmp_path)
+    assert (images.train.num_examples, images.test.num_examples) == (15, 3)
+    assert images.bank.num_examples == 12
+    assert _pretrain._why_no_knn(images) is None
+    assert images.notes == [
+        f"Classes, the folders within {tmp_path}: cats 10, dogs 5",
+        "Tests: some of the images, also trained on, without their names",
+    ]
+
+
+def test_a_stray_file_is_trained_on_and_takes_no_knn_away(tmp_path):
+    write(tmp_path, cats=10, dogs=5)
+    Image.new("RGB", (9, 9)).save(tmp_path / "stray.png")
+    images = read(tmp_path)
+    assert images.train.num_examples == 16
+    assert images.bank.num_examples + images.test.num_examples == 15
+    assert _pretrain._why_no_knn(images) is None
+    assert "; 1 images without one are trained on, too" in images.notes[0]
+
+
+def test_splits_train_and_test(tmp_path):
+    write(tmp_path, train__cats=9, train__dogs=6, Val__cats=2, Val__dogs=3)
+    write(tmp_path, test=4)
+    images = read(tmp_path)
+    assert images.train.num_examples == images.bank.num_examples == 15
+    assert images.test.num_examples == 5 and images.test.labelled
+    assert images.notes[1] == (
+        "Tests: images of the split validation, which are not trained on; not "
+        "used: test (4)"
+    )
+    assert read(tmp_path, test_examples=2).test.num_examples == 2
+    with pytest.raises(ValueError, match="at most the 5 labelled .*examples=6"):
+        read(tmp_path, test_examples=6)
+
+
+def test_a_split_without_classes_does_not_test(tmp_path):
+    write(tmp_path, train__cats=9, train__dogs=6, test=4)
+    images = read(tmp_path)
+    assert images.bank.num_examples + images.test.num_examples == 15
+    assert images.notes[1].endswith("their names; not used: test (4)")
+
+
+@pytest.mark.parametrize(
+    ("counts", "note", "why"),
+    [
+        ({"": 12}, "Classes: none", "have a class"),
+        ({"cats": 12}, "cats 12", "of one class"),
+        ({"cats": 12, "": 3}, "cats 12; 3 images", "have a class"),
+        ({"cats": 1, "dogs": 1}, "cats 1, dogs 1", "of one class"),
+    ],
+)
+def test_that_there_is_no_knn_is_said(counts, note, why, tmp_path, capsys):
+    write(tmp_path, **counts)
+    images = read(tmp_path)
+    assert note in images.notes[0]
+    _pretrain._before(images, {})
+    printed = capsys.readouterr().out
+    assert images.notes[0] in printed
+    assert "\nNo kNN: " in printed and why in printed
+
+
+@pytest.mark.parametrize(
+    ("count", "tests", "words"),
+    [
+        (1, None, "Received: 1 in"),
+        (9, 9, "Received: 9 in .*--test_examples=9. .*fewer"),
+        (9, 99, "--test_examples=99"),
+    ],
+)
+def test_images_to_test_with_and_to_compare_with(count, tests, words, tmp_path):
+    write(tmp_path, cats=count)
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path, test_examples=tests)
+
+
+def test_more_images_to_train_on_than_there_are(tmp_path):
+    write(tmp_path, cats=9)
+    with pytest.raises(ValueError, match="At most 9 examples.*Received: 10"):
+        read(tmp_path, train_examples=10)
+
+
+def pretrain(**changes):
+    """A run that takes seconds; returns its folder."""
+    small = dataclasses.replace(
+        image_folder._DEFAULTS,
+        image_size=32,
+        encoder="resnet18",
+        width=4,
+        batch_size=8,
+        queue_size=16,
+        **{"epochs": 1, **changes},
+    )
+    return _pretrain.pretrain(small, "image_folder", image_folder.read)
+
+
+@pytest.mark.slow
+def test_a_run_does_not_train_on_the_pictures_of_others(
+    tmp_path, monkeypatch, capsys
+):
+    """Of the current folder, in which runs are by default."""
+    write(tmp_path, cats=10, dogs=10)
+    monkeypatch.chdir(tmp_path)
+    records = []
+    for _ in range(2):
+        folder = pretrain(images=".")
+        records.append(json.loads((folder / "settings.json").read_text()))
+    assert folder.parts[:2] == ("saved_models", "image_folder")
+    assert records[0]["data"] == records[1]["data"]
+    assert records[0]["data"]["train_images"] == 20
+    assert records[0]["data"]["classes"] == ["cats", "dogs"]
+    assert "1 The folder of a run: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_by_other_paths(tmp_path, monkeypatch):
+    """To its folder, and to its images, which were moved."""
+    names = {os.fsdecode(b"\xff{0}\n$"): 10, "\U0001f600 \u202e%s": 10}
+    write(tmp_path / "images", **names)
+    (tmp_path / "runs").mkdir()
+    pretrain(images=tmp_path / "images", run_dir=tmp_path / "runs" / "1")
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    pretrain(images=".", run_dir="../link/1", epochs=2)
+    Image.new("RGB", (32, 32)).save(next((tmp_path / "moved").glob("*/3.png")))
+    with pytest.raises(ValueError, match=r"source=[0-9a-f]{12} \(it began wi"):
+        pretrain(images=".", run_dir="../link/1", epochs=3)

@@ -1,0 +1,324 @@
+"""Defaults that fit, memory and time: what a program says before it trains."""
+
+import dataclasses
+import itertools
+import json
+import re
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from programs import ROOT
+
+from moco_keras import accelerators, data, textures
+from moco_keras.recipes import (
+    _plan,
+    _pretrain,
+    _record,
+    _settings,
+    image_folder,
+)
+
+OPEN = image_folder._DEFAULTS
+STRATEGY = tf.distribute.get_strategy()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("replicas", [1, 2, 3, 8])
+def test_what_fits_fits_together(replicas, on_gpu, symmetric):
+    open_ = dataclasses.replace(OPEN, symmetric=symmetric)
+    before = 0
+    for images in (1, 2, 9, 30, 100, 766, 1999, 2000, 10_000, 10**5, 1_281_167):
+        settings = dataclasses.replace(
+            open_, **_plan.what_fits(open_, images, on_gpu, replicas)
+        )  # which refuses a queue that is too short
+        batch_size = settings.batch_size
+        assert batch_size % replicas == batch_size % settings.bn_splits == 0
+        assert before <= batch_size <= 256
+        before = batch_size
+        if images >= 16 * replicas:
+            assert batch_size <= images / 4
+            assert settings.queue_size <= images / 2
+        assert settings.queue_size <= 65536
+        assert settings.learning_rate == pytest.approx(0.03 * batch_size / 256)
+
+
+def test_what_fits_a_set_of_photographs_and_imagenet():
+    few, many = (
+        _plan.what_fits(OPEN, images, on_gpu)
+        for images, on_gpu in ((766, False), (1_281_167, True))
+    )
+    assert few == {
+        "batch_size": 64,
+        "bn_splits": 2,
+        "queue_size": 256,
+        "momentum": 0.99,
+        "epochs": 400,
+        "learning_rate": 0.0075,
+    }
+    assert many == {  # MoCo v2's own
+        "batch_size": 256,
+        "bn_splits": 8,
+        "queue_size": 65536,
+        "momentum": 0.999,
+        "epochs": 200,
+        "learning_rate": 0.03,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"batch_size": 100}, {"bn_splits": 1, "queue_size": 256}),
+        ({"batch_size": 300}, {"bn_splits": 3, "queue_size": 300}),
+        ({"queue_size": 32}, {"batch_size": 32}),
+        ({"queue_size": 32, "symmetric": True}, {"batch_size": 16}),
+        ({"bn_splits": 5}, {"batch_size": 60}),
+    ],
+)
+def test_the_rest_fits_what_is_given(given, expected):
+    settings = dataclasses.replace(OPEN, **given)
+    assert expected.items() <= _plan.what_fits(settings, 700, False).items()
+
+
+def test_flags_that_are_given_win(monkeypatch):
+    given = {
+        "encoder": "resnet34",
+        "width": 8,
+        "image_size": 40,
+        "batch_size": 24,
+        "bn_splits": 3,
+        "queue_size": 25,
+        "epochs": 7,
+        "momentum": 0.5,
+        "learning_rate": 1.0,
+    }
+    assert given.keys() == set(_settings.FITTED)
+    for name, value in given.items():
+        settings = dataclasses.replace(OPEN, **{name: value})
+        for complete in (_plan.for_device, _of_images):
+            settings = complete(settings, STRATEGY)
+        assert getattr(settings, name) == value
+        assert None not in [getattr(settings, n) for n in given]
+    settings = _settings.Settings(precision="float32")
+    assert _plan.for_device(settings, STRATEGY) == settings
+    assert _of_images(settings, STRATEGY) == settings
+
+
+def _of_images(settings, strategy):
+    return _plan.for_images(settings, 700, strategy)
+
+
+def test_the_docs_have_the_same_tables():
+    text = (ROOT / "docs" / "training.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    for name in ("encoder", "width", "image_size"):
+        values = [str(_plan.OF_DEVICE[gpu][name]) for gpu in (False, True)]
+        assert [f"`--{name}`", *values] in rows
+    for fewer_than, *values in _plan.OF_IMAGES:
+        expected = [f"{value:g}" for value in values]
+        first = "more" if fewer_than == np.inf else f"fewer than {fewer_than:,}"
+        assert [first, *expected] in rows
+
+
+def build(**changes):
+    settings = dataclasses.replace(
+        OPEN, **{"width": 4, "encoder": "resnet18", "image_size": 16, **changes}
+    )
+    complete = _of_images(_plan.for_device(settings, STRATEGY), STRATEGY)
+    model = _pretrain.build_model(complete, 700, complete.image_size)
+    return settings, complete, model
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Sets what is free; the evaluation, of 256 images, takes nothing."""
+    monkeypatch.setattr(_plan, "_EVALUATED", 0)
+
+    def set_to(free):
+        monkeypatch.setattr(accelerators, "free_memory", lambda: free)
+
+    return set_to
+
+
+def test_memory_grows_with_all_that_takes_it(memory):
+    _, settings, model = build()
+    estimate = _plan.Memory.of(model, settings)
+    base = estimate.needed(64)
+    assert estimate.needed(128) > base
+    for changes in (
+        {"symmetric": True},
+        {"width": 8},
+        {"image_size": 24},
+        {"queue_size": 65536},
+        {"encoder": "resnet50"},
+    ):
+        _, settings, model = build(**changes)
+        assert _plan.Memory.of(model, settings).needed(64) > base, changes
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    _, settings, model = build()
+    assert _plan.Memory.of(model, settings).needed(64) < base
+    for images in (1, 10, 1000):
+        assert estimate.room_for(estimate.needed(images)) == images
+        assert estimate.room_for(estimate.needed(images) - 1) == images - 1
+    assert estimate.room_for(10) == 0
+    evaluated = estimate._replace(evaluation=estimate.of_image * 100)
+    assert evaluated.needed(64) == estimate.needed(100)
+    assert evaluated.room_for(estimate.needed(99)) == 0
+    assert evaluated.room_for(estimate.needed(101)) == 101
+
+
+def test_a_batch_that_was_not_given_fits_the_memory(memory, capsys):
+    asked, settings, model = build(image_size=96)
+    asked = _plan.for_device(asked, STRATEGY)
+    estimate = _plan.Memory.of(model, settings)
+    for free in (None, estimate.needed(64)):
+        memory(free)
+        fits = _plan.for_memory(settings, asked, model, 700, STRATEGY)
+        assert fits == settings
+    assert capsys.readouterr().out == ""
+    memory(estimate.needed(64) - 1)
+    fits = _plan.for_memory(settings, asked, model, 700, STRATEGY)
+    assert fits == _of_images(
+        dataclasses.replace(asked, batch_size=32), STRATEGY
+    )
+    assert "--batch_size=32 was chosen" in capsys.readouterr().out
+    memory(estimate.needed(7))
+    with pytest.raises(ValueError, match=r"free\. (Set|Lower) --"):
+        _plan.for_memory(settings, asked, model, 700, STRATEGY)
+
+
+def test_a_batch_that_was_given_is_refused(memory):
+    asked, settings, model = build(
+        image_size=96, batch_size=96, bn_splits=8, width=16
+    )
+    memory(_plan.Memory.of(model, settings).needed(50))
+    with pytest.raises(
+        ValueError,
+        match="--batch_size=96, --encoder=resnet18, --width=16 and images of "
+        r"96x96 pixels, which need about .* GB; .* GB are free. Set "
+        "--batch_size=48, or lower --width",
+    ):
+        _plan.for_memory(settings, asked, model, 700, STRATEGY)
+    memory(1e6)
+    with pytest.raises(ValueError, match="free. Lower --width, or --image_si"):
+        _plan.for_memory(settings, asked, model, 700, STRATEGY)
+
+
+def test_gpus_share_a_batch_and_each_has_its_memory(memory, monkeypatch):
+    asked, settings, model = build(image_size=96, batch_size=64)
+
+    class TwoReplicas:
+        num_replicas_in_sync = 2
+
+    monkeypatch.setattr(_plan.distribution, "is_chief", lambda _: True)
+    monkeypatch.setattr(_plan.distribution, "of_chief", lambda x, _: x)
+    monkeypatch.setattr(_plan.distribution, "num_workers", lambda _: 1)
+    memory(_plan.Memory.of(model, settings).needed(41))
+    with pytest.raises(ValueError, match="Set --batch_size=40"):
+        _plan.for_memory(settings, asked, model, 700, TwoReplicas())
+    monkeypatch.setattr(accelerators, "on_gpu", lambda: True)
+    fits = _plan.for_memory(settings, asked, model, 700, TwoReplicas())
+    assert fits == settings
+    memory(_plan.Memory.of(model, settings).needed(20))
+    with pytest.raises(ValueError, match="Set --batch_size=40"):
+        _plan.for_memory(settings, asked, model, 700, TwoReplicas())
+
+
+def test_what_a_training_is_about_to_do_is_said(memory, capsys):
+    memory(23_000_000_000)
+    asked, settings, model = build(queue_size=1024)
+    images, labels = np.zeros((700, 16, 16, 3), "uint8"), np.zeros(700, int)
+    whole = data.ImageSet(images, labels, ["a"], "photos 1234")
+    images = _pretrain.Images(whole, whole, whole)
+    _plan.say(asked, settings, model, images, STRATEGY)
+    said = capsys.readouterr().out
+    for words in (
+        "images   700 to train on, of photos 1234",
+        "encoder  resnet18, width 4, cifar stem, mlp head: 0.1 million para",
+        "views    16x16 pixels, moco_v2",
+        "batch    64 images, learning rate 0.0075",
+        "queue    1,024 keys",
+        "epochs   400 of 10 steps, 4,000 in all",
+        "GB, of 23.0 GB that are free",
+        "longer than the 700 images",
+        "--queue_size=256 would fit",
+    ):
+        assert words in said
+    (chosen,) = re.findall(r"^Chosen .*: (--.*)", said, re.M)
+    assert "--batch_size=64" in chosen and "--queue_size" not in chosen
+
+
+def test_how_long_it_takes_is_said_once(monkeypatch, capsys, tmp_path):
+    now = itertools.count(100.0, 6.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    pace = _plan.Pace(tmp_path)
+    pace.set_params({"epochs": 200, "steps": 50})
+    pace.on_epoch_begin(0)
+    for batch in range(20):
+        pace.on_train_batch_begin(batch)
+        pace.on_train_batch_end(batch)
+    said = capsys.readouterr().out
+    assert said.count("Compiling the first step") == 1
+    assert re.findall("About .*", said) == [
+        "About 5 minutes an epoch, 17 hours to the end, without evaluations. "
+        "Ctrl-C saves and stops; the same command with --run_dir="
+        f"{tmp_path} resumes."
+    ]
+    for epochs, words in ((3, "About 18 seconds an epoch, 18 s"), (2, "")):
+        pace = _plan.Pace(tmp_path)  # of a short epoch, which began before
+        pace.set_params({"epochs": epochs, "steps": 3})
+        pace.on_epoch_begin(1)
+        for batch in (1, 2):
+            pace.on_train_batch_end(batch)
+        assert capsys.readouterr().out.strip().startswith(words)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_what_was_chosen(tmp_path, monkeypatch, capsys):
+    """On a device for which other settings are chosen."""
+    size = {"encoder": "resnet18", "width": 4, "image_size": 16}
+    other = {"encoder": "resnet34", "width": 8, "image_size": 24}
+    monkeypatch.setattr(_plan, "OF_DEVICE", {False: size, True: other})
+    images, labels = textures.draw(48, seed=0)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        place = tmp_path / "images" / textures.CLASSES[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{i}.png")
+    settings = dataclasses.replace(
+        OPEN,
+        images=str(tmp_path / "images"),
+        run_dir=str(tmp_path / "run"),
+        epochs=2,
+        checkpoint_every="1 step",
+    )
+
+    def train():
+        _pretrain.pretrain(settings, "image_folder", image_folder.read)
+
+    end = _record.History.on_epoch_end
+
+    def interrupt(self, epoch, logs=None):
+        end(self, epoch, logs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_record.History, "on_epoch_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    monkeypatch.setattr(accelerators, "on_gpu", lambda: True)
+    monkeypatch.setattr(accelerators, "free_memory", lambda: None)
+    train()
+    record = json.loads((tmp_path / "run/settings.json").read_text())
+    assert (
+        size | {"batch_size": 4, "queue_size": 16, "epochs": 2}
+    ).items() <= (record["settings"].items())
+    assert "--width=4" in capsys.readouterr().out

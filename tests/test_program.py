@@ -1,0 +1,78 @@
+"""How programs end, and what they print to."""
+
+import importlib
+import os
+
+import programs
+import pytest
+from programs import ROOT
+
+from moco_keras.recipes import _program
+
+
+@pytest.mark.parametrize(
+    "program",
+    [p.stem for p in (ROOT / "moco_keras/recipes").glob("[a-z]*.py")],
+)
+def test_help_keeps_the_lines_of_its_examples(program):
+    doc = importlib.import_module(f"moco_keras.recipes.{program}").__doc__
+    assert f"    python -m moco_keras.recipes.{program}" in doc
+    assert all(len(line) <= 80 for line in doc.splitlines())
+
+
+@pytest.fixture
+def outlet():
+    """Makes what a program prints to of a pipe; gives it and its reader."""
+    made = []
+
+    def make(**kwargs):
+        reader, writer = os.pipe()
+        made.append(os.fdopen(writer, "w", **kwargs))
+        made.append(_program._lasting(made[-1]))
+        return made[-1], os.fdopen(reader)
+
+    yield make
+    for file in reversed(made):
+        file.close()
+
+
+@pytest.mark.parametrize("buffering", [-1, 1])
+def test_who_prints_outlasts_who_reads(buffering, outlet):
+    out, reader = outlet(buffering=buffering)
+    print("a line", file=out, flush=True)
+    assert reader.readline() == "a line\n"
+    reader.close()
+    for _ in range(3):
+        print("x" * 100_000, file=out)
+        out.flush()
+
+
+def test_all_else_that_fails_is_an_error():
+    with open("/dev/full", "w") as full:  # noqa: PTH123 (it is a device)
+        out = _program._lasting(full)
+        with pytest.raises(OSError, match="No space left"):
+            print("x" * 100_000, file=out, flush=True)
+        out.detach().detach()  # which would be written once more
+
+
+def test_what_a_terminal_cannot_show_is_escaped(outlet):
+    out, reader = outlet(encoding="ascii")
+    print("caf\xe9 \u732b \udcff ━━", file=out, flush=True)
+    assert reader.readline() == "caf\\xe9 \\u732b \\udcff ==\n"
+    reader.close()
+
+
+def test_streams_that_are_closed_stay_closed():
+    assert _program._lasting(None) is None
+
+
+@pytest.mark.slow
+def test_a_run_outlasts_who_reads_what_it_prints(textures_dir, tmp_path):
+    process = programs.start(
+        *programs.smoke(textures_dir, f"--run_dir={tmp_path}/run")
+    )
+    assert process.stdout.readline()
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(timeout=300) == 0
+    assert (tmp_path / "run" / "metrics.json").is_file()

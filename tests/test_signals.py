@@ -1,0 +1,145 @@
+"""Ctrl-C and SIGTERM, answered while the main thread is in a long call."""
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import programs
+import pytest
+
+from moco_keras import signals
+
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What is said, and when."""
+    said = []
+    monkeypatch.setattr(
+        signals, "_say", lambda words: said.append((words, time.monotonic()))
+    )
+    return said
+
+
+def long_call(rounds=1_500_000):
+    """One instruction of Python's, as a step is, of a second or so."""
+    hashlib.pbkdf2_hmac("sha256", b"", b"", rounds)
+
+
+def send(*numbers):
+    """Sends signals to this process from another thread, soon."""
+
+    def wait_and_send():
+        for number in numbers:
+            time.sleep(0.1)
+            os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=wait_and_send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_answered_within_a_long_call(said, number):
+    noted = []
+    before = signal.getsignal(number)
+    with signals.answered(noted.append, "Stopping"):
+        thread = send(number)
+        long_call()
+        ended = time.monotonic()
+        thread.join()
+    assert noted == [number]
+    ((words, when),) = said
+    assert words == "Stopping"
+    assert when < ended - 0.1
+    assert signal.getsignal(number) == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
+)
+@pytest.mark.parametrize("note", [None, lambda number: None])
+def test_what_acts_raises(said, number, error, note):
+    """The first signal without a `note`, the second with one."""
+    count = 1 + (note is not None)
+    with (
+        pytest.raises(error) as caught,
+        signals.answered(note, "Stopping", lambda: "Stopped"),
+    ):
+        for _ in range(count):
+            signal.raise_signal(number)
+            time.sleep(0.1)
+    if error is SystemExit:
+        assert caught.value.code == 143
+    words = [words for words, _ in said]
+    assert words == ([] if note is None else ["Stopping", "Stopped"])
+
+
+def test_others_keep_their_signals(said):
+    """Another program's loop, which has a socket of its own."""
+    here, there = socket.socketpair()
+    there.setblocking(False)
+    with here, there:
+        before = signal.set_wakeup_fd(there.fileno())
+        signal.signal(signal.SIGUSR1, lambda *args: None)
+        try:
+            with signals.answered(lambda number: None):
+                signal.raise_signal(signal.SIGUSR1)
+            assert here.recv(1) == bytes([signal.SIGUSR1])
+        finally:
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+            assert signal.set_wakeup_fd(before) == there.fileno()
+
+
+def test_an_ignored_signal_and_another_thread_are_left_alone(ctrl_c):
+    ctrl_c(signal.SIG_IGN)
+    with signals.answered():
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    before = signal.getsignal(signal.SIGTERM)
+
+    def enter():
+        with signals.answered():
+            assert signal.getsignal(signal.SIGTERM) == before
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+
+
+STUCK = """
+import hashlib
+from moco_keras import signals
+with signals.answered(last_words=lambda: "How to resume"):
+    with signals.answered({note}, "Stopping", lambda: "Stopped at once"):
+        print("ready", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000_000)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("note", ["None", "print"])
+def test_the_second_ends_a_process_in_a_long_call(number, note):
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK.format(note=note)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=programs.ROOT,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        for _ in range(2):
+            time.sleep(2)
+            process.send_signal(number)
+        _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    words = [line for line in stderr.splitlines() if line]
+    assert words[-3:] == ["Stopping", "Stopped at once", "How to resume"]
