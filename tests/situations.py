@@ -61,8 +61,9 @@ class Training:
         recipe: name of the program.
     """
 
-    write = staticmethod(moco_keras.export_encoder)
     place = moco_keras, "export_encoder"
+    owns = True  # what it writes to
+    room = 40_000  # bytes, in which it begins and cannot end
     mistake = {"batch_size": 64, "run_dir": "corrected"}
     corrected = {"run_dir": "corrected"}
 
@@ -129,6 +130,7 @@ class Embedding:
     """A finished embedding, and another one that was interrupted."""
 
     place = np, "savez"
+    owns, room = True, 8192
     mistake = {"out": "features.npy"}
     corrected = {}
 
@@ -182,6 +184,7 @@ class Export:
     """A run with one version of its encoder, and another that is begun."""
 
     place = keras.Model, "save"
+    owns, room = False, 40_000  # two at once make a version each
     mistake = {"version": 1}
     corrected = {}
 
