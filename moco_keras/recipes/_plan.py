@@ -97,11 +97,12 @@ def what_fits(settings, num_images, on_gpu, replicas=1, most=math.inf):
         batch_size = max(batch_size - batch_size % step, step)
     else:
         batch_size = settings.batch_size
-    groups = max(2, batch_size // _GROUP)
+    share = max(1, batch_size // replicas)
+    groups = max(1, max(2, batch_size // _GROUP) // replicas)
     half = min(_power_of_two(num_images / 2), _LARGEST_QUEUE)
     return {
         "batch_size": batch_size,
-        "bn_splits": math.gcd(groups, batch_size),
+        "bn_splits": math.gcd(groups, share) * replicas,
         "queue_size": max(half, batch_size * views),
         "momentum": momentum,
         "epochs": epochs[on_gpu],
@@ -241,7 +242,7 @@ def say(asked, settings, model, images, strategy):
         "images": f"{train.num_examples:,} to train on, of {train.source}",
         "encoder": f"{settings.encoder}, width {settings.width}, "
         f"{_stem(encoder)} stem, {settings.head} head: "
-        f"{encoder.count_params() / 1e6:.1f} million parameters",
+        f"{encoder.count_params():,} parameters",
         "views": f"{side}x{side} pixels, {settings.augmentation}",
         "batch": f"{settings.batch_size:,} images{devices}, learning rate "
         f"{settings.learning_rate:g}",
