@@ -178,13 +178,17 @@ def test_memory_grows_with_all_that_takes_it(memory):
     _, settings, model = build()
     assert _plan.Memory.of(model, settings).needed(64) < base
     for images in (1, 10, 1000):
-        assert estimate.room_for(estimate.needed(images)) == images
-        assert estimate.room_for(estimate.needed(images) - 1) == images - 1
+        need = estimate.needed(images)
+        assert estimate.room_for(need) == images
+        assert estimate.room_for(need - 2) == images - 1
     assert estimate.room_for(10) == 0
-    evaluated = estimate._replace(evaluation=estimate.of_image * 100)
-    assert evaluated.needed(64) == estimate.needed(100)
-    assert evaluated.room_for(estimate.needed(99)) == 0
-    assert evaluated.room_for(estimate.needed(101)) == 101
+    with_evaluation = estimate._replace(evaluation=estimate.of_image * 100)
+    for images in (1, 99, 101, 1000):
+        need = with_evaluation.needed(images)
+        assert need > estimate.needed(max(images, 100))
+        assert with_evaluation.room_for(need + 2) == images
+        assert with_evaluation.room_for(need - 2) == images - 1
+    assert with_evaluation.room_for(estimate.needed(99)) == 0
 
 
 def test_a_batch_that_was_not_given_fits_the_memory(memory, capsys):
