@@ -64,8 +64,6 @@ class Training:
     place = moco_keras, "export_encoder"
     owns = True  # what it writes to
     room = 40_000  # bytes, in which it begins and cannot end
-    mistake = {"batch_size": 64, "run_dir": "corrected"}
-    corrected = {"run_dir": "corrected"}
 
     def __init__(self, recipe):
         self.recipe = recipe
@@ -119,6 +117,13 @@ class Training:
         weights, metrics = programs.numbers(folder / "run")
         return [array for _, array in weights], metrics
 
+    def mistake(self, folder):
+        self.again(folder, run_dir="other", batch_size=64)
+
+    def correct(self, folder):
+        self.again(folder, run_dir="other")
+        assert (folder / "other/metrics.json").is_file()
+
     def damage(self, folder):
         """The newest checkpoint, where an older one is used."""
         newest = sorted((folder / "run/checkpoints").glob("*.data-*"))[-1]
@@ -131,8 +136,6 @@ class Embedding:
 
     place = np, "savez"
     owns, room = True, 8192
-    mistake = {"out": "features.npy"}
-    corrected = {}
 
     def prepare(self, folder):
         write_images(folder / "images")
@@ -173,6 +176,12 @@ class Embedding:
         with np.load(folder / "features.npz") as file:
             return [file["features"]], file["files"].tolist()
 
+    def mistake(self, folder):
+        self.again(folder, out="features.npy")
+
+    def correct(self, folder):
+        self.again(folder)
+
     def damage(self, folder):
         """A part, which is computed again."""
         (part,) = folder.glob("features.*.partial/*.npz")
@@ -185,8 +194,6 @@ class Export:
 
     place = keras.Model, "save"
     owns, room = False, 40_000  # two at once make a version each
-    mistake = {"version": 1}
-    corrected = {}
 
     def prepare(self, folder):
         Training("textures").again(folder, epochs=1)
@@ -205,6 +212,12 @@ class Export:
     def outcome(self, folder):
         layer = moco_keras.load_encoder(folder / "run/encoder/2")
         return [layer(textures.draw(4, seed=1)[0]).numpy()], None
+
+    def mistake(self, folder):
+        self.again(folder, version=1)
+
+    def correct(self, folder):
+        self.again(folder)
 
     def damage(self, folder):
         """The model, without which nothing can be exported."""

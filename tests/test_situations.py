@@ -115,7 +115,7 @@ def test_killed_beside_a_second_process(situation, expected):
 
 
 def test_a_full_disk(disk, expected):
-    name, program, folder, _ = disk
+    _, program, folder, _ = disk
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -126,7 +126,7 @@ def test_a_full_disk(disk, expected):
 
 
 def test_a_disk_that_is_filled_on_the_way(disk, expected):
-    name, program, folder, _ = disk
+    _, program, folder, _ = disk
     filler = folder / "filler"
     room = os.statvfs(folder)
     filler.write_bytes(bytes(room.f_bavail * room.f_frsize - program.room))
@@ -136,7 +136,7 @@ def test_a_disk_that_is_filled_on_the_way(disk, expected):
 
 
 def test_read_only(disk, expected):
-    name, program, folder, remount = disk
+    _, program, folder, remount = disk
     remount("ro")
     refuse(program, folder, "Read-only|read-only|written to")
     remount("rw")
@@ -144,7 +144,7 @@ def test_read_only(disk, expected):
 
 
 def test_a_damaged_file(situation, expected, capfd):
-    name, program, folder = situation
+    _, program, folder = situation
     mend = program.damage(folder)
     if mend:
         refuse(program, folder, "model.keras")
@@ -156,17 +156,17 @@ def test_a_damaged_file(situation, expected, capfd):
 
 
 def test_a_corrected_flag(situation):
-    name, program, folder = situation
+    _, program, folder = situation
     before = program.finished(folder)
     with pytest.raises((OSError, ValueError), match="--|version"):
-        program.again(folder, **program.mistake)
-    program.again(folder, **program.corrected)
+        program.mistake(folder)
+    program.correct(folder)
     after = program.finished(folder)
     assert {path: after[path] for path in before} == before
 
 
 def test_a_moved_folder(situation, expected):
-    name, program, folder = situation
+    _, program, folder = situation
     before = program.finished(folder)
     moved = folder.with_name("moved")
     folder.rename(moved)
