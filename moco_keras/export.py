@@ -108,7 +108,7 @@ def export_encoder(
         version = arguments.whole(arguments.VERSION, version=version)
     if format is not None:
         portable.check(format)
-    path = Path(path)
+    path = arguments.path(path=path)
     if version is not None and (path / str(version)).exists():
         raise _exists(path / str(version))
     backbone = encoders.backbone(encoder)
@@ -444,7 +444,7 @@ def load_encoder(path, version=None, *, encoded=False):
     Raises:
         FileNotFoundError: if there is no such version.
     """
-    path = Path(path)
+    path = arguments.path(path=path)
     folder = path
     if not _versions(path) and (path / "encoder").is_dir():
         folder = path / "encoder"  # of a run

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from moco_keras import arguments
+
 # 150 MB of values, for each core that decodes.
 MAX_PIXELS = 50_000_000
 _MAX_BYTES = 4 * MAX_PIXELS
@@ -222,7 +224,7 @@ def walk(folder):
     """
     files, unread, left_out = [], [], []
     seen, real = set(), {}  # folders, and by the name that each was taken by
-    places, folder_links, file_links = [Path(folder)], [], []
+    places, folder_links, file_links = [arguments.path(folder=folder)], [], []
     while places or folder_links:
         # Links wait until all is found that is there without them.
         place = places.pop() if places else heapq.heappop(folder_links)[1]

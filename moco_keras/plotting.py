@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moco_keras import arguments
 from moco_keras.lettering import Lettering
 
 _INK = "#22313f"
@@ -248,4 +249,4 @@ def _show(axes, picture, frame=None):
 
 
 def _save(figure, path, metadata=None):
-    figure.savefig(path, dpi=150, metadata=metadata)
+    figure.savefig(arguments.path(path=path), dpi=150, metadata=metadata)

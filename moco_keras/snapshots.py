@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from moco_keras import plain_path
+from moco_keras import arguments, plain_path
 
 _KEPT = 3
 
@@ -22,14 +22,14 @@ class Snapshots:
     """The newest three snapshots of a dict of tensors, in a folder.
 
     Args:
-        folder: made where it does not exist.
+        folder: made where it does not exist; ~ is the home folder.
 
     Raises:
         OSError: if the folder cannot be made, or not be written to.
     """
 
     def __init__(self, folder):
-        self.folder = Path(folder)
+        self.folder = arguments.path(folder=folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         # Hours before there is something to write.
         with tempfile.TemporaryFile(dir=self.folder):

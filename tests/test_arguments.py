@@ -2,6 +2,7 @@ import functools
 import json
 import math
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from moco_keras import (
     data,
     knn,
     optimizers,
+    plotting,
     schedules,
     textures,
 )
@@ -246,6 +248,44 @@ def test_numbers_of_numpy_in_calls(kind, rng, tmp_path, make_encoder, images):
             assert type(views.batch_size) is int
         else:
             assert next(iter(views))[0].shape == (2, 8, 8, 3)
+
+
+def test_paths_may_begin_with_the_home_folder(
+    tmp_path, monkeypatch, make_model, images
+):
+    """And no folder is ever called `~`."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    model = make_model()
+    checkpoint = moco_keras.Checkpoint("~/run")
+    fitted = model.fit(images, batch_size=8, callbacks=[checkpoint], verbose=0)
+    assert list((home / "run").glob("*.index"))
+    plotting.curves(fitted.history, Path("~/curves.png"))
+    assert (home / "curves.png").is_file()
+    folder = moco_keras.export_encoder(model, "~/encoder")
+    assert folder == home / "encoder" / "1"
+    assert moco_keras.load_encoder(Path("~/encoder"))(images).shape == (16, 6)
+    for name, call in {
+        "folder": lambda x: model.fit(
+            images,
+            batch_size=8,
+            callbacks=[moco_keras.Checkpoint(x)],
+            verbose=0,
+        ),
+        "path": functools.partial(plotting.curves, fitted.history),
+        "path ": functools.partial(moco_keras.export_encoder, model),
+        "path  ": moco_keras.load_encoder,
+        "data_dir": lambda x: data.read("textures", data_dir=x),
+    }.items():
+        for wrong in ("~nobody-here/x", "", 3):
+            if name == "data_dir" and not wrong:
+                continue  # as if not given
+            with pytest.raises(ValueError, match=f"`{name.strip()}` must be"):
+                call(wrong)
+    assert not list(here.iterdir())
 
 
 @pytest.mark.parametrize(

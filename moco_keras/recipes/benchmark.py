@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from moco_keras import accelerators, data
+from moco_keras import accelerators, arguments, data
 from moco_keras.recipes import _program
 
 _FULL = {"width": 64, "batch_size": 64, "queue_size": 4096, "bn_splits": 1}
@@ -201,6 +201,10 @@ def _common():
     return {"cores": cores, "precision": FLAGS.precision}
 
 
+def _path(flag):
+    return str(arguments.path(**{f"--{flag}": FLAGS[flag].value}))
+
+
 def _sides(settings, with_peer):
     """The processes that do a work: ours, and the peer's where it does it."""
     if settings["work"] in _COMMANDS:
@@ -208,7 +212,7 @@ def _sides(settings, with_peer):
     sides = [_Side("moco_keras", _OURS, settings)]
     if with_peer and settings["work"] not in _NOT_OF_PEER:
         script = Path(__file__).with_name(f"_{FLAGS.peer}.py")
-        theirs = [FLAGS.peer_python, str(script)]
+        theirs = [_path("peer_python"), str(script)]
         float32 = {**settings, "precision": "float32"}
         sides.append(_Side(FLAGS.peer, theirs, float32))
     return sides
@@ -344,7 +348,7 @@ def main(argv):
         for name in FLAGS.only:
             _measure(name, files)
         if FLAGS.profile:
-            step = {**_BENCHMARKS["step"][0], "profile": FLAGS.profile}
+            step = {**_BENCHMARKS["step"][0], "profile": _path("profile")}
             _Side("moco_keras", _OURS, {**_common(), **step}).close()
 
 
