@@ -193,6 +193,8 @@ class Checkpoint(keras.callbacks.Callback):
             yield
 
     def _last_words(self):
+        if self._writing is not None:  # which may soon be there
+            concurrent.futures.wait([self._writing], timeout=0.5)
         latest = self._snapshots and self._snapshots.latest()
         if latest is None:
             return "Stopped at once. Nothing is saved yet."

@@ -64,9 +64,8 @@ def scratch(folder):
     """
     what = "A folder for what is being made"
     for left in folder.glob(f"{_SCRATCH}*"):
-        with contextlib.suppress(OSError), hold(left, what) as alone:
-            if alone:
-                shutil.rmtree(left)
+        if _is_free(left, what):
+            shutil.rmtree(left, ignore_errors=True)
     name = uuid.uuid4().hex
     # It gets the name by which others know it when it is held.
     new, place = folder / f".new-{name}", folder / f"{_SCRATCH}{name}"
@@ -78,6 +77,14 @@ def scratch(folder):
     finally:
         for left in (new, place):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_free(place, what):
+    try:
+        with hold(place, what) as alone:
+            return alone
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -121,32 +128,40 @@ def hold(place, what):
 
 
 def _locked(lock, place, what):
-    """Opens and locks a lock file, which is at its path then."""
-    while True:
-        file, alone = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), True
+    """Opens and locks a lock file, which is at its path then.
+
+    Returns:
+        Its descriptor, and whether it is locked.
+    """
+    reason = "its files change from one look to the next"
+    for _ in range(100):
+        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             import fcntl  # not on Windows
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(file, lock):
+                return file, True
         except (BlockingIOError, PermissionError):  # the latter's over SMB
-            try:
-                raise BlockingIOError(
-                    f"{what} must be used by one process at a time. Received: "
-                    f"{place}, which is held by {_owner(file)}. Wait until "
-                    "that has ended, or choose another."
-                ) from None
-            finally:
-                os.close(file)
+            owner = _owner(file)
+            os.close(file)
+            raise BlockingIOError(
+                f"{what} must be used by one process at a time. Received: "
+                f"{place}, which is held by {owner}. Wait until that has "
+                "ended, or choose another."
+            ) from None
         except (ImportError, OSError) as error:
-            alone = False
-            warnings.warn(
-                f"{what} cannot be kept to one process: {error}. See to it "
-                f"that no other uses {place} meanwhile.",
-                stacklevel=4,
-            )
-        if _is_at(file, lock):
-            return file, alone
+            reason = error
+            break
         os.close(file)  # its owner took it away before it was locked here
+    else:
+        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    warnings.warn(
+        f"{what} cannot be kept to one process: {reason}. See to it that no "
+        f"other uses {place} meanwhile.",
+        stacklevel=4,
+    )
+    return file, False
 
 
 def _owner(file):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -16,6 +17,9 @@ _PROGRAM = any(arg.startswith("moco_keras.recipes.") for arg in sys.orig_argv)
 if _PROGRAM:
     # Greetings are not news; warnings are.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # Ctrl-C ends it without a traceback, until its work begins.
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # Infos, absl's remark on them, and that there is no driver or no GPU: where
 # there should be one, `accelerators.warn_of_unused_gpu` says so.

@@ -201,7 +201,7 @@ def test_a_signal_ends_it_after_the_step(
     ]
 
 
-def test_the_second_signal_acts_at_once(make, views, tmp_path, ctrl_c):
+def test_the_second_signal_acts_at_once(make, views, tmp_path, ctrl_c, capsys):
     def twice():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -209,6 +209,12 @@ def test_the_second_signal_acts_at_once(make, views, tmp_path, ctrl_c):
     with pytest.raises(KeyboardInterrupt):
         train(make(), views, 1, tmp_path, Watch((0, 1), twice))
     assert kept(tmp_path) == [1]
+    stopping, stopped = capsys.readouterr().err.strip().split("\n\n")
+    assert stopping.startswith("Stopping after this step; press Ctrl-C again")
+    assert f"before, {tmp_path / '000000001'}, is there" in stopped
+    with pytest.raises(KeyboardInterrupt):
+        train(make(), views, 1, tmp_path / "new", Watch((0, 0), twice))
+    assert "Nothing is saved yet." in capsys.readouterr().err
 
 
 def test_an_ignored_signal_stays_ignored(make, views, tmp_path, ctrl_c):

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import keras
@@ -406,8 +407,8 @@ def test_a_file_of_something_else_is_not_overwritten(settings, folder):
     (folder / "0.png").write_bytes((folder / "2.png").read_bytes())
     with pytest.raises(FileExistsError, match="this --images"):
         embed.embed(settings)
-    for path, time in before.items():
-        assert path.stat().st_mtime_ns == time or path.name == "0.png"
+    for path, since in before.items():
+        assert path.stat().st_mtime_ns == since or path.name == "0.png"
 
 
 def test_a_file_that_is_not_ours_is_not_overwritten(settings):
@@ -635,3 +636,58 @@ def test_all_may_have_any_name(encoding, encoder, tmp_path, rng):
     (picture,) = tmp_path.glob("out*.png")
     with Image.open(picture) as drawn:
         drawn.load()
+
+
+@pytest.mark.slow
+def test_it_is_killed_and_goes_on(settings, tmp_path, rng):
+    """A process at a time; what is in parts is not embedded again."""
+    for i in range(2 * 1024):
+        image = Image.fromarray(rng.integers(0, 256, (4, 4, 3), "uint8"))
+        image.save(Path(settings.images, f"more{i:05}.png"))
+    out = tmp_path / "killed.npz"
+    command = (
+        "embed",
+        f"--encoder={settings.encoder}",
+        f"--images={settings.images}",
+        f"--out={out}",
+    )
+
+    def parts():
+        return {
+            p: p.stat().st_mtime_ns for p in tmp_path.glob("killed*/0*.npz")
+        }
+
+    def wait_for(process, count):
+        while len(parts()) < count:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+
+    first = programs.start(*command)
+    wait_for(first, 1)
+    first.send_signal(signal.SIGSTOP)  # else it would be done before
+    second = programs.run(*command)
+    assert second.returncode == 1
+    assert f"held by process {first.pid} on" in second.stderr
+    first.kill()
+    programs.finish(first)
+    written = parts()
+    third = programs.start(*command)
+    wait_for(third, 2)
+    third.terminate()
+    third = programs.finish(third)
+    assert third.returncode in (0, 128 + signal.SIGTERM), third.stderr
+    if third.returncode:
+        assert "To go on, give the same command again." in third.stderr
+        assert written.items() <= parts().items()
+    result = programs.run(*command)
+    assert result.returncode == 0, result.stderr
+    whole = programs.run(*command[:-1], f"--out={tmp_path}/whole.npz")
+    assert whole.returncode == 0
+    with np.load(out) as found, np.load(tmp_path / "whole.npz") as expected:
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "images",
+        *(f"{name}.npz" for name in ("killed", "whole")),
+        *(f"{name}.skipped.csv" for name in ("killed", "whole")),
+    }

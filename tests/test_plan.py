@@ -37,7 +37,8 @@ def test_what_fits_fits_together(replicas, on_gpu, symmetric):
             open_, **_plan.what_fits(open_, images, on_gpu, replicas)
         )  # which refuses a queue that is too short
         batch_size = settings.batch_size
-        assert batch_size % replicas == batch_size % settings.bn_splits == 0
+        assert batch_size % replicas == 0
+        _pretrain.splits(settings, replicas)
         assert before <= batch_size <= 256
         before = batch_size
         if images >= 16 * replicas:
@@ -83,6 +84,16 @@ def test_what_fits_a_set_of_photographs_and_imagenet():
 def test_the_rest_fits_what_is_given(given, expected):
     settings = dataclasses.replace(OPEN, **given)
     assert expected.items() <= _plan.what_fits(settings, 700, False).items()
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4, 7])
+def test_groups_of_batch_norm_fit_any_batch(replicas):
+    for batch_size in range(replicas, 1000, replicas):
+        settings = dataclasses.replace(OPEN, batch_size=batch_size)
+        fits = _plan.what_fits(settings, 10_000, False, replicas)
+        settings = dataclasses.replace(settings, **fits)
+        groups = _pretrain.splits(settings, replicas)
+        assert batch_size // replicas % groups == 0
 
 
 def test_flags_that_are_given_win(monkeypatch):
@@ -167,13 +178,17 @@ def test_memory_grows_with_all_that_takes_it(memory):
     _, settings, model = build()
     assert _plan.Memory.of(model, settings).needed(64) < base
     for images in (1, 10, 1000):
-        assert estimate.room_for(estimate.needed(images)) == images
-        assert estimate.room_for(estimate.needed(images) - 1) == images - 1
+        need = estimate.needed(images)
+        assert estimate.room_for(need) == images
+        assert estimate.room_for(need - 2) == images - 1
     assert estimate.room_for(10) == 0
-    evaluated = estimate._replace(evaluation=estimate.of_image * 100)
-    assert evaluated.needed(64) == estimate.needed(100)
-    assert evaluated.room_for(estimate.needed(99)) == 0
-    assert evaluated.room_for(estimate.needed(101)) == 101
+    with_evaluation = estimate._replace(evaluation=estimate.of_image * 100)
+    for images in (1, 99, 101, 1000):
+        need = with_evaluation.needed(images)
+        assert need > estimate.needed(max(images, 100))
+        assert with_evaluation.room_for(need + 2) == images
+        assert with_evaluation.room_for(need - 2) == images - 1
+    assert with_evaluation.room_for(estimate.needed(99)) == 0
 
 
 def test_a_batch_that_was_not_given_fits_the_memory(memory, capsys):
@@ -243,7 +258,7 @@ def test_what_a_training_is_about_to_do_is_said(memory, capsys):
     said = capsys.readouterr().out
     for words in (
         "images   700 to train on, of photos 1234",
-        "encoder  resnet18, width 4, cifar stem, mlp head: 0.1 million para",
+        "encoder  resnet18, width 4, cifar stem, mlp head: ",
         "views    16x16 pixels, moco_v2",
         "batch    64 images, learning rate 0.0075",
         "queue    1,024 keys",

@@ -172,7 +172,7 @@ NAMES = {  # as they are drawn
     "\x1b[31m": "\\x1b[31m",
     os.fsdecode(b"caf\xe9"): "caf\\xe9",
     "\u05d7\u05ea\u05d5\u05dc": "\u05d7\u05ea\u05d5\u05dc",
-    "\u202eright": "\u202eright",
+    "\u202eright": "\\u202eright",
     "\U0001f600": "\U0001f600",
     "\u0b95": "\\u0b95",  # which no font here has
     "\U0001f9ff": "\\U0001f9ff",

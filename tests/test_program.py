@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import signal
+from pathlib import Path
 
 import programs
 import pytest
@@ -64,6 +66,17 @@ def test_what_a_terminal_cannot_show_is_escaped(outlet):
 
 def test_streams_that_are_closed_stay_closed():
     assert _program._lasting(None) is None
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_starts_ends_it_quietly():
+    process = programs.start("embed")
+    maps = Path(f"/proc/{process.pid}/maps")
+    while "libtensorflow" not in maps.read_text():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    ended = programs.finish(process)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
 
 
 @pytest.mark.slow

@@ -227,6 +227,26 @@ def test_a_run_takes_the_branches_of_a_gpu(tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "run").iterdir()} == LEFT
 
 
+@pytest.mark.slow
+def test_a_run_in_use_is_refused(textures_dir, tmp_path):
+    """The second process ends at once, and the first as if it were alone."""
+    folder = tmp_path / "run"
+    command = programs.smoke(textures_dir, f"--run_dir={folder}")
+    first = programs.start(*command)
+    while not (folder / ".lock").exists():
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.05)
+    second = run(*command)
+    assert second.returncode == 1
+    assert f"which is held by process {first.pid} on" in second.stderr
+    assert "training images" not in second.stdout
+    assert first.poll() is None
+    result = programs.finish(first)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in folder.iterdir()} == LEFT
+    assert [path.name for path in (folder / "encoder").iterdir()] == ["1"]
+
+
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
@@ -237,6 +257,17 @@ def test_a_run_takes_the_branches_of_a_gpu(tmp_path, monkeypatch):
 def test_how_many_neighbours_vote_is_said(labels, words):
     bank = data.ImageSet(None, np.array(labels), [], "")
     assert _pretrain._neighbours(bank) == words
+
+
+@pytest.mark.parametrize("part", ["bank", "test"])
+def test_a_run_needs_images_to_evaluate_with(part, images, tmp_path):
+    some = data.ImageSet(images, np.zeros(16, "int64"), ["noise"], "noise")
+    none = data.ImageSet(images[:0], np.zeros(0, "int64"), ["noise"], "noise")
+    given = _pretrain.Images(some, some, some)._replace(**{part: none})
+    settings = _settings.Settings(export_dir=str(tmp_path / "new"))
+    with pytest.raises(ValueError, match=f"no {part} images, of 16 images"):
+        _pretrain.pretrain(settings, "recipe", lambda settings: given)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("images", [None, ""])

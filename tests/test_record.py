@@ -212,6 +212,9 @@ def test_a_run_has_one_owner(open_folder, tmp_path):
         assert (folder / ".partial").is_dir()
         (folder / ".partial").rmdir()
     open_folder(settings)
+    new = Settings(export_dir=str(tmp_path))  # of one second, too
+    with _record.own(new, "r") as first, _record.own(new, "r") as second:
+        assert first != second
 
 
 def test_what_a_killed_process_left_is_removed(open_folder, tmp_path):

@@ -37,7 +37,8 @@ _COPIES = 6  # of an encoder's weights: optimizer, gradients, checkpoint, export
 _OF_OUTPUTS = 1.25  # times what the layers return: with gradients and keys
 _WAITING = 4  # batches of views
 _EVALUATED = 256  # images at a time, see `features.outputs`
-_OF_LARGEST = 4  # times what the largest layer returns
+_OF_LARGEST = 3.6  # times what the largest layer returns
+_KEPT = 0.4  # of what a step or an evaluation took, while the other runs
 
 
 def for_device(settings, strategy):
@@ -97,11 +98,12 @@ def what_fits(settings, num_images, on_gpu, replicas=1, most=math.inf):
         batch_size = max(batch_size - batch_size % step, step)
     else:
         batch_size = settings.batch_size
-    groups = max(2, batch_size // _GROUP)
+    share = max(1, batch_size // replicas)
+    groups = max(1, max(2, batch_size // _GROUP) // replicas)
     half = min(_power_of_two(num_images / 2), _LARGEST_QUEUE)
     return {
         "batch_size": batch_size,
-        "bn_splits": math.gcd(groups, batch_size),
+        "bn_splits": math.gcd(groups, share) * replicas,
         "queue_size": max(half, batch_size * views),
         "momentum": momentum,
         "epochs": epochs[on_gpu],
@@ -196,14 +198,18 @@ class Memory(NamedTuple):
         )
 
     def needed(self, images):
-        """Bytes for a step of so many images."""
-        return self.fixed + max(self.of_image * images, self.evaluation)
+        """Bytes for a training in steps of so many images."""
+        step = self.of_image * images
+        both = sorted((step, self.evaluation))
+        return self.fixed + math.ceil(both[1] + _KEPT * both[0])
 
     def room_for(self, free):
         """The most images in a step for which so many bytes are enough."""
-        if self.needed(0) > free:
-            return 0
-        return int((free - self.fixed) / self.of_image)
+        left = free - self.fixed
+        step = min(
+            left - _KEPT * self.evaluation, (left - self.evaluation) / _KEPT
+        )
+        return max(0, int(step / self.of_image))
 
 
 def _memories(strategy):
@@ -241,7 +247,7 @@ def say(asked, settings, model, images, strategy):
         "images": f"{train.num_examples:,} to train on, of {train.source}",
         "encoder": f"{settings.encoder}, width {settings.width}, "
         f"{_stem(encoder)} stem, {settings.head} head: "
-        f"{encoder.count_params() / 1e6:.1f} million parameters",
+        f"{encoder.count_params():,} parameters",
         "views": f"{side}x{side} pixels, {settings.augmentation}",
         "batch": f"{settings.batch_size:,} images{devices}, learning rate "
         f"{settings.learning_rate:g}",

@@ -101,11 +101,7 @@ def pretrain(settings, recipe, read):
     own = contextlib.nullcontext()
     if distribution.is_chief(strategy):
         own = _record.own(settings, recipe)
-    with (
-        signals.answered(),
-        distribution.loss_of_workers(strategy),
-        own as folder,
-    ):
+    with distribution.loss_of_workers(strategy), own as folder:
         asked = settings
         settings = of_device = _plan.for_device(settings, strategy)
         if distribution.is_chief(strategy):
@@ -296,6 +292,7 @@ def _say_what_it_begins_with(settings, start, folder):
 
 def _leave(folder, model, found, bank, test, metrics, timing):
     """Writes what a run is for; its last checkpoint stays, to continue it."""
+    print("\nWriting the encoder, the model and pictures ...", flush=True)
     training = _record.training(_record.begun(folder), metrics)
     with _record.results(folder) as place:
         moco_keras.export_encoder(model, place / "encoder", training=training)

@@ -69,6 +69,8 @@ def parse_flags(argv):
     # Not in `main`: TensorFlow has `app.run` look for them before.
     with startup.without_greetings():
         accelerators.warn_of_unused_gpu()
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see `startup`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return others
 
 

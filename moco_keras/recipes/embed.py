@@ -7,11 +7,12 @@ JPEG, PNG, GIF and BMP files of any sizes, in folders of any depth. What cannot
 be decoded is skipped, and listed in features.skipped.csv. The file holds
 `features`, the embeddings, float32 (N, D), of any length unless the encoder was
 exported with --normalize, and `files`, their N paths within the folder. If the
-program is interrupted, the same command goes on where it was; until then its
+program is interrupted, the same command resumes where it was; until then its
 work is in a folder features.[...].partial.
 
 With --neighbours it prints the images that are nearest to another one, and
-draws them. A file that is there already is not made again.
+draws them in a picture for each query, features-QUERY-[...].png. A file that is
+there already is not made again.
 """
 
 import concurrent.futures
@@ -22,6 +23,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import zipfile
 from pathlib import Path
@@ -48,6 +50,7 @@ _FILES_OF_A_PART = 1024
 _OF_A_PART = ("features", "files", "skipped", "reasons")
 _NEIGHBOURS = 9
 _LONGEST_NAME = 200  # bytes; others of 255 are made of it
+_STOPPING = "Stopping after these images; press Ctrl-C again to stop at once."
 _GO_ON = "To go on, give the same command again."
 
 
@@ -184,7 +187,7 @@ class _Encoder:
         self._dim = json.loads(record)["embedding_size"]
 
     def __call__(self, contents):
-        if not contents:  # TensorFlow convolves no empty batch
+        if not contents:  # on which older exports fail
             return np.zeros((0, self._dim), "float32")
         return self._layer(tf.constant(contents)).numpy()
 
@@ -199,12 +202,12 @@ class _Images(NamedTuple):
     files: list[Path]
     states: list[bytes]
     unread: list[tuple[Path, str]]
-    again: list[tuple[Path, str]]
+    left_out: list[tuple[Path, str]]
 
 
 def _find(folder):
-    files, unread, again = image_files.walk(folder)
-    return _Images(files, [_state(f, folder) for f in files], unread, again)
+    files, unread, left_out = image_files.walk(folder)
+    return _Images(files, [_state(f, folder) for f in files], unread, left_out)
 
 
 def _state(path, folder):
@@ -278,10 +281,15 @@ def _make(encoder, images, settings, about):
     name = _sha256(json.dumps(about).encode())[:12]
     place = out.with_suffix(f".{name}.partial")
     print(f"Embedding on: {accelerators.describe()}")
+    stops = []  # numbers of signals
     try:
-        with _writing_beside(out), signals.answered(last_words=lambda: _GO_ON):
+        with (
+            _writing_beside(out),
+            # Noted, for TensorFlow replaces what is raised within its calls.
+            signals.answered(stops.append, _STOPPING, lambda: _GO_ON),
+        ):
             place.mkdir(exist_ok=True)
-            parts = _embed_in_parts(encoder, images, settings, place)
+            parts = _embed_in_parts(encoder, images, settings, place, stops)
             joined = place / "joined.npz"
             skipped = _join(parts, images, settings, about, joined)
             if out.exists():  # since
@@ -307,7 +315,7 @@ def _lists_skipped(path):
         return False
 
 
-def _embed_in_parts(encoder, images, settings, place):
+def _embed_in_parts(encoder, images, settings, place, stops):
     """Writes the embeddings of so many files at a time; returns these parts."""
     files, folder = images.files, Path(settings.images)
     if settings.on_bad_image == "error" and images.unread:
@@ -327,6 +335,8 @@ def _embed_in_parts(encoder, images, settings, place):
                         raise image_files.bad_image(*batch.skipped[0])
                     batches.append(batch)
                     bar.update(last, finalize=False)
+                    if stops:
+                        _end(stops[0])
                 # Else a disk that vanished would be one of bad images.
                 for i in range(start, end):
                     if _state(files[i], folder) != images.states[i]:
@@ -338,6 +348,12 @@ def _embed_in_parts(encoder, images, settings, place):
                 _write_part(batches, settings.images, parts[-1])
             bar.update(end)
     return parts
+
+
+def _end(number):
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
 
 
 def _is_done(part):
@@ -407,7 +423,7 @@ def _join(parts, images, settings, about, path):
         (path, reason) of the files that are not in it.
     """
     folder = Path(settings.images)
-    files, skipped, dim = [], images.unread + images.again, 0
+    files, skipped, dim = [], images.unread + images.left_out, 0
     for part in parts:
         with _open(part, _OF_A_PART) as found:
             files += found["files"].tolist()
