@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 
 from moco_keras import arguments, encoders, features, inputs, knn
 
@@ -30,14 +31,20 @@ class KNNMonitor(keras.callbacks.Callback):
         k: as chosen.
 
     Raises:
-        ValueError: if images or labels are not such, the bank is smaller than
-            `k`, or, when training starts, the images are not of the encoder's
-            size.
+        ValueError: if images or labels are not such, the bank has one class or
+            is smaller than `k`, or, when training starts, the images are not of
+            the encoder's size.
     """
 
     def __init__(self, bank, test, every=1, k=None, temperature=0.1):
         super().__init__()
         self.bank = _labelled(bank=bank)
+        if len(np.unique(self.bank[1])) < 2:
+            raise ValueError(
+                "`bank_labels` must be of two classes or more: in one class "
+                "any encoder finds it. Received: all labels are "
+                f"{self.bank[1][0]}. Leave the callback out, or label more."
+            )
         self.test = _labelled(test=test)
         self.every = arguments.whole(every=every)
         self.k = knn.check_k(k, self.bank[1])

@@ -174,7 +174,7 @@ def check_labels(num_images, **labels):
     if labels.min() < 0:
         raise ValueError(
             f"{expected} Received: {labels.min()} among them. Leave unlabelled "
-            "images out."
+            "images out, as `data.load(...).only_labelled()` does."
         )
     return labels.astype("int64")
 

@@ -98,7 +98,7 @@ def test_that_there_is_no_knn_is_said(counts, note, why, tmp_path, capsys):
     ("count", "tests", "words"),
     [
         (1, None, "Received: 1 in"),
-        (9, 9, "Received: 9 in .*--test_examples=9. .*fewer"),
+        (9, 9, "Received: 9 in .*--test_examples=9. Add"),
         (9, 99, "--test_examples=99"),
     ],
 )

@@ -69,9 +69,10 @@ class Bounded:
                 continue
             if kind and not kind.holds(value):
                 raise arguments.refusal(f"--{name}", value, kind.words)
+            # TFDS's --data_dir may be a URL.
             if field.metadata["path"] and "://" not in str(value):
-                path = arguments.path(**{f"--{name}": value})
-                object.__setattr__(self, name, str(path))
+                value = arguments.path(**{f"--{name}": value})
+                object.__setattr__(self, name, str(value))
 
 
 @dataclasses.dataclass(frozen=True)

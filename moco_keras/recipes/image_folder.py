@@ -97,7 +97,8 @@ def _held_out(settings, stream):
         raise ValueError(
             "A folder must hold images to test with, and at least one other to "
             f"compare them with. Received: {available} in {settings.images}"
-            f"{given}. Add images, or give fewer --test_examples."
+            f"{given}. Add images, or give more --train_examples or fewer "
+            "--test_examples."
         )
     some = stream.load(
         min((1 + _OF_BANK) * tests, available), image_size=settings.image_size
