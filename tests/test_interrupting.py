@@ -139,5 +139,7 @@ def test_before_the_training(start):
     program = start(*SMALL)
     program.wait_for("Reading the images")
     program.process.send_signal(signal.SIGINT)
-    assert program.process.wait(timeout=30) == 130
+    # Within C code that runs Python's, of an import for example, Python makes
+    # it a death by the signal; a shell calls both 130.
+    assert program.process.wait(timeout=30) in (130, -2), program.said
     assert "Traceback" not in program.said
