@@ -7,14 +7,19 @@ reads.
 """
 
 import contextlib
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 
 # Seconds that the main thread has to act on a signal that is to act at once.
 _PATIENCE = 1.0
+# Seconds in which signals count as one: `timeout` and others send each twice,
+# to a program and to its group.
+_TOGETHER = 0.2
 # What to say when the process ends here, by each context that is entered.
 _last_words = []
 
@@ -24,8 +29,9 @@ def answered(note=None, answer="Stopping ...", last_words=None):
     """Answers SIGINT and SIGTERM while it is entered.
 
     The first signal is given to `note`, or ends the program without one. A
-    second one always does: by the handler that was set before, or, if the main
-    thread cannot run it within a second, by ending the process.
+    second one, unless it is sent along with the first, always does: by the
+    handler that was set before, or, if the main thread cannot run it within a
+    second, by ending the process.
 
     Args:
         note: function of the number of the first signal, called in the main
@@ -53,8 +59,11 @@ def answered(note=None, answer="Stopping ...", last_words=None):
         yield
         return
     handled, there = [], threading.Condition()
+    repeats = _repeats(), _repeats()  # as they are handled, and as they come
 
     def handle(number, frame):
+        if repeats[0]():
+            return
         with_note = note is not None and not handled
         with there:
             handled.append(number)
@@ -79,6 +88,8 @@ def answered(note=None, answer="Stopping ...", last_words=None):
             if number not in handlers:
                 if before != -1:
                     os.write(before, bytes([number]))
+                continue
+            if repeats[1]():
                 continue
             count += 1
             if count == 1:
@@ -108,6 +119,18 @@ def answered(note=None, answer="Stopping ...", last_words=None):
             _last_words.pop()
             other.send(b"\0")
             thread.join()
+
+
+def _repeats():
+    """A function that tells whether it was called a moment before."""
+    last = [-math.inf]
+
+    def repeats():
+        now = time.monotonic()
+        before, last[0] = last[0], now
+        return now - before < _TOGETHER
+
+    return repeats
 
 
 def _say(words):

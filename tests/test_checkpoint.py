@@ -204,6 +204,7 @@ def test_a_signal_ends_it_after_the_step(
 def test_the_second_signal_acts_at_once(make, views, tmp_path, ctrl_c, capsys):
     def twice():
         signal.raise_signal(signal.SIGINT)
+        time.sleep(0.3)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):

@@ -101,6 +101,7 @@ def test_twice_while_a_long_step_runs(start, number):
     time.sleep(2)
     program.process.send_signal(number)
     program.wait_for("Stopping after this step; press Ctrl-C again", 3)
+    time.sleep(0.3)
     program.process.send_signal(number)
     program.ends(number, seconds=10)
     assert "Stopped at once. Nothing is saved yet." in program.said
@@ -112,7 +113,7 @@ def test_twice_with_something_saved(start):
     program.wait_until(lambda: program.checkpoints)
     for _ in range(2):
         program.process.send_signal(signal.SIGINT)
-        time.sleep(0.01)
+        time.sleep(0.3)
     program.ends(signal.SIGINT)
     # The first one was enough where the step ended before the second.
     words = "What was saved before, ", "saved after 0 epochs"
@@ -138,5 +139,7 @@ def test_before_the_training(start):
     program = start(*SMALL)
     program.wait_for("Reading the images")
     program.process.send_signal(signal.SIGINT)
-    assert program.process.wait(timeout=30) == 130
+    # Within C code that runs Python's, of an import for example, Python makes
+    # it a death by the signal; a shell calls both 130.
+    assert program.process.wait(timeout=30) in (130, -2), program.said
     assert "Traceback" not in program.said

@@ -76,7 +76,8 @@ def test_what_acts_raises(said, number, error, note):
     ):
         for _ in range(count):
             signal.raise_signal(number)
-            time.sleep(0.1)
+            signal.raise_signal(number)  # as `timeout` does
+            time.sleep(0.3)
     if error is SystemExit:
         assert caught.value.code == 143
     words = [words for words, _ in said]
