@@ -30,10 +30,16 @@ from moco_keras.recipes import (
 )
 
 
+# A name that has nearly everything that breaks names.
+ODD = os.fsdecode(
+    b"a b'\"$x_1$%s{0}*[1]\\\n\xd7\x97\xf0\x9f\x98\x80\xe7\x8c\xab\xff"
+)
+
+
 def write_images(folder, count=24):
     """Images in a folder for each of two classes."""
     for i, image in enumerate(textures.draw(count, seed=0)[0]):
-        path = folder / "ab"[i % 2] / f"{i}.png"
+        path = folder / ("a", ODD)[i % 2] / f"{i}{ODD}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(tf.io.encode_png(image).numpy())
 
@@ -63,6 +69,7 @@ class Training:
 
     place = moco_keras, "export_encoder"
     owns = True  # what it writes to
+    ends = True  # so that a second time is refused
     room = 40_000  # bytes, in which it begins and cannot end
 
     def __init__(self, recipe):
@@ -135,14 +142,14 @@ class Embedding:
     """A finished embedding, and another one that was interrupted."""
 
     place = np, "savez"
-    owns, room = True, 8192
+    owns, ends, room = True, False, 8192
 
     def prepare(self, folder):
         write_images(folder / "images")
         encoder = moco_keras.build_encoder("resnet18", 8, width=2)
         moco_keras.export_encoder(encoder, folder / "encoder")
         self.again(folder, out="finished.npz")
-        (folder / "images/a/0.png").touch()
+        (folder / f"images/a/0{ODD}.png").touch()
         write, parts = np.savez, []
 
         def stop(*args, **arrays):
@@ -193,7 +200,7 @@ class Export:
     """A run with one version of its encoder, and another that is begun."""
 
     place = keras.Model, "save"
-    owns, room = False, 40_000  # two at once make a version each
+    owns, ends, room = False, False, 40_000  # each makes a version
 
     def prepare(self, folder):
         Training("textures").again(folder, epochs=1)

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from programs import ROOT
-from situations import PROGRAMS
+from situations import ODD, PROGRAMS
 
 pytestmark = pytest.mark.slow
 
@@ -157,10 +158,17 @@ def test_a_corrected_flag(situation):
     assert {path: after[path] for path in before} == before
 
 
-def test_a_moved_folder(situation, expected):
+def test_a_moved_folder(situation, expected, tmp_path, monkeypatch):
+    """To any name, and then reached by a link, from another working folder."""
     _, program, folder = situation
     before = program.finished(folder)
-    moved = folder.with_name("moved")
-    folder.rename(moved)
-    assert program.finished(moved) == before
-    complete(program, moved, expected)
+    folder.rename(tmp_path / ODD)
+    assert program.finished(tmp_path / ODD) == before
+    monkeypatch.chdir(tmp_path)
+    complete(program, Path(ODD), expected)
+    (tmp_path / "link").symlink_to(ODD)
+    monkeypatch.chdir(ROOT)
+    if program.ends:
+        refuse(program, tmp_path / "link", "finished")
+    else:
+        complete(program, tmp_path / "link", expected)

@@ -18,6 +18,7 @@ from moco_keras import (
     features,
     image_files,
     knn,
+    plain_path,
     plotting,
     signals,
     snapshots,
@@ -195,12 +196,13 @@ def _train_and_leave(settings, images, model, start, folder):
         callbacks.append(monitor)
     if settings.init_from:
         _start.give(model, start, model.distribute_strategy)
-    checkpoints = None
+    checkpoints, stack = None, contextlib.ExitStack()
     if folder is not None:
         _before(images, metrics)
         _say_what_it_begins_with(settings, start, folder)
         log = _record.History(folder / "history.csv")
-        board = keras.callbacks.TensorBoard(folder / "logs", write_graph=False)
+        plain = stack.enter_context(plain_path.of(folder))
+        board = keras.callbacks.TensorBoard(plain / "logs", write_graph=False)
         callbacks += [log, board, _plan.Pace(folder)]
         checkpoints = folder / "checkpoints"
     checkpoint = moco_keras.Checkpoint(checkpoints, settings.checkpoint_every)
@@ -212,11 +214,12 @@ def _train_and_leave(settings, images, model, start, folder):
             model.fit, train.images, batch_size=settings.batch_size
         )
     start = time.perf_counter()
-    history = fit(
-        epochs=settings.epochs,
-        callbacks=[*callbacks, checkpoint],
-        verbose="auto" if folder is not None else 0,
-    )
+    with stack:
+        history = fit(
+            epochs=settings.epochs,
+            callbacks=[*callbacks, checkpoint],
+            verbose="auto" if folder is not None else 0,
+        )
     seconds = time.perf_counter() - start
     if history.epoch and labelled:
         found = monitor.features
