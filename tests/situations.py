@@ -29,7 +29,6 @@ from moco_keras.recipes import (
     image_folder,
 )
 
-
 # A name that has nearly everything that breaks names.
 ODD = os.fsdecode(
     b"a b'\"$x_1$%s{0}*[1]\\\n\xd7\x97\xf0\x9f\x98\x80\xe7\x8c\xab\xff"
