@@ -12,6 +12,7 @@ from pathlib import Path
 # The lock file of a folder, in it.
 LOCK = ".lock"
 _SCRATCH = ".partial-"
+_OWNER = "process "  # how a lock file begins
 
 
 @contextlib.contextmanager
@@ -106,6 +107,7 @@ def hold(place, what):
     Raises:
         BlockingIOError: if it is held already, by another process or by this
             one.
+        FileExistsError: if there is a file of its name that is none.
         OSError: if the lock file cannot be written.
     """
     place = Path(place)
@@ -116,7 +118,7 @@ def hold(place, what):
     file, alone = _locked(lock, place, what)
     try:
         since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-        owner = f"process {os.getpid()} on {socket.gethostname()} since {since}"
+        owner = f"{_OWNER}{os.getpid()} on {socket.gethostname()} since {since}"
         os.truncate(file, 0)
         os.write(file, owner.encode())
         yield alone
@@ -162,6 +164,14 @@ def _locked(lock, place, what):
         stacklevel=4,
     )
     return file, False
+
+
+def _is_of_others(file):
+    try:
+        start = os.pread(file, len(_OWNER), 0)
+    except OSError:  # over SMB, nobody else may read what is locked
+        return False
+    return not _OWNER.encode().startswith(start)
 
 
 def _owner(file):

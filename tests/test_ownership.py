@@ -189,3 +189,21 @@ def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
         with pytest.raises(NotADirectoryError, match="a/file is a file. Choo"):
             with ownership.made(kept / "a" / place):
                 pass
+
+
+def test_a_file_of_others_is_left_alone(tmp_path):
+    for place, lock in (
+        (tmp_path, tmp_path / ".lock"),
+        (tmp_path / "a.npz", tmp_path / ".a.npz.lock"),
+    ):
+        lock.write_text("a package manager's")
+        with pytest.raises(FileExistsError, match="holds something else"):
+            with ownership.hold(place, "It"):
+                pass
+        assert lock.read_text() == "a package manager's"
+        lock.unlink()
+    (tmp_path / "target").write_text("what a link leads to")
+    (tmp_path / ".lock").symlink_to("target")
+    with pytest.raises(OSError), ownership.hold(tmp_path, "It"):
+        pass
+    assert (tmp_path / "target").read_text() == "what a link leads to"

@@ -18,15 +18,15 @@ def open_folder(images):
     labels = np.zeros(len(images), "int64")
     noise = data.ImageSet(images, labels, ["noise"], "noise")
 
-    def open_with(settings, recipe="recipe", source=noise, trains=True):
+    def open_with(settings, recipe="recipe", source=noise, trains=32):
         images = _pretrain.Images(source, noise, noise)
         record = _record.make(
             settings, recipe, images, tf.distribute.get_strategy()
         )
-        with _record.own(settings, recipe) as folder:
+        with _record.own(settings, recipe) as (folder, _):
             _record.open_folder(folder, record)
             if trains:
-                checkpoint = folder / "checkpoints" / "000000032.index"
+                checkpoint = folder / f"checkpoints/{trains:09d}.index"
                 checkpoint.parent.mkdir(exist_ok=True)
                 checkpoint.touch()
         return folder
@@ -111,7 +111,10 @@ def test_a_finished_run_is_continued_by_more_epochs(open_folder, tmp_path):
     with pytest.raises(ValueError, match="seed=1 .it began with 0") as error:
         open_folder(dataclasses.replace(longer, seed=1))
     assert "--epochs" not in str(error.value)
-    assert open_folder(longer) == tmp_path
+    # Nothing is kept of a mistake of which no step was trained.
+    open_folder(dataclasses.replace(settings, epochs=4000), trains=0)
+    assert _record.begun(tmp_path)["settings"]["epochs"] == 2
+    assert open_folder(longer, trains=64) == tmp_path
     assert (tmp_path / "settings.json").read_text() == written
     assert _record.begun(tmp_path)["continued_after_epochs"] == [2]
     open_folder(longer)
@@ -119,6 +122,18 @@ def test_a_finished_run_is_continued_by_more_epochs(open_folder, tmp_path):
     for epochs in (2, 4):
         with pytest.raises(ValueError, match=rf"epochs={epochs} .it began wi"):
             open_folder(dataclasses.replace(settings, epochs=epochs))
+
+
+def test_a_damaged_record_is_named(open_folder, tmp_path):
+    settings = Settings(run_dir=str(tmp_path))
+    open_folder(settings)
+    for content in ("", '{"settings": '):
+        (tmp_path / "settings.json").write_text(content)
+        with pytest.raises(FileExistsError, match="its settings.json"):
+            open_folder(settings)
+    (tmp_path / "history.csv").write_text("epoch,loss\n1,0.45x\n")
+    with pytest.raises(ValueError, match=r"history.csv must hold.*0\.45x"):
+        _record.History(tmp_path / "history.csv")
 
 
 def test_history_goes_on_where_the_training_does(tmp_path):
@@ -203,7 +218,7 @@ def test_results_without_a_checkpoint_are_not_overwritten(
 def test_a_run_has_one_owner(open_folder, tmp_path):
     run = tmp_path / "run"
     settings = Settings(run_dir=str(run))
-    with _record.own(settings, "recipe") as folder:
+    with _record.own(settings, "recipe") as (folder, _):
         (folder / ".partial").mkdir()
         with pytest.raises(
             BlockingIOError, match=rf"one process at a time.*{run}, which is"
@@ -213,7 +228,10 @@ def test_a_run_has_one_owner(open_folder, tmp_path):
         (folder / ".partial").rmdir()
     open_folder(settings)
     new = Settings(export_dir=str(tmp_path))  # of one second, too
-    with _record.own(new, "r") as first, _record.own(new, "r") as second:
+    with (
+        _record.own(new, "r") as (first, _),
+        _record.own(new, "r") as (second, _),
+    ):
         assert first != second
 
 
@@ -268,7 +286,7 @@ def test_names_of_any_bytes_are_the_same_again(images, tmp_path):
         tf.distribute.get_strategy(),
     )
     for _ in range(2):
-        with _record.own(settings, "recipe") as folder:
+        with _record.own(settings, "recipe") as (folder, _):
             _record.open_folder(folder, record)
             (folder / "checkpoints").mkdir(exist_ok=True)
             (folder / "checkpoints" / "1.index").touch()

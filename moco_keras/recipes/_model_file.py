@@ -27,9 +27,7 @@ def load(path, flag):
         raise ValueError(
             f"{flag} must be a .keras file, as Keras wrote it. Received: "
             f"{path}, which is damaged or something else: {reason}. Bring it "
-            "back from a copy. To have a run make its model.keras again from "
-            "its checkpoint, move its metrics.json and model.keras elsewhere, "
-            "and give its command again."
+            "back from a copy." + _how_to_make_again(Path(path))
         )
     try:
         return keras.saving.load_model(path, compile=False)
@@ -39,6 +37,16 @@ def load(path, flag):
             f"{flag} must be a .keras file that Keras can load, such as the "
             f"model.keras of a run. Received: {path}: {lines[0]}"
         ) from error
+
+
+def _how_to_make_again(path):
+    if not path.with_name("settings.json").exists():  # not that of a run
+        return ""
+    return (
+        " To have the run make its model.keras again from its checkpoint, move "
+        "its metrics.json and model.keras elsewhere, and give its command "
+        "again."
+    )
 
 
 def _damage(path):

@@ -99,10 +99,20 @@ def pretrain(settings, recipe, read):
     strategy = distribution.strategy(settings.strategy)
     if settings.batch_size is not None:
         splits(settings, strategy.num_replicas_in_sync)
-    own = contextlib.nullcontext()
+    own = contextlib.nullcontext((None, False))
     if distribution.is_chief(strategy):
         own = _record.own(settings, recipe)
-    with distribution.loss_of_workers(strategy), own as folder:
+    with (
+        distribution.loss_of_workers(strategy),
+        own as (folder, completed),
+    ):
+        if completed and settings.epochs in (
+            None,
+            _record.begun(folder)["settings"]["epochs"],
+        ):
+            snapshots.Snapshots(folder / "checkpoints").keep(1)
+            print(f"The results of this run are in their places in {folder}")
+            return folder
         asked = settings
         settings = of_device = _plan.for_device(settings, strategy)
         if distribution.is_chief(strategy):
@@ -302,8 +312,8 @@ def _leave(folder, model, found, bank, test, metrics, timing):
         model.save(place / "model.keras")
         _record.write_json(place / "timing.json", timing)
         _record.write_json(place / "metrics.json", metrics)
+        _draw(place, model, found, bank, test, metrics)
     snapshots.Snapshots(folder / "checkpoints").keep(1)
-    _draw(folder, model, found, bank, test, metrics)
 
 
 def _neighbours(bank):
@@ -410,13 +420,12 @@ def _draw(folder, model, found, bank, test, metrics):
     for draw in (curves, views, neighbours):
         file = folder / f"{draw.__name__}.png"
         try:
-            with _record.partial(folder) as place:
-                draw(place / file.name)
-                (place / file.name).replace(file)
+            draw(file)
         except Exception as error:  # of fonts, names, the disk
+            file.unlink(missing_ok=True)
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             print(
-                f"Warning: {file} could not be drawn: {reason}. All else that "
+                f"Warning: {file.name} was not drawn: {reason}. All else that "
                 "the run is for is there.",
                 file=sys.stderr,
             )

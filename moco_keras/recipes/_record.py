@@ -26,10 +26,19 @@ _PLACES = (
 # The record of a finished run that is being continued, beside its own, which
 # stays true of what the folder holds until the new results replace them.
 _CONTINUED = "settings.continued.json"
+# In it, the checkpoint that it continues from.
+_CHECKPOINT = "continued_from_checkpoint"
 # Results, until they are all there; then, until each is in its place.
 _PARTIAL, _READY = ".partial", ".ready"
-# Drawn of results when these are in their places.
 _PICTURES = ("curves.png", "views.png", "neighbours.png")
+_FILES = (  # that `_write` makes
+    "settings.json",
+    _CONTINUED,
+    "history.csv",
+    "skipped.csv",
+    "metrics.json",
+    "timing.json",
+)
 
 
 def make(settings, recipe, images, strategy):
@@ -69,7 +78,8 @@ def own(settings, recipe):
         recipe: name of the program.
 
     Yields:
-        The folder, a `Path`.
+        The folder, a `Path`, and whether a run is complete since its results
+        were put in their places.
 
     Raises:
         BlockingIOError: if another process has it.
@@ -79,16 +89,18 @@ def own(settings, recipe):
         folder = _enter_folder(stack, settings, recipe)
         with _writing_to(folder):
             stack.enter_context(ownership.hold(folder, "The folder of a run"))
+            completed = _is_run(folder) and _publish(folder)
             if _is_run(folder):
-                _publish(folder)
                 shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
-                for left in folder.glob(".*.partial"):
-                    left.unlink()
+                for name in _FILES:
+                    _partial_of(folder / name).unlink(missing_ok=True)
+                _forget_continuation(folder)
         try:
-            yield folder
+            yield folder, completed
         finally:
             if _is_free(folder) and not (folder / "history.csv").exists():
                 _forget(folder)
+            _forget_continuation(folder)
 
 
 def open_folder(folder, record):
@@ -110,8 +122,12 @@ def open_folder(folder, record):
     after = _check(folder, record)
     if after:
         record = {**record, "continued_after_epochs": after}
-    finished = (folder / "metrics.json").exists()
-    write_json(folder / (_CONTINUED if finished else "settings.json"), record)
+    if (folder / "metrics.json").exists():
+        if not (folder / _CONTINUED).exists():
+            record = {**record, _CHECKPOINT: _newest_checkpoint(folder)}
+            write_json(folder / _CONTINUED, record)
+    else:
+        write_json(folder / "settings.json", record)
 
 
 def begun(folder):
@@ -119,7 +135,9 @@ def begun(folder):
     file = folder / _CONTINUED
     if not file.exists():
         file = folder / "settings.json"
-    return json.loads(file.read_text())
+    record = json.loads(file.read_text())
+    record.pop(_CHECKPOINT, None)
+    return record
 
 
 def has_checkpoint(folder):
@@ -135,24 +153,17 @@ def results(folder):
     that it had before it was continued; its encoder is one more version. If the
     process ends on the way, `own` completes that.
     """
+    place = folder / _PARTIAL
     with _writing_to(folder):
-        with partial(folder) as place:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        try:
             yield place
             write_json(place / "settings.json", begun(folder))
             place.rename(folder / _READY)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
         _publish(folder)
-
-
-@contextlib.contextmanager
-def partial(folder):
-    """Gives a folder in that of a run, for what is to be moved when whole."""
-    place = folder / _PARTIAL
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def complete(folder):
@@ -162,26 +173,35 @@ def complete(folder):
         BlockingIOError: if another process is at it.
     """
     if (folder / _READY).is_dir():
-        with ownership.hold(folder, "The folder of a run"):
-            _publish(folder)
+        with _writing_to(folder):
+            with ownership.hold(folder, "The folder of a run"):
+                _publish(folder)
 
 
 def _publish(folder):
-    """Puts results that are all there in their places, metrics.json last."""
+    """Puts results that are all there in their places, metrics.json last.
+
+    Returns:
+        Whether there were any.
+    """
     ready = folder / _READY
     if not ready.is_dir():
-        return
+        return False
     versions = folder / "encoder"
     versions.mkdir(exist_ok=True)
     for version in ready.glob("encoder/*"):
         export.add_version(version, versions)
-    for name in _PICTURES:  # which show the results before
-        (folder / name).unlink(missing_ok=True)
+    first, last = "model.keras", "metrics.json"
+    if (ready / first).exists():
+        for name in _PICTURES:
+            if not (ready / name).exists():  # one that could not be drawn
+                (folder / name).unlink(missing_ok=True)
     files = [path for path in ready.iterdir() if path.is_file()]
-    for file in sorted(files, key=lambda file: file.name == "metrics.json"):
+    for file in sorted(files, key=lambda f: (f.name == last, f.name != first)):
         file.replace(folder / file.name)
     (folder / _CONTINUED).unlink(missing_ok=True)
     shutil.rmtree(ready)
+    return True
 
 
 def begun_with(folder, name):
@@ -233,9 +253,13 @@ def _write_csv(path, rows):
 
 def _write(path, text):
     with _writing_to(path):
-        partial = path.with_name(f".{path.name}.partial")
+        partial = _partial_of(path)
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
+
+
+def _partial_of(path):
+    return path.with_name(f".{path.name}.partial")
 
 
 @contextlib.contextmanager
@@ -266,6 +290,7 @@ class History(keras.callbacks.Callback):
 
     Raises:
         FileNotFoundError: if a training goes on whose file is gone.
+        ValueError: if the file is damaged.
     """
 
     def __init__(self, path):
@@ -273,11 +298,18 @@ class History(keras.callbacks.Callback):
         self.path = path
         self.epochs, self.steps = [], 0
         if path.exists():
-            with path.open(newline="") as file:
-                self.epochs = [
-                    {k: _number(v) for k, v in row.items() if v}
-                    for row in csv.DictReader(file)
-                ]
+            try:
+                with path.open(newline="") as file:
+                    self.epochs = [
+                        {k: _number(v) for k, v in row.items() if v}
+                        for row in csv.DictReader(file)
+                    ]
+            except (ValueError, TypeError, AttributeError, csv.Error) as error:
+                raise ValueError(
+                    f"{path} must hold the epochs before, as the run wrote "
+                    f"them. Received a damaged file: {error}. Bring it back "
+                    "from a copy, or begin in another folder."
+                ) from error
 
     def on_epoch_begin(self, epoch, logs=None):
         if len(self.epochs) < epoch:
@@ -309,6 +341,13 @@ def _check(folder, record):
     if not any(path.name != ownership.LOCK for path in folder.iterdir()):
         return []
     if not _is_run(folder):
+        if has_checkpoint(folder):
+            raise FileExistsError(
+                "The folder of a run must have its settings.json. Received: "
+                f"{folder}, in which it is damaged or missing. Nothing was "
+                "changed. Bring it back from a copy: encoder/1/encoder.json "
+                "has the same under `training`. Or choose another --run_dir."
+            )
         raise FileExistsError(
             "--run_dir must be a new folder, or that of a run. Received: "
             f"{folder}, which holds other files. Choose another."
@@ -425,3 +464,16 @@ def _forget(folder):
             (folder / name).unlink(missing_ok=True)
     for name in ("logs", "checkpoints"):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _newest_checkpoint(folder):
+    names = [path.stem for path in folder.glob("checkpoints/*.index")]
+    return max(names, default=None)
+
+
+def _forget_continuation(folder):
+    """Leaves a finished run as it was, where nothing of a new one was kept."""
+    with contextlib.suppress(OSError, ValueError):
+        record = json.loads((folder / _CONTINUED).read_text())
+        if record.get(_CHECKPOINT) == _newest_checkpoint(folder):
+            (folder / _CONTINUED).unlink()
