@@ -137,7 +137,7 @@ def _locked(lock, place, what):
     """
     reason = "its files change from one look to the next"
     for _ in range(100):
-        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        file = _opened(lock, place, what)
         try:
             import fcntl  # not on Windows
 
@@ -157,7 +157,7 @@ def _locked(lock, place, what):
             break
         os.close(file)  # its owner took it away before it was locked here
     else:
-        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        file = _opened(lock, place, what)
     warnings.warn(
         f"{what} cannot be kept to one process: {reason}. See to it that no "
         f"other uses {place} meanwhile.",
@@ -166,12 +166,21 @@ def _locked(lock, place, what):
     return file, False
 
 
-def _is_of_others(file):
-    try:
+def _opened(lock, place, what):
+    """Opens a lock file, unless something else has its name."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    file = os.open(lock, flags, 0o666)
+    start = b""
+    with contextlib.suppress(OSError):  # over SMB, what is locked is not read
         start = os.pread(file, len(_OWNER), 0)
-    except OSError:  # over SMB, nobody else may read what is locked
-        return False
-    return not _OWNER.encode().startswith(start)
+    if _OWNER.encode().startswith(start):
+        return file
+    os.close(file)
+    raise FileExistsError(
+        f"{what} must have room for a lock file. Received: {place}, where "
+        f"{lock} holds something else. Nothing was changed. Move it, or choose "
+        "another."
+    )
 
 
 def _owner(file):
