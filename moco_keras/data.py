@@ -493,7 +493,7 @@ def _beside(name):
     if len(name) == 1:
         return _BESIDE
     folder = image_files.printable(name[0])
-    return f"In {folder}, which is no split (put into train itself, it counts)"
+    return f"In {folder}, which is no split; images directly in train are used"
 
 
 def _stream(folder, split, examples):

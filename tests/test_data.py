@@ -234,7 +234,7 @@ def test_a_folder_beside_splits_is_left_out_and_listed(tmp_path):
     skipped = splits["train"].skipped
     assert [path.parent.name for path, _ in skipped] == ["unlabeled"] * 2
     assert {reason for _, reason in skipped} == {
-        "In unlabeled, which is no split (put into train itself, it counts)"
+        "In unlabeled, which is no split; images directly in train are used"
     }
 
 
