@@ -159,8 +159,9 @@ def _between(low, high, draw):
     return low + (high - low) * draw
 
 
-def _around(centre, reach, draw):
-    return _between(centre - reach, centre + reach, draw)
+def _factors(reach, draw):
+    """Around 1, and never negative: as torchvision's ColorJitter has them."""
+    return _between(max(0.0, 1.0 - reach), 1.0 + reach, draw)
 
 
 class _Crop(_Augmentation):
@@ -328,8 +329,8 @@ class RandomColorJitter(_Augmentation):
     with torchvision's ColorJitter on one image.
 
     Args:
-        brightness, contrast, saturation: x in [0, 1]; factors are uniform in
-            [1 - x, 1 + x].
+        brightness, contrast, saturation: x, at least 0; factors are uniform
+            in [max(0, 1 - x), 1 + x].
         hue: greatest shift of the hue, in turns, in [0, 0.5].
         rate: probability that an image is changed at all.
     """
@@ -344,10 +345,10 @@ class RandomColorJitter(_Augmentation):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        share = arguments.SHARE
-        self.brightness = arguments.real(share, brightness=brightness)
-        self.contrast = arguments.real(share, contrast=contrast)
-        self.saturation = arguments.real(share, saturation=saturation)
+        kind = arguments.NOT_NEGATIVE
+        self.brightness = arguments.real(kind, brightness=brightness)
+        self.contrast = arguments.real(kind, contrast=contrast)
+        self.saturation = arguments.real(kind, saturation=saturation)
         self.hue = arguments.real(_HALF, hue=hue)
         self.rate = arguments.real(arguments.SHARE, rate=rate)
 
@@ -356,10 +357,10 @@ class RandomColorJitter(_Augmentation):
         apply, brightness, contrast, saturation, hue = ops.unstack(draws[:5])
         return {
             "apply": apply < self.rate,
-            "brightness": _around(1.0, self.brightness, brightness),
-            "contrast": _around(1.0, self.contrast, contrast),
-            "saturation": _around(1.0, self.saturation, saturation),
-            "hue": _around(0.0, self.hue, hue),
+            "brightness": _factors(self.brightness, brightness),
+            "contrast": _factors(self.contrast, contrast),
+            "saturation": _factors(self.saturation, saturation),
+            "hue": _between(-self.hue, self.hue, hue),
             # The rank of random numbers is a random order. Column i is the
             # place of operation i, in the order of the arguments.
             "places": ops.argsort(ops.transpose(draws[5:]), axis=1),

@@ -16,7 +16,7 @@ from keras import ops
 from moco_keras import distribution, model_state, signals
 from moco_keras.snapshots import Snapshots
 
-_STOPPING = "Stopping after this step; press Ctrl-C again to stop at once."
+_STOPPING = "Stopping after this step; a second signal (Ctrl-C) stops at once."
 
 
 class Position(NamedTuple):
@@ -187,8 +187,9 @@ class Checkpoint(keras.callbacks.Callback):
 
         self._signal = self._writing = None
         with (
-            signals.answered(note, _STOPPING, self._last_words),
+            # Outside, as it may wait for longer than a second signal has.
             concurrent.futures.ThreadPoolExecutor(1) as self._writer,
+            signals.answered(note, _STOPPING, self._last_words),
         ):
             yield
 

@@ -18,15 +18,15 @@ import tensorflow as tf
 from moco_keras import arguments, image_files, inputs, random
 from moco_keras.views import two_views  # noqa: F401 (of `read`'s streams)
 
-_UNLABELLED = -1
 # What folders of splits are called, in lower case, and their splits.
-_SPLITS = {
+SPLITS = {
     "train": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
     "test": "test",
 }
+_UNLABELLED = -1
 _BESIDE = "In none of the folders of splits, beside it"
 # TFDS's order, which is random, is put into another by as many neighbours.
 _SHUFFLED = 4096
@@ -257,13 +257,13 @@ def read_folder(folder, split="train", *, examples=None, on_bad_image="skip"):
     """
     examples = _count(examples)
     found = _find(folder, on_bad_image)
-    named = _SPLITS.get(str(split).lower())
+    named = SPLITS.get(str(split).lower())
     if named not in found.splits:
         raise ValueError(
             f"`split` must be one of {', '.join(found.splits)} for the folder "
             f"{image_files.printable(folder)}. Received: split={split!r}. "
-            "Splits are folders called train, val, valid, validation or test "
-            "in a folder that holds no others with images."
+            "Splits are folders called train, val, valid, validation or test, "
+            "one of them train, and either two at least or no others beside it."
         )
     return _stream(found, named, examples)
 
@@ -271,10 +271,10 @@ def read_folder(folder, split="train", *, examples=None, on_bad_image="skip"):
 def read_splits(folder, *, examples=None, on_bad_image="skip"):
     """Opens a folder of images, each of its splits apart.
 
-    A folder has splits if each folder directly in it that holds images is
-    called train, val, valid, validation or test, in whatever case, and one of
-    them train: as TFDS's `ImageFolder` has it. The folders in these are
-    classes, and images beside these are left out. Any other folder is one
+    A folder has splits if it holds folders called train and val, valid,
+    validation or test, in whatever case, or train alone: as TFDS's
+    `ImageFolder` has it. The folders in these are classes, and images that are
+    in none of these are left out and listed. Any other folder is one
     split, "train", and the folders directly in it are classes. Images that are
     in no folder of a class have the label -1.
 
@@ -467,10 +467,10 @@ def _find(folder, on_bad_image):
     for path, digest, name in zip(files, digests, names, strict=True):
         split = "train"
         if split_of:
-            if len(name) == 1:
-                skipped.append((path, _BESIDE))
+            split = split_of.get(name[0]) if len(name) > 1 else None
+            if split is None:
+                skipped.append((path, _beside(name)))
                 continue
-            split = split_of[name[0]]
             name = name[1:]
         class_name = name[0] if len(name) > 1 else None
         splits.setdefault(split, []).append(_File(path, digest, class_name))
@@ -481,9 +481,19 @@ def _find(folder, on_bad_image):
 
 def _splits_of(folders):
     """By name of a folder, its split; an empty dict where they are not that."""
-    splits = {name: _SPLITS.get(name.lower()) for name in folders}
-    is_split = None not in splits.values() and "train" in splits.values()
-    return splits if is_split else {}
+    splits = {name: SPLITS.get(name.lower()) for name in folders}
+    found = set(splits.values())
+    # train and one other name of a split are enough to be meant as such.
+    is_split = "train" in found and (None not in found or len(found) > 2)
+    return {k: v for k, v in splits.items() if v} if is_split else {}
+
+
+def _beside(name):
+    """Why a file is left out that is in no folder of a split."""
+    if len(name) == 1:
+        return _BESIDE
+    folder = image_files.printable(name[0])
+    return f"In {folder}, which is no split; images directly in train are used"
 
 
 def _stream(folder, split, examples):

@@ -30,7 +30,7 @@ def answered(note=None, answer="Stopping ...", last_words=None):
 
     The first signal is given to `note`, or ends the program without one. A
     second one, unless it is sent along with the first, always does: by the
-    handler that was set before, or, if the main thread cannot run it within a
+    handler that was set before, or, if the main thread has not left within a
     second, by ending the process.
 
     Args:
@@ -59,6 +59,7 @@ def answered(note=None, answer="Stopping ...", last_words=None):
         yield
         return
     handled, there = [], threading.Condition()
+    left = threading.Event()
     repeats = _repeats(), _repeats()  # as they are handled, and as they come
 
     def handle(number, frame):
@@ -77,10 +78,10 @@ def answered(note=None, answer="Stopping ...", last_words=None):
         else:
             raise SystemExit(128 + number)
 
-    def acts(count):
-        """Whether the main thread has run the handler so often."""
+    def acts():
+        """Whether the main thread runs the handler in time."""
         with there:
-            return there.wait_for(lambda: len(handled) >= count, _PATIENCE)
+            return there.wait_for(lambda: handled, _PATIENCE)
 
     def answer_each():
         count = 0
@@ -93,12 +94,13 @@ def answered(note=None, answer="Stopping ...", last_words=None):
                 continue
             count += 1
             if count == 1:
-                if note is not None or not acts(count):
+                if note is not None or not acts():
                     _say(answer)
                 continue
             if note is not None and last_words is not None:
                 _say(last_words())
-            if not acts(count):
+            # A handler's exception may be swallowed, as in a finalizer.
+            if not left.wait(_PATIENCE):
                 _end(number, said=note is not None and last_words)
 
     own, other = socket.socketpair()
@@ -113,6 +115,7 @@ def answered(note=None, answer="Stopping ...", last_words=None):
         try:
             yield
         finally:
+            left.set()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(before)
@@ -122,13 +125,18 @@ def answered(note=None, answer="Stopping ...", last_words=None):
 
 
 def _repeats():
-    """A function that tells whether it was called a moment before."""
-    last = [-math.inf]
+    """A function that tells whether a call comes along with one before.
+
+    Those that do are no beginning: a held Ctrl-C counts again, in time.
+    """
+    first = [-math.inf]
 
     def repeats():
         now = time.monotonic()
-        before, last[0] = last[0], now
-        return now - before < _TOGETHER
+        if now - first[0] < _TOGETHER:
+            return True
+        first[0] = now
+        return False
 
     return repeats
 

@@ -154,6 +154,18 @@ def test_jitter_is_drawn_like_torchvisions():
     assert reference.chi_square(counts, DRAWS["jitter/counts"]) < 49.7
 
 
+def test_jitter_above_1_is_drawn_from_0_on():
+    layer = aug.RandomColorJitter(brightness=1.5, contrast=1.5, saturation=3)
+    draws = drawn(layer, 1000)
+    for name, most in (
+        ("brightness", 2.5),
+        ("contrast", 2.5),
+        ("saturation", 4),
+    ):
+        assert 0 <= draws[name].min() < 0.1
+        assert most - 0.1 < draws[name].max() <= most
+
+
 def test_hue_of_v1_is_drawn_like_torchvisions():
     ours = drawn(aug.moco_v1().layers[2], 10_000)["hue"]
     assert reference.kolmogorov_smirnov(ours, DRAWS["hue_of_v1"]) < 1

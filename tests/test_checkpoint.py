@@ -211,7 +211,7 @@ def test_the_second_signal_acts_at_once(make, views, tmp_path, ctrl_c, capsys):
         train(make(), views, 1, tmp_path, Watch((0, 1), twice))
     assert kept(tmp_path) == [1]
     stopping, stopped = capsys.readouterr().err.strip().split("\n\n")
-    assert stopping.startswith("Stopping after this step; press Ctrl-C again")
+    assert stopping.startswith("Stopping after this step; a second ")
     assert f"before, {tmp_path / '000000001'}, is there" in stopped
     with pytest.raises(KeyboardInterrupt):
         train(make(), views, 1, tmp_path / "new", Watch((0, 0), twice))

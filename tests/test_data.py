@@ -223,6 +223,21 @@ def test_folder_with_splits(tmp_path):
         data.read(tmp_path, "all")
 
 
+def test_a_folder_beside_splits_is_left_out_and_listed(tmp_path):
+    for name in ("train/cats", "train/dogs", "val/cats", "unlabeled"):
+        write_images(tmp_path / name, [(8, 8)] * 2)
+    splits = data.read_splits(tmp_path)
+    assert {k: x.num_examples for k, x in splits.items()} == {
+        "train": 4,
+        "validation": 2,
+    }
+    skipped = splits["train"].skipped
+    assert [path.parent.name for path, _ in skipped] == ["unlabeled"] * 2
+    assert {reason for _, reason in skipped} == {
+        "In unlabeled, which is no split; images directly in train are used"
+    }
+
+
 @pytest.mark.parametrize(
     "folders", [("train", "car"), ("val", "test"), ("cats", "dogs")]
 )

@@ -38,7 +38,7 @@ def test_images_of_classes(tmp_path):
     assert images.bank.num_examples == 12
     assert _pretrain._why_no_knn(images) is None
     assert images.notes == [
-        f"Classes, the folders within {tmp_path}: cats 10, dogs 5",
+        "Classes, the folders of the training images: cats 10, dogs 5",
         "Tests: some of the images, also trained on, without their names",
     ]
 
@@ -50,7 +50,7 @@ def test_a_stray_file_is_trained_on_and_takes_no_knn_away(tmp_path):
     assert images.train.num_examples == 16
     assert images.bank.num_examples + images.test.num_examples == 15
     assert _pretrain._why_no_knn(images) is None
-    assert "; 1 images without one are trained on, too" in images.notes[0]
+    assert images.notes[0].endswith("on, without a class: 1 image")
 
 
 def test_splits_train_and_test(tmp_path):
@@ -75,12 +75,48 @@ def test_a_split_without_classes_does_not_test(tmp_path):
     assert images.notes[1].endswith("their names; not used: test (4)")
 
 
+def test_tests_of_classes_that_the_bank_lacks_are_left_out(tmp_path):
+    write(tmp_path, train__a=4, train__b=4, val__b=3, val__c=2)
+    images = read(tmp_path)
+    assert images.test.labels.tolist() == [1, 1, 1]
+    assert images.notes[2] == (
+        "Tests left out: 2 images of classes that none of the images to "
+        "compare with has: c"
+    )
+
+
+def test_a_split_of_other_classes_does_not_test(tmp_path):
+    write(tmp_path, train__a=4, train__b=4, val__c=2)
+    images = read(tmp_path)
+    assert images.bank.num_examples + images.test.num_examples == 8
+    assert images.notes[1].endswith("their names; not used: validation (2)")
+
+
+def test_a_folder_beside_splits_is_not_trained_on(tmp_path):
+    write(tmp_path, train__a=4, train__b=4, val__b=3, unlabeled=2)
+    images = read(tmp_path)
+    assert images.train.num_examples == 8
+    assert len(images.train.skipped) == 2
+
+
+@pytest.mark.parametrize("other", ["val", "more"])
+def test_that_the_name_of_a_split_is_a_class_is_said(other, tmp_path):
+    places = {"val": {"val": 9}, "more": {"train__a": 5, "more__b": 5}}[other]
+    write(tmp_path, **places)
+    name = {"val": "val", "more": "train"}[other]
+    assert f"Note: {name} is taken for a class" in read(tmp_path).notes[1]
+
+
 @pytest.mark.parametrize(
     ("counts", "note", "why"),
     [
-        ({"": 12}, "Classes: none", "have a class"),
+        ({"": 12}, "Classes: none", "not all images to evaluate with"),
         ({"cats": 12}, "cats 12", "of one class"),
-        ({"cats": 12, "": 3}, "cats 12; 3 images", "have a class"),
+        (
+            {"cats": 12, "": 3},
+            "cats 12; also trained on, without a class: 3 images",
+            "not all",
+        ),
         ({"cats": 1, "dogs": 1}, "cats 1, dogs 1", "of one class"),
     ],
 )
@@ -88,6 +124,7 @@ def test_that_there_is_no_knn_is_said(counts, note, why, tmp_path, capsys):
     write(tmp_path, **counts)
     images = read(tmp_path)
     assert note in images.notes[0]
+    _pretrain._say_what_there_is(images)
     _pretrain._before(images, {})
     printed = capsys.readouterr().out
     assert images.notes[0] in printed
@@ -97,8 +134,8 @@ def test_that_there_is_no_knn_is_said(counts, note, why, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("count", "tests", "words"),
     [
-        (1, None, "Received: 1 in"),
-        (9, 9, "Received: 9 in .*--test_examples=9. Add"),
+        (1, None, r"Received: 1 image in .*\. Add images\.$"),
+        (9, 9, "Received: 9 images in .*examples=9. Add .* fewer --test_ex"),
         (9, 99, "--test_examples=99"),
     ],
 )

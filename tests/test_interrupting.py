@@ -86,7 +86,7 @@ def test_once_while_the_first_step_is_compiled(start, number):
     time.sleep(0.5)
     assert "Stopping" not in program.said
     program.process.send_signal(number)
-    program.wait_for("Stopping after this step; press Ctrl-C again", 3)
+    program.wait_for("Stopping after this step; a second signal (Ctrl-C)", 3)
     program.ends(number)
     assert "saved after 0 epochs and" in program.said
     (steps,) = program.checkpoints
@@ -100,7 +100,7 @@ def test_twice_while_a_long_step_runs(start, number):
     program.wait_for("Compiling the first step")
     time.sleep(2)
     program.process.send_signal(number)
-    program.wait_for("Stopping after this step; press Ctrl-C again", 3)
+    program.wait_for("Stopping after this step; a second signal (Ctrl-C)", 3)
     time.sleep(0.3)
     program.process.send_signal(number)
     program.ends(number, seconds=10)

@@ -22,6 +22,17 @@ def test_help_keeps_the_lines_of_its_examples(program):
     assert all(len(line) <= 80 for line in doc.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [("--help=true", "absl, too"), ("--helpxml", "<AllFlags>")],
+)
+def test_whoever_asks_for_help_gets_it_and_code_0(flag, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        _program.parse_flags(["program", flag])
+    assert caught.value.code in (None, 0)
+    assert words in capsys.readouterr().out
+
+
 @pytest.fixture
 def outlet():
     """Makes what a program prints to of a pipe; gives it and its reader."""

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM, answered while the main thread is in a long call."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -82,6 +83,33 @@ def test_what_acts_raises(said, number, error, note):
         assert caught.value.code == 143
     words = [words for words, _ in said]
     assert words == ([] if note is None else ["Stopping", "Stopped"])
+
+
+def test_a_hammered_signal_counts_as_the_second(said):
+    """Thirty a second, as of a Ctrl-C that is held."""
+    with (
+        pytest.raises(KeyboardInterrupt),
+        signals.answered(lambda number: None, "Stopping", lambda: "Stopped"),
+    ):
+        for _ in range(30):
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(1 / 30)
+    assert [words for words, _ in said] == ["Stopping", "Stopped"]
+
+
+def test_an_exception_that_is_swallowed_does_not_keep_a_process(
+    said, monkeypatch
+):
+    """As in a finalizer, whose exceptions Python only prints."""
+    ended = threading.Event()
+    monkeypatch.setattr(signals, "_end", lambda *args, **kwargs: ended.set())
+    monkeypatch.setattr(signals, "_PATIENCE", 0.1)
+    with signals.answered(lambda number: None, "Stopping", lambda: "Stopped"):
+        for _ in range(2):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert ended.wait(2)
 
 
 def test_others_keep_their_signals(said):

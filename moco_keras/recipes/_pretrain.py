@@ -122,6 +122,8 @@ def pretrain(settings, recipe, read):
         keras.config.set_dtype_policy(settings.precision)
         with distribution.chief_first(strategy):  # it may prepare the data
             images = read(settings)
+        if distribution.is_chief(strategy):
+            _say_what_there_is(images)
         _check_evaluation(images)
         num_images = images.train.num_examples
         settings = _plan.for_images(settings, num_images, strategy)
@@ -161,13 +163,16 @@ def _built(settings, images, strategy):
 
 def _check_evaluation(images):
     """Refuses what cannot be evaluated, before it is trained on."""
-    for images_of, name in ((images.bank, "bank"), (images.test, "test")):
+    for images_of, what in (
+        (images.bank, "to compare with"),
+        (images.test, "to test with"),
+    ):
         if not len(images_of.images):
             raise ValueError(
                 "A run evaluates its encoder by test images and their nearest "
                 f"among others, and needs one of each at least. Received: no "
-                f"{name} images, of {images.train.num_examples} images in all. "
-                "Add images, or lower --test_examples."
+                f"images {what}, of {images.train.num_examples} in all. Add "
+                "images, or lower --test_examples."
             )
 
 
@@ -247,12 +252,16 @@ def _train_and_leave(settings, images, model, start, folder):
         _print_summary(metrics, bank, speed, folder)
 
 
+def _say_what_there_is(images):
+    if images.train.skipped:
+        print(image_files.summary(images.train.skipped))
+    for note in images.notes:
+        print(note)
+
+
 def _before(images, metrics):
-    """Prints what there is, and what to compare a training with."""
-    train, bank, test, notes = images
-    if train.skipped:
-        print(image_files.summary(train.skipped))
-    print(*notes, sep="\n", end="\n" if notes else "")
+    """Prints what to compare a training with."""
+    _, bank, test, _ = images
     if why := _why_no_knn(images):
         print(f"No kNN: {why}")
     if "knn_untrained" in metrics:
@@ -273,14 +282,14 @@ def _why_no_knn(images):
     """Why there is no kNN, and how to get one; None where there is one."""
     if not (images.bank.labelled and images.test.labelled):
         return (
-            "not all images to evaluate with have a class. Those of a folder "
-            "are in a folder for each class."
+            "not all images to evaluate with have a class. Put the images of "
+            "each class into a folder of their own."
         )
     if len(np.unique(images.bank.labels)) < 2:
         return (
             "all images to compare with are of one class, so that any encoder "
-            "would find it. Those of a folder are in a folder for each class; "
-            "--images is what holds these folders."
+            "would find it. Put the images of each class into a folder of "
+            "their own, and give --images the folder that holds these."
         )
     return None
 

@@ -12,6 +12,9 @@ from absl import app, flags, logging
 from moco_keras import accelerators, signals, startup
 from moco_keras.recipes import _settings
 
+# Values of a flag that asks for help, as absl takes them; it would exit with 1.
+_ASKED = [], ["true"], ["t"], ["1"]
+
 
 def run(defaults, work):
     """Runs a program: reads its flags, works, and ends with an exit code.
@@ -52,7 +55,11 @@ def run(defaults, work):
 
 def parse_flags(argv):
     """What `app.run` parses flags with; looks for GPUs, too, and quietly."""
-    asked = {arg.lstrip("-") for arg in argv[1:] if arg.startswith("-")}
+    given = [a.lstrip("-").split("=") for a in argv[1:] if a.startswith("-")]
+    asked = {name for name, *value in given if value in _ASKED}
+    if "helpxml" in asked:
+        flags.FLAGS.write_help_in_xml_format(sys.stdout)
+        sys.exit()
     if asked & {"help", "helpshort", "helpfull", "?"}:
         print(sys.modules["__main__"].__doc__)
         if "helpfull" in asked:

@@ -50,7 +50,9 @@ _FILES_OF_A_PART = 1024
 _OF_A_PART = ("features", "files", "skipped", "reasons")
 _NEIGHBOURS = 9
 _LONGEST_NAME = 200  # bytes; others of 255 are made of it
-_STOPPING = "Stopping after these images; press Ctrl-C again to stop at once."
+_STOPPING = (
+    "Stopping after these images; a second signal (Ctrl-C) stops at once."
+)
 _GO_ON = "To go on, give the same command again."
 
 

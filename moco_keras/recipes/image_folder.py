@@ -18,7 +18,7 @@ import dataclasses
 
 import numpy as np
 
-from moco_keras import data, image_files
+from moco_keras import data
 from moco_keras.arguments import COUNT
 from moco_keras.recipes import _pretrain, _settings
 
@@ -57,7 +57,7 @@ def read(settings):
     bank = train.only_labelled()
     if len(np.unique(bank.labels)) < 2:  # there is no kNN, only pictures
         bank = train
-    name, tests = _tests(splits)
+    name, tests = _tests(splits, bank)
     most = settings.test_examples or _TESTS
     size = settings.image_size
     if tests is None:
@@ -71,21 +71,44 @@ def read(settings):
             )
         tests = tests.load(most, image_size=size)
         bank = bank.load(_OF_BANK * most, image_size=size)
+    tests, lost = _without_others(tests, bank)
     notes = [
-        _about_classes(settings.images, train),
+        *_about_classes(train),
         _about_tests(splits, name),
+        *lost,
     ]
     return _pretrain.Images(train, bank, tests, notes)
 
 
-def _tests(splits):
+def _tests(splits, bank):
     """The split to test with, its name and its images, or None and None."""
     for name in ("validation", "test"):
-        if name in splits and splits["train"].only_labelled().num_examples:
+        if name in splits:
             tests = splits[name].only_labelled()
-            if tests.num_examples:
+            if np.isin(tests.labels, bank.labels).any():
                 return name, tests
     return None, None
+
+
+def _without_others(tests, bank):
+    """Tests of the bank's classes alone, and lines on those left out.
+
+    No image of another class has a neighbour of its own: kNN would only be
+    lower. Where there is no kNN, or nothing would be left, all stay.
+    """
+    known = np.isin(tests.labels, bank.labels)
+    no_knn = not bank.labelled or len(np.unique(bank.labels)) < 2
+    if no_knn or known.all() or not known.any():
+        return tests, []
+    names = [tests.class_names[i] for i in np.unique(tests.labels[~known])]
+    line = (
+        f"Tests left out: {_images((~known).sum())} of classes that none of "
+        f"the images to compare with has: {_some(names)}"
+    )
+    kept = tests._replace(
+        images=tests.images[known], labels=tests.labels[known]
+    )
+    return kept, [line]
 
 
 def _held_out(settings, stream):
@@ -93,12 +116,17 @@ def _held_out(settings, stream):
     available = stream.num_examples
     tests = settings.test_examples or min(_TESTS, -(-available // 5))
     if tests >= available:
-        given = f", --test_examples={tests}" if settings.test_examples else ""
+        given, remedy = "", "Add images"
+        if settings.train_examples:
+            given += f", --train_examples={settings.train_examples}"
+            remedy += ", or give more --train_examples"
+        if settings.test_examples:
+            given += f", --test_examples={tests}"
+            remedy += ", or give fewer --test_examples"
         raise ValueError(
             "A folder must hold images to test with, and at least one other to "
-            f"compare them with. Received: {available} in {settings.images}"
-            f"{given}. Add images, or give more --train_examples or fewer "
-            "--test_examples."
+            f"compare them with. Received: {_images(available)} in "
+            f"{settings.images}{given}. {remedy}."
         )
     some = stream.load(
         min((1 + _OF_BANK) * tests, available), image_size=settings.image_size
@@ -109,8 +137,8 @@ def _held_out(settings, stream):
     )
 
 
-def _about_classes(folder, train):
-    """Says which classes the images have."""
+def _about_classes(train):
+    """Lines that say which classes the images have."""
     counts = np.bincount(1 + train.labels, minlength=1)
     unlabelled, counts = counts[0], counts[1:]
     found = [
@@ -118,15 +146,30 @@ def _about_classes(folder, train):
         for name, count in zip(train.class_names, counts, strict=False)
         if count
     ]
-    folder = image_files.printable(folder)
     if not found:
-        return f"Classes: none, as no images are in folders within {folder}"
-    more = len(found) - _NAMED
-    words = ", ".join(found[:_NAMED]) + (f", and {more} more" * (more > 0))
-    line = f"Classes, the folders within {folder}: {words}"
+        return ["Classes: none, as no images are in a folder for each class"]
+    line = f"Classes, the folders of the training images: {_some(found)}"
     if unlabelled:
-        line += f"; {unlabelled:,} images without one are trained on, too"
-    return line
+        line += f"; also trained on, without a class: {_images(unlabelled)}"
+    odd = [name for name in train.class_names if name.lower() in data.SPLITS]
+    if not odd:
+        return [line]
+    return [
+        line,
+        f"Note: {_some(odd)} is taken for a class. To have splits, --images "
+        "must hold a folder train, with a folder for each class in it, and one "
+        "called val or test.",
+    ]
+
+
+def _images(count):
+    return f"{count:,} image" if count == 1 else f"{count:,} images"
+
+
+def _some(words):
+    """The first words of a list, and how many more there are."""
+    more = len(words) - _NAMED
+    return ", ".join(words[:_NAMED]) + (f", and {more} more" * (more > 0))
 
 
 def _about_tests(splits, name):
