@@ -276,6 +276,24 @@ def test_a_damaged_file_of_embeddings_is_named(settings):
     assert out.read_bytes() == damaged
 
 
+@pytest.mark.parametrize("damaged", ["{", "[]", "{}", None])
+def test_a_damaged_encoder_is_named(settings, encoder, tmp_path, damaged):
+    copy = tmp_path / "encoder" / "1"
+    shutil.copytree(encoder, copy)
+    (copy / "encoder.json").unlink()
+    if damaged is not None:
+        (copy / "encoder.json").write_text(damaged)
+    with pytest.raises(ValueError, match="export it again") as info:
+        embed.embed(changed(settings, encoder=str(copy.parent)))
+    assert str(copy) in str(info.value)
+
+
+def test_a_folder_without_an_encoder_is_named_with_its_flag(settings, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="^--encoder must be.*empty"):
+        embed.embed(changed(settings, encoder=str(tmp_path / "empty")))
+
+
 def test_one_process_makes_a_file(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(embed, "_Encoder", None)  # it is refused before
     with ownership.hold(Path(settings.out), "It"):
@@ -573,7 +591,7 @@ def test_large_pictures_are_drawn_small(tmp_path):
         ({"images": None}, "--images must be given"),
         ({"images": ""}, "--images must be a path, and not empty"),
         ({"images": "gone"}, "--images must be a folder that exists"),
-        ({"encoder": "gone"}, "must be a folder that `export_encoder` wrote"),
+        ({"encoder": "gone"}, "--encoder must be .*--encoder=gone"),
         ({"out": "features"}, "--out must be a file that ends with .npz"),
         ({"out": "gone/features.npz"}, "in a folder that exists"),
         ({"out": f"{'a' * 200}.npz"}, "a name of at most 200 bytes"),

@@ -37,6 +37,7 @@ import moco_keras
 from moco_keras import (
     accelerators,
     arguments,
+    export,
     image_files,
     knn,
     ownership,
@@ -181,10 +182,21 @@ class _Encoder:
     """An export, as a function of what files hold."""
 
     def __init__(self, path):
-        self._layer = moco_keras.load_encoder(path, encoded=True)
-        record = Path(self._layer.filepath, "encoder.json").read_bytes()
+        try:
+            self._layer = moco_keras.load_encoder(path, encoded=True)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                "--encoder must be the folder of an export, of all its "
+                "versions or of one, or of a run. Received: "
+                f"--encoder={printable(path)}, where no export is. Give "
+                "another, or export to it: `python -m "
+                "moco_keras.recipes.export --path=FOLDER`."
+            ) from error
+        folder = Path(self._layer.filepath)
+        with export.reading(folder):
+            record = (folder / "encoder.json").read_bytes()
+            self._dim = json.loads(record)["embedding_size"]
         self.sha256 = _sha256(record)
-        self._dim = json.loads(record)["embedding_size"]
 
     def __call__(self, contents):
         if not contents:  # on which older exports fail
