@@ -137,13 +137,18 @@ def _picture_file(query, out):
         stem = stem[:-1]
     path = _sha256(os.fsencode(real))[:8]
     picture = out.with_name(f"{out.stem}-{stem}-{path}.png")
-    if picture.exists() and not plotting.drew(picture):
+    if picture.exists() and not _drew(picture):
         raise FileExistsError(
             "The picture that --neighbours draws must be new, or have been "
             f"drawn by it. Received: {printable(picture)}, which is something "
             "else. Nothing was changed; move it elsewhere."
         )
     return picture
+
+
+def _drew(path):
+    with path.open("rb") as file:
+        return image_files.is_drawn(file.read(1024))
 
 
 def _left_over(out):
@@ -488,8 +493,8 @@ def _show_neighbours(encoder, query, settings, picture):
     for name, similarity in nearest:
         print(f"  {similarity:.3f}  {printable(name)}")
     pictures = [(*found, _picture(folder / found[0])) for found in nearest]
-    with _writing_beside(out):
-        partial = picture.with_suffix(".partial.png")
+    with _writing_beside(out), ownership.scratch(out.parent) as place:
+        partial = place / picture.name
         plotting.nearest(_picture(query), pictures, partial)
         partial.replace(picture)
     print(f"They are drawn in {printable(picture)}")
