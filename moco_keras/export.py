@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 import keras
@@ -21,6 +22,7 @@ from moco_keras import (
     portable,
     warmup,
 )
+from moco_keras.image_files import printable
 
 _OUTPUTS = ("features", "projection")
 
@@ -443,6 +445,7 @@ def load_encoder(path, version=None, *, encoded=False):
 
     Raises:
         FileNotFoundError: if there is no such version.
+        ValueError: if it is damaged, or cannot be read.
     """
     path = arguments.path(path=path)
     folder = path
@@ -460,7 +463,32 @@ def load_encoder(path, version=None, *, encoded=False):
         )
     endpoint = "serve_encoded" if encoded else "serving_default"
     # Whole, for a model that holds it may be loaded in another directory.
-    return FrozenEncoder(str(folder.resolve()), endpoint)
+    with reading(folder):
+        return FrozenEncoder(str(folder.resolve()), endpoint)
+
+
+@contextlib.contextmanager
+def reading(folder):
+    """Ends with an error that names an export, if it cannot be read.
+
+    Args:
+        folder: path of its version.
+
+    Raises:
+        ValueError: whatever was raised meanwhile.
+    """
+    try:
+        yield
+    except Exception as error:  # a damaged file has any part fail
+        lines = str(error).strip().splitlines() or [repr(error)]
+        # Without the operation that said it.
+        reason = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", lines[0]).rstrip(".")
+        raise ValueError(
+            "An exported encoder must be whole. Received: "
+            f"{printable(folder)}, which is damaged or cannot be read: "
+            f"{reason}. Bring it back from a copy, or export it again: "
+            "`python -m moco_keras.recipes.export --model=RUN`."
+        ) from error
 
 
 @keras.saving.register_keras_serializable(package="moco_keras")

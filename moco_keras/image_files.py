@@ -18,6 +18,9 @@ from moco_keras import arguments
 MAX_PIXELS = 50_000_000
 _MAX_BYTES = 4 * MAX_PIXELS
 _AGAIN = "A link to what has another name there"
+# In the text of a PNG file that `plotting.nearest` drew.
+MARK = "Software", "moco_keras"
+_DRAWN = "A picture that embed drew"
 _RUN = "The folder of a run"
 
 
@@ -283,14 +286,27 @@ def read(path):
     """What a file holds, as bytes.
 
     Raises:
-        OSError: if it is not a file, or longer than an image can be.
+        OSError: if it is not a file, or longer than an image can be, or a
+            picture that `plotting.nearest` drew.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a file")
     if status.st_size > _MAX_BYTES:
         raise OSError(errno.EFBIG, f"{status.st_size / 1e6:.0f} MB")
-    return path.read_bytes()
+    contents = path.read_bytes()
+    if is_drawn(contents):
+        raise OSError(errno.EINVAL, _DRAWN)
+    return contents
+
+
+def is_drawn(contents):
+    """Whether `plotting.nearest` drew what a file holds.
+
+    Args:
+        contents: bytes, all or the first thousand.
+    """
+    return "\0".join(MARK).encode() in contents[:1024]
 
 
 def why_not(path):

@@ -1,17 +1,15 @@
 """Pictures of a run. matplotlib is imported only when one is drawn."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 
-from moco_keras import arguments
+from moco_keras import arguments, image_files
 from moco_keras.lettering import Lettering
 
 _INK = "#22313f"
 _ACCENT = "#c0504d"
 _OTHER = "#3b75af"
-_MARK = "Software", "moco_keras"
 
 
 def curves(epochs, path, raw_pixels=None, untrained=None):
@@ -219,13 +217,7 @@ def nearest(query, pictures, path):
         _show(axes, picture)
         lines = [name, f"{similarity:.3f}"]
         lettering.title(axes, lines, 1.8, fontsize=7, color=_INK)
-    _save(figure, path, dict([_MARK]))
-
-
-def drew(path):
-    """Whether `nearest` drew what a file holds."""
-    with Path(path).open("rb") as file:
-        return "\0".join(_MARK).encode() in file.read(1024)
+    _save(figure, path, dict([image_files.MARK]))
 
 
 def _figure(nrows, ncols, figsize, **gridspec):

@@ -276,6 +276,52 @@ def test_a_damaged_file_of_embeddings_is_named(settings):
     assert out.read_bytes() == damaged
 
 
+def test_what_drawing_leaves_is_hidden_and_removed(
+    settings, folder, tmp_path, monkeypatch
+):
+    """Also where the process is killed, and removes nothing itself."""
+    draw = plotting.nearest
+    left = tmp_path / ".partial-of_a_dead_process"
+    left.mkdir()
+    for i, name in enumerate(["0.png", "2.png"]):
+
+        def draw_and_look(query, pictures, path, before=i):
+            draw(query, pictures, path)
+            shown = [p for p in path.parents[1].iterdir() if p.name[0] != "."]
+            assert path not in tmp_path.iterdir()
+            assert len([p for p in shown if p.suffix == ".png"]) == before
+            assert not left.exists()
+
+        monkeypatch.setattr(plotting, "nearest", draw_and_look)
+        embed.embed(changed(settings, neighbours=str(folder / name)))
+    assert not [*tmp_path.glob(".*")]
+    drawn = [*tmp_path.glob("*.png")]
+    assert len(drawn) == 2
+    shutil.copy(drawn[0], folder)
+    out = str(tmp_path / "others.npz")
+    embed.embed(changed(settings, out=out))
+    with np.load(out) as found:
+        assert drawn[0].name not in found["files"]
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", "{}", None])
+def test_a_damaged_encoder_is_named(settings, encoder, tmp_path, damaged):
+    copy = tmp_path / "encoder" / "1"
+    shutil.copytree(encoder, copy)
+    (copy / "encoder.json").unlink()
+    if damaged is not None:
+        (copy / "encoder.json").write_text(damaged)
+    with pytest.raises(ValueError, match="export it again") as info:
+        embed.embed(changed(settings, encoder=str(copy.parent)))
+    assert str(copy) in str(info.value)
+
+
+def test_a_folder_without_an_encoder_is_named_with_its_flag(settings, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="^--encoder must be.*empty"):
+        embed.embed(changed(settings, encoder=str(tmp_path / "empty")))
+
+
 def test_one_process_makes_a_file(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(embed, "_Encoder", None)  # it is refused before
     with ownership.hold(Path(settings.out), "It"):
@@ -503,7 +549,7 @@ def test_neighbours(settings, encoder, folder, tmp_path, capsys, monkeypatch):
     for (_, _, pixels), i in zip(others, nearest, strict=True):
         assert pixels.shape == pixels_of(paths[i]).shape
     (written,) = tmp_path.glob("features-4-*.png")
-    assert picture.parent == written.parent and not picture.exists()
+    assert picture.parents[1] == tmp_path and not picture.exists()
 
 
 def test_each_query_has_a_picture_of_its_own(
@@ -573,7 +619,7 @@ def test_large_pictures_are_drawn_small(tmp_path):
         ({"images": None}, "--images must be given"),
         ({"images": ""}, "--images must be a path, and not empty"),
         ({"images": "gone"}, "--images must be a folder that exists"),
-        ({"encoder": "gone"}, "must be a folder that `export_encoder` wrote"),
+        ({"encoder": "gone"}, "--encoder must be .*--encoder=gone"),
         ({"out": "features"}, "--out must be a file that ends with .npz"),
         ({"out": "gone/features.npz"}, "in a folder that exists"),
         ({"out": f"{'a' * 200}.npz"}, "a name of at most 200 bytes"),

@@ -548,6 +548,40 @@ def test_what_is_not_there_is_not_loaded(make_encoder, tmp_path, version):
         load_encoder(tmp_path, version)
 
 
+def cut(contents):
+    return contents[: len(contents) // 2]
+
+
+def turned(contents):
+    """With one bit turned in the middle."""
+    middle = len(contents) // 2
+    return (
+        contents[:middle]
+        + bytes([contents[middle] ^ 16])
+        + contents[middle + 1 :]
+    )
+
+
+def test_a_damaged_export_is_named(make_encoder, tmp_path):
+    folder = export_encoder(make_encoder(), tmp_path)
+    data = "variables/variables.data-00000-of-00001"
+    for name, damage in [
+        (data, cut),
+        (data, turned),
+        ("variables/variables.index", cut),
+        ("saved_model.pb", cut),
+        ("saved_model.pb", lambda contents: contents[:-1]),
+    ]:
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(damage(whole))
+        with pytest.raises(ValueError, match="export it again.*export") as info:
+            load_encoder(tmp_path)
+        assert f"{folder}, which is damaged" in str(info.value)
+        assert "{{" not in str(info.value)
+        (folder / name).write_bytes(whole)
+    assert load_encoder(tmp_path) is not None
+
+
 def test_a_server_warms_up_with_both_signatures(make_encoder, tmp_path):
     from tensorflow_serving.apis import prediction_log_pb2
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_keras import augmentations, data, image_files
+from moco_keras import augmentations, data, image_files, plotting
 
 OTHER = "Neither JPEG nor PNG, GIF or BMP"
 LARGE = "More than 50,000,000 pixels"
@@ -256,3 +256,13 @@ def test_the_pictures_of_runs_are_left_out(of_run, tmp_path):
     assert scan.skipped == [(run, "The folder of a run")]
     # If nothing else is asked for, they are images.
     assert len(image_files.scan(run).files) == 1
+
+
+def test_a_picture_that_embed_drew_is_left_out(tmp_path):
+    noise().save(tmp_path / "good.png")
+    pixels = np.asarray(noise())
+    drawn = tmp_path / "features-good-0123abcd.png"
+    plotting.nearest(pixels, [("near", 0.5, pixels)], drawn)
+    found = image_files.scan(tmp_path)
+    assert found.files == [tmp_path / "good.png"]
+    assert found.skipped == [(drawn, "A picture that embed drew")]

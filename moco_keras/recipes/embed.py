@@ -37,6 +37,7 @@ import moco_keras
 from moco_keras import (
     accelerators,
     arguments,
+    export,
     image_files,
     knn,
     ownership,
@@ -138,13 +139,18 @@ def _picture_file(query, out):
         stem = stem[:-1]
     path = _sha256(os.fsencode(real))[:8]
     picture = out.with_name(f"{out.stem}-{stem}-{path}.png")
-    if picture.exists() and not plotting.drew(picture):
+    if picture.exists() and not _drew(picture):
         raise FileExistsError(
             "The picture that --neighbours draws must be new, or have been "
             f"drawn by it. Received: {printable(picture)}, which is something "
             "else. Nothing was changed; move it elsewhere."
         )
     return picture
+
+
+def _drew(path):
+    with path.open("rb") as file:
+        return image_files.is_drawn(file.read(1024))
 
 
 def _left_over(out):
@@ -183,10 +189,21 @@ class _Encoder:
     """An export, as a function of what files hold."""
 
     def __init__(self, path):
-        self._layer = moco_keras.load_encoder(path, encoded=True)
-        record = Path(self._layer.filepath, "encoder.json").read_bytes()
+        try:
+            self._layer = moco_keras.load_encoder(path, encoded=True)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                "--encoder must be the folder of an export, of all its "
+                "versions or of one, or of a run. Received: "
+                f"--encoder={printable(path)}, where no export is. Give "
+                "another, or export to it: `python -m "
+                "moco_keras.recipes.export --path=FOLDER`."
+            ) from error
+        folder = Path(self._layer.filepath)
+        with export.reading(folder):
+            record = (folder / "encoder.json").read_bytes()
+            self._dim = json.loads(record)["embedding_size"]
         self.sha256 = _sha256(record)
-        self._dim = json.loads(record)["embedding_size"]
 
     def __call__(self, contents):
         if not contents:  # on which older exports fail
@@ -478,8 +495,8 @@ def _show_neighbours(encoder, query, settings, picture):
     for name, similarity in nearest:
         print(f"  {similarity:.3f}  {printable(name)}")
     pictures = [(*found, _picture(folder / found[0])) for found in nearest]
-    with _writing_beside(out):
-        partial = picture.with_suffix(".partial.png")
+    with _writing_beside(out), ownership.scratch(out.parent) as place:
+        partial = place / picture.name
         plotting.nearest(_picture(query), pictures, partial)
         partial.replace(picture)
     print(f"They are drawn in {printable(picture)}")
