@@ -122,8 +122,11 @@ def _free_of_group(group, controllers):
         return None
     # Files that are cached can be dropped.
     about = _text(group / "memory.stat")
-    cached = re.findall(r"^(?:total_)?inactive_file (\d+)", about, re.M)
-    return int(limit) - int(used) + max(map(int, cached), default=0)
+    lines = re.findall(r"^(total_)?(?:in)?active_file (\d+)", about, re.M)
+    cached = collections.Counter()
+    for of_all, size in lines:  # version 1 has both, of all groups within, too
+        cached[of_all] += int(size)
+    return int(limit) - int(used) + max(cached.values(), default=0)
 
 
 def _text(path):

@@ -109,7 +109,7 @@ def test_free_memory_is_within_a_control_group(linux, seen_as):
     limits = {"memory__max": "5000\n", "memory__current": "3000\n"}
     write(place.parent if seen_as == "/a/b" else place, **limits)
     assert accelerators.free_memory() == 2000
-    write(place, **limits, memory__stat="file 9\ninactive_file 700\n")
+    write(place, **limits, memory__stat="inactive_file 500\nactive_file 200\n")
     expected = 2000 if seen_as == "/a/b" else 2700
     assert accelerators.free_memory() == expected
 
@@ -118,7 +118,10 @@ def test_free_memory_is_within_a_control_group_of_version_1(linux):
     proc, groups = linux
     write(proc / "self", cgroup="5:devices:/x\n4:memory:/a\n0::/\n")
     files = {"memory__limit_in_bytes": "5000", "memory__usage_in_bytes": "4000"}
-    stat = "inactive_file 1\ntotal_inactive_file 300\n"
+    stat = (
+        "inactive_file 1\nactive_file 2\n"
+        "total_inactive_file 100\ntotal_active_file 200\n"
+    )
     write(groups / "memory/a", **files, memory__stat=stat)
     write(groups / "memory", memory__limit_in_bytes=str(2**63 - 4096))
     assert accelerators.free_memory() == 1300

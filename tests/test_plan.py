@@ -41,7 +41,7 @@ def test_what_fits_fits_together(replicas, on_gpu, symmetric):
         _pretrain.splits(settings, replicas)
         assert before <= batch_size <= 256
         before = batch_size
-        if images >= 16 * replicas:
+        if images > max(32, 16 * replicas):
             assert batch_size <= images / 4
             assert settings.queue_size <= images / 2
         assert settings.queue_size <= 65536
@@ -84,6 +84,45 @@ def test_what_fits_a_set_of_photographs_and_imagenet():
 def test_the_rest_fits_what_is_given(given, expected):
     settings = dataclasses.replace(OPEN, **given)
     assert expected.items() <= _plan.what_fits(settings, 700, False).items()
+
+
+@pytest.mark.parametrize("images", range(1, 40))
+def test_few_images_fill_batches_and_groups(images):
+    fits = _plan.what_fits(OPEN, images, False)
+    assert min(8, images) / 2 < fits["batch_size"] <= images
+    if images > 1:
+        assert fits["batch_size"] >= 2 * fits["bn_splits"]
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_epochs_have_no_cliffs(on_gpu):
+    """One image more or fewer changes little; more images are more work."""
+    before = None
+    for images in range(1, 250_000, 97):
+        fits = _plan.what_fits(OPEN, images, on_gpu)
+        if before:
+            least = min(0.9 * before, before - 1)
+            assert least <= fits["epochs"] <= before
+        before = fits["epochs"]
+    seen = [
+        _plan.what_fits(OPEN, images, on_gpu)["epochs"] * images
+        for images in (100, 1_999, 2_000, 10_000, 19_999, 20_000, 10**6)
+    ]
+    assert sorted(seen, key=lambda x: round(x, -5)) == seen
+
+
+@pytest.mark.parametrize(
+    ("given", "images", "words"),
+    [
+        ({}, 30, "30 images. Lower --bn_splits"),
+        ({"queue_size": 64}, 700, "700 images, --queue_size=64. Lower"),
+    ],
+)
+def test_too_many_groups_are_named_by_their_flag(given, images, words):
+    settings = dataclasses.replace(OPEN, bn_splits=100, **given)
+    with pytest.raises(ValueError, match=f"--bn_splits=100, {words}") as caught:
+        _plan.what_fits(settings, images, False)
+    assert "--batch_size" not in str(caught.value)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 4, 7])
@@ -134,6 +173,12 @@ def test_the_docs_have_the_same_tables():
     for name in ("encoder", "width", "image_size"):
         values = [str(_plan.OF_DEVICE[gpu][name]) for gpu in (False, True)]
         assert [f"`--{name}`", *values] in rows
+    all_seen, limits = zip(
+        *((f"{n:,}", f"{a}, {b}") for n, a, b in _plan.OF_EPOCHS.values()),
+        strict=True,
+    )
+    assert ["`--epochs`: images in all of them", *all_seen] in rows
+    assert ["`--epochs`: at least, at most", *limits] in rows
     for fewer_than, *values in _plan.OF_IMAGES:
         expected = [f"{value:g}" for value in values]
         first = "more" if fewer_than == np.inf else f"fewer than {fewer_than:,}"
@@ -228,6 +273,21 @@ def test_a_batch_that_was_given_is_refused(memory):
         _plan.for_memory(settings, asked, model, 700, STRATEGY)
 
 
+def test_a_run_with_a_checkpoint_goes_on_with_little_memory(
+    memory, tmp_path, capsys
+):
+    """It may not change what the refusal asks to lower."""
+    asked, settings, model = build(batch_size=96, run_dir=str(tmp_path))
+    memory(1e6)
+    with pytest.raises(ValueError, match="are free"):
+        _plan.for_memory(settings, asked, model, 700, STRATEGY)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "ckpt-1.index").touch()
+    fits = _plan.for_memory(settings, asked, model, 700, STRATEGY)
+    assert fits == settings
+    assert "Warning: this run may need" in capsys.readouterr().err
+
+
 def test_gpus_share_a_batch_and_each_has_its_memory(memory, monkeypatch):
     asked, settings, model = build(image_size=96, batch_size=64)
 
@@ -270,6 +330,21 @@ def test_what_a_training_is_about_to_do_is_said(memory, capsys):
         assert words in said
     (chosen,) = re.findall(r"^Chosen .*: (--.*)", said, re.M)
     assert "--batch_size=64" in chosen and "--queue_size" not in chosen
+
+
+def test_few_images_are_said_to_be_few(memory, capsys):
+    memory(23_000_000_000)
+    asked = dataclasses.replace(OPEN, width=4, image_size=16, symmetric=True)
+    asked = _plan.for_device(asked, STRATEGY)
+    settings = _plan.for_images(asked, 8, STRATEGY)
+    model = _pretrain.build_model(settings, 8, 16)
+    images, labels = np.zeros((8, 16, 16, 3), "uint8"), np.zeros(8, int)
+    whole = data.ImageSet(images, labels, ["a"], "photos")
+    images = _pretrain.Images(whole, whole, whole)
+    _plan.say(asked, settings, model, images, STRATEGY)
+    said = capsys.readouterr().out
+    assert "Note: 8 images are too few to learn from" in said
+    assert "would fit" not in said  # no shorter queue holds a step
 
 
 def test_how_long_it_takes_is_said_once(monkeypatch, capsys, tmp_path):
@@ -334,6 +409,6 @@ def test_a_resumed_run_keeps_what_was_chosen(tmp_path, monkeypatch, capsys):
     train()
     record = json.loads((tmp_path / "run/settings.json").read_text())
     assert (
-        size | {"batch_size": 4, "queue_size": 16, "epochs": 2}
+        size | {"batch_size": 8, "queue_size": 16, "epochs": 2}
     ).items() <= (record["settings"].items())
     assert "--width=4" in capsys.readouterr().out

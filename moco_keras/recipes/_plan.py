@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shlex
+import sys
 import time
 from typing import NamedTuple
 
@@ -20,16 +21,21 @@ OF_DEVICE = {  # by whether it is a GPU
     True: {"encoder": "resnet50", "width": 64, "image_size": 224},
 }
 OF_IMAGES = [
-    # fewer images than: batch size, momentum, epochs on a CPU and on a GPU
-    (2_000, 64, 0.99, 400, 800),
-    (20_000, 128, 0.99, 100, 400),
-    (200_000, 256, 0.99, 20, 200),
-    (math.inf, 256, 0.999, 5, 200),
+    # fewer images than: batch size, momentum
+    (2_000, 64, 0.99),
+    (20_000, 128, 0.99),
+    (200_000, 256, 0.99),
+    (math.inf, 256, 0.999),
 ]
+OF_EPOCHS = {  # by whether it is a GPU: images in all epochs; least, most
+    False: (1_000_000, 5, 400),
+    True: (4_000_000, 200, 800),
+}
 _LARGEST_QUEUE = 65536
 _LEARNING_RATE = 0.03 / 256  # of each image of the batch
 _GROUP = 32  # images that batch norm takes together, on a GPU in the papers
-_SMALLEST_BATCH = 8  # that is chosen unasked
+_SMALLEST_BATCH = 8  # that is chosen unasked, of so many images
+_FEW = 100  # images, too few to learn from
 
 # Of the estimate of memory, from measurements: docs/performance.md.
 _FIXED = 350 * 2**20  # compiled steps, threads
@@ -84,29 +90,46 @@ def what_fits(settings, num_images, on_gpu, replicas=1, most=math.inf):
 
     Returns:
         A dict, of settings that were given, too.
+
+    Raises:
+        ValueError: if --bn_splits was given and no batch can have so many
+            groups.
     """
-    batch_size, momentum, *epochs = next(
+    batch_size, momentum = next(
         row[1:] for row in OF_IMAGES if num_images < row[0]
     )
     views = 1 + settings.symmetric
     if settings.batch_size is None:
-        keys = settings.queue_size or num_images
-        batch_size = _power_of_two(
-            min(batch_size, num_images / 8, keys / views, most)
-        )
+        eighth = max(num_images / 8, min(_SMALLEST_BATCH, num_images))
+        keys = settings.queue_size or math.inf
+        batch_size = _power_of_two(min(batch_size, eighth, keys / views, most))
         step = math.lcm(replicas, settings.bn_splits or 1)
         batch_size = max(batch_size - batch_size % step, step)
+        if settings.bn_splits and step > min(num_images, keys / views):
+            queue = settings.queue_size
+            raise ValueError(
+                "--bn_splits must not be more than the training images, or "
+                "than the images of a step whose keys the queue holds. "
+                f"Received: --bn_splits={settings.bn_splits}, {num_images} "
+                "images"
+                + (f", --queue_size={queue}" if queue else "")
+                + (f", {replicas} devices" if replicas > 1 else "")
+                + ". Lower --bn_splits."
+            )
     else:
         batch_size = settings.batch_size
     share = max(1, batch_size // replicas)
-    groups = max(1, max(2, batch_size // _GROUP) // replicas)
+    groups = max(2, batch_size // _GROUP) // replicas
+    groups = max(1, min(groups, share // 2))  # of two images at least
     half = min(_power_of_two(num_images / 2), _LARGEST_QUEUE)
+    images_seen, least, most_epochs = OF_EPOCHS[on_gpu]
+    epochs = min(max(round(images_seen / num_images), least), most_epochs)
     return {
         "batch_size": batch_size,
         "bn_splits": math.gcd(groups, share) * replicas,
         "queue_size": max(half, batch_size * views),
         "momentum": momentum,
-        "epochs": epochs[on_gpu],
+        "epochs": epochs,
         "learning_rate": _LEARNING_RATE * batch_size,
     }
 
@@ -121,6 +144,8 @@ def for_memory(settings, asked, model, num_images, strategy):
         num_images: to train on.
         strategy: that trains.
 
+    A run that goes on from a checkpoint keeps its settings, with a warning.
+
     Raises:
         ValueError: on the chief, if there is not enough memory for the batch
             that was given, or for the smallest.
@@ -132,6 +157,16 @@ def for_memory(settings, asked, model, num_images, strategy):
         devices = _memories(strategy)
         need = memory.needed(settings.batch_size / devices)
         if free is None or need <= free:
+            return dataclasses.asdict(settings)
+        if _goes_on(settings):
+            print(
+                f"Warning: this run may need about {_size(need)} of memory, "
+                f"and {_size(free)} are free. It goes on, for it began with "
+                "these settings. If it is killed, free memory, and give the "
+                "same command again.",
+                file=sys.stderr,
+                flush=True,
+            )
             return dataclasses.asdict(settings)
         most = memory.room_for(free) * devices
         fits = what_fits(
@@ -212,6 +247,11 @@ class Memory(NamedTuple):
         return max(0, int(step / self.of_image))
 
 
+def _goes_on(settings):
+    """Whether a run has a checkpoint, with which its settings must agree."""
+    return bool(settings.run_dir) and _record.has_checkpoint(settings.run_dir)
+
+
 def _memories(strategy):
     """How many share a batch that have a memory of their own."""
     if accelerators.on_gpu():
@@ -266,13 +306,19 @@ def say(asked, settings, model, images, strategy):
         print(f"  {name:<9}{words}")
     if chosen:
         print(f"Chosen to fit, where no flag was given: {' '.join(chosen)}")
-    if settings.queue_size > train.num_examples:
+    if train.num_examples < _FEW:
+        print(
+            f"Note: {train.num_examples:,} images are too few to learn from. "
+            "Some thousands are a good beginning."
+        )
+    keys_of_a_step = settings.batch_size * (1 + settings.symmetric)
+    fitting = max(_power_of_two(train.num_examples / 2), keys_of_a_step)
+    if settings.queue_size > max(train.num_examples, fitting):
         print(
             f"Note: the queue of {settings.queue_size:,} keys is longer than "
             f"the {train.num_examples:,} images: most negatives are older keys "
-            "of images that it holds already. --queue_size="
-            f"{max(_power_of_two(train.num_examples / 2), settings.batch_size)}"
-            " would fit."
+            f"of images that it holds already. --queue_size={fitting} would "
+            "fit."
         )
     print(end="", flush=True)
 
@@ -289,7 +335,6 @@ class Pace(keras.callbacks.Callback):
     """Says that the first step takes long, and then how long the rest will.
 
     Args:
-        epochs: of the training.
         folder: of the run.
     """
 
