@@ -171,7 +171,7 @@ def _writing_to(path):
             raise  # it has its own words
         raise OSError(
             "A folder of an encoder's versions must be one that can be written "
-            f"to. Received, for {path}: "
+            f"to. Received, for {printable(path)}: "
             f"{getattr(error, 'strerror', None) or error.message}. Nothing "
             "was exported, and what it held before is as it was. Make it "
             "writable, make room, or choose another."
@@ -409,8 +409,9 @@ def add_version(partial, path, version=None):
 
 def _exists(folder):
     return FileExistsError(
-        f"A version must not exist yet. Received: {folder}, which does. "
-        "Nothing was overwritten; choose another number, or none for the next."
+        f"A version must not exist yet. Received: {printable(folder)}, which "
+        "does. Nothing was overwritten; choose another number, or none for the "
+        "next."
     )
 
 
@@ -458,7 +459,7 @@ def load_encoder(path, version=None, *, encoded=False):
     if not _is_saved_model(folder):
         raise FileNotFoundError(
             "`path` must be a folder that `export_encoder` wrote, and "
-            f"`version` one of those in it. Received: path={path}, "
+            f"`version` one of those in it. Received: path={printable(path)}, "
             f"version={version}. There are {sorted(_versions(path)) or 'none'}."
         )
     endpoint = "serve_encoded" if encoded else "serving_default"
@@ -518,9 +519,10 @@ class FrozenEncoder(keras.layers.TFSMLayer):
         if not _is_saved_model(Path(filepath)):
             raise FileNotFoundError(
                 "The exported encoder that a model holds must be where it was. "
-                f"Received: {filepath}, where there is none. Move it back; or "
-                "build the model again, on `load_encoder` of where it is now, "
-                "and give that the weights: `model.load_weights(FILE)`."
+                f"Received: {printable(filepath)}, where there is none. "
+                "Move it back; or build the model again, on `load_encoder` of "
+                "where it is now, and give that the weights: "
+                "`model.load_weights(FILE)`."
             )
         kwargs["trainable"] = False
         with plain_path.of(filepath) as folder:
@@ -558,7 +560,7 @@ class FrozenEncoder(keras.layers.TFSMLayer):
                 "A model that holds an exported encoder must be loaded with "
                 "`safe_mode=False`, for a SavedModel is a program, which may "
                 "write files too. Received: safe_mode=True, and a model that "
-                f"holds {config['filepath']}. If you trust both: "
+                f"holds {printable(config['filepath'])}. If you trust both: "
                 "`keras.models.load_model(FILE, safe_mode=False)`."
             )
         return cls(**config)

@@ -548,7 +548,7 @@ def test_neighbours(settings, encoder, folder, tmp_path, capsys, monkeypatch):
     np.testing.assert_array_equal(shown, pixels_of(query))
     for (_, _, pixels), i in zip(others, nearest, strict=True):
         assert pixels.shape == pixels_of(paths[i]).shape
-    assert len([*tmp_path.glob("features-4-*.png")]) == 1
+    assert [*tmp_path.glob("features-4-*.png")] == [tmp_path / picture.name]
     assert picture.parents[1] == tmp_path and not picture.exists()
 
 

@@ -1,7 +1,11 @@
+import os
+import re
+
 import keras
 import numpy as np
 import pytest
 
+import moco_keras
 from moco_keras.recipes import _model_file, export
 
 
@@ -45,3 +49,20 @@ def test_a_file_that_was_cut_short_is_refused(length, model, tmp_path):
     with pytest.raises(ValueError, match=f"--model must be.*{path}, which is"):
         export.export(settings)
     assert not (tmp_path / "e").exists()
+
+
+def test_paths_in_messages_are_text(model, tmp_path):
+    """Whatever bytes they are of, and the same in every program."""
+    name = os.fsdecode(b"caf\xe9.keras")
+    model[1].rename(tmp_path / name)
+    shown = re.escape(r"caf\xe9.keras")
+    with pytest.raises(ValueError, match=f"--path must.*{shown}"):
+        export.export(export.ExportSettings(model=str(tmp_path / name)))
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=f"{shown}, which is damaged"):
+        _model_file.load(tmp_path / name, "--model")
+    gone = str(tmp_path / f"gone{name}")
+    with pytest.raises(FileNotFoundError, match=f"gone{shown}"):
+        export.export(export.ExportSettings(model=gone))
+    with pytest.raises(FileNotFoundError, match=f"gone{shown}"):
+        moco_keras.load_encoder(gone)

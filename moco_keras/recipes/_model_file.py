@@ -5,6 +5,8 @@ from pathlib import Path
 
 import keras
 
+from moco_keras.image_files import printable
+
 
 def load(path, flag):
     """Loads a model, not compiled, of which every byte is as it was written.
@@ -20,14 +22,14 @@ def load(path, flag):
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"{flag} must be a .keras file that exists, such as the "
-            f"model.keras of a run. Received: {flag}={path}."
+            f"model.keras of a run. Received: {flag}={printable(path)}."
         )
     reason = _damage(path)
     if reason:
         raise ValueError(
             f"{flag} must be a .keras file, as Keras wrote it. Received: "
-            f"{path}, which is damaged or something else: {reason}. Bring it "
-            "back from a copy." + _how_to_make_again(Path(path))
+            f"{printable(path)}, which is damaged or something else: {reason}. "
+            "Bring it back from a copy." + _how_to_make_again(Path(path))
         )
     try:
         return keras.saving.load_model(path, compile=False)
@@ -35,7 +37,7 @@ def load(path, flag):
         lines = str(error).strip().splitlines() or [repr(error)]
         raise ValueError(
             f"{flag} must be a .keras file that Keras can load, such as the "
-            f"model.keras of a run. Received: {path}: {lines[0]}"
+            f"model.keras of a run. Received: {printable(path)}: {lines[0]}"
         ) from error
 
 

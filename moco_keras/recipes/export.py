@@ -15,6 +15,7 @@ from pathlib import Path
 
 import moco_keras
 from moco_keras import arguments
+from moco_keras.image_files import printable
 from moco_keras.recipes import _model_file, _program, _record, _settings
 
 
@@ -60,12 +61,13 @@ def export(settings):
     if not file.is_file():
         raise FileNotFoundError(
             "--model must be the folder of a finished run, or a .keras file. "
-            f"Received: --model={given}; there is no file {file}."
+            f"Received: --model={printable(given)}; there is no file "
+            f"{printable(file)}."
         )
     if path is None and given is file:
         raise ValueError(
             "--path must be given for a --model that is a file: the folder of "
-            f"all versions. Received: --model={given}."
+            f"all versions. Received: --model={printable(given)}."
         )
     training = None
     if given is not file:
@@ -79,7 +81,7 @@ def export(settings):
         format=settings.format,
         training=training,
     )
-    print(f"The encoder is in {folder}")
+    print(f"The encoder is in {printable(folder)}")
 
 
 def _training(folder):
@@ -91,7 +93,7 @@ def _training(folder):
         except (OSError, ValueError) as error:
             print(
                 f"Warning: the export says less of its training: {name} of "
-                f"{folder} cannot be read: {error}",
+                f"{printable(folder)} cannot be read: {error}",
                 file=sys.stderr,
             )
             parts.append({})
