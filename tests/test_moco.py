@@ -137,6 +137,7 @@ def test_no_gradient_reaches_the_key_encoder(
     assert all(np.any(g) for g in gradients["query"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("ready_pairs", [True, False])
 def test_save_load_train_equals_train(

@@ -259,13 +259,15 @@ def test_how_many_neighbours_vote_is_said(labels, words):
     assert _pretrain._neighbours(bank) == words
 
 
-@pytest.mark.parametrize("part", ["bank", "test"])
-def test_a_run_needs_images_to_evaluate_with(part, images, tmp_path):
+@pytest.mark.parametrize(
+    ("part", "what"), [("bank", "compare"), ("test", "test")]
+)
+def test_a_run_needs_images_to_evaluate_with(part, what, images, tmp_path):
     some = data.ImageSet(images, np.zeros(16, "int64"), ["noise"], "noise")
     none = data.ImageSet(images[:0], np.zeros(0, "int64"), ["noise"], "noise")
     given = _pretrain.Images(some, some, some)._replace(**{part: none})
     settings = _settings.Settings(export_dir=str(tmp_path / "new"))
-    with pytest.raises(ValueError, match=f"no {part} images, of 16 images"):
+    with pytest.raises(ValueError, match=f"no images to {what} with, of 16"):
         _pretrain.pretrain(settings, "recipe", lambda settings: given)
     assert not (tmp_path / "new").exists()
 

@@ -30,6 +30,7 @@ def batches(stream, augmenter, count, strategy=None, **where):
     return [np.stack(pair) for pair in dataset.as_numpy_iterator()]
 
 
+@pytest.mark.slow
 def test_order_and_views_are_functions_of_the_seed_and_the_pass(stream):
     augmenter = augmentations.moco_v2(8)
     both = batches(stream, augmenter, 2 * STEPS)
