@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 from programs import ROOT
 
+import moco_keras
 from moco_keras import accelerators, data, textures
 from moco_keras.recipes import (
     _plan,
@@ -234,6 +235,32 @@ def test_memory_grows_with_all_that_takes_it(memory):
         assert with_evaluation.room_for(need + 2) == images
         assert with_evaluation.room_for(need - 2) == images - 1
     assert with_evaluation.room_for(estimate.needed(99)) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("width", 4000),
+        ("projection_dim", 20_000_000),
+        ("queue_size", 2**31 - 1),
+    ],
+)
+def test_a_model_that_is_too_large_is_not_made(name, value, memory):
+    settings = dataclasses.replace(
+        OPEN, encoder="resnet18", image_size=96, **{"width": 64, name: value}
+    )
+    memory(None)
+    _plan.for_images(settings, 700, STRATEGY)
+    memory(20e9)
+    with pytest.raises(ValueError, match=rf"{value}.*\. Lower --{name}, which"):
+        _plan.for_images(settings, 700, STRATEGY)
+
+
+@pytest.mark.parametrize("encoder", _plan._WEIGHTS)
+def test_backbones_have_so_many_weights(encoder):
+    made = moco_keras.build_encoder(encoder, 32, 1)
+    counted = _plan._WEIGHTS[encoder]
+    assert counted == pytest.approx(made.count_params(), rel=0.02)
 
 
 def test_a_batch_that_was_not_given_fits_the_memory(memory, capsys):

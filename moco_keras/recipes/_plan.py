@@ -32,6 +32,8 @@ OF_EPOCHS = {  # by whether it is a GPU: images in all epochs; least, most
     True: (4_000_000, 200, 800),
 }
 _LARGEST_QUEUE = 65536
+# Of the backbones at width 64; they grow with its square.
+_WEIGHTS = {"resnet18": 11.2e6, "resnet34": 21.3e6, "resnet50": 23.5e6}
 _LEARNING_RATE = 0.03 / 256  # of each image of the batch
 _GROUP = 32  # images that batch norm takes together, on a GPU in the papers
 _SMALLEST_BATCH = 8  # that is chosen unasked, of so many images
@@ -69,13 +71,45 @@ def for_device(settings, strategy):
 
 
 def for_images(settings, num_images, strategy):
-    """The settings, where none was given what fits the number of images."""
+    """The settings, where none was given what fits the number of images.
+
+    Raises:
+        ValueError: on the chief, if a number cannot be chosen, or if the model
+            alone needs more memory than is free.
+    """
 
     def choose():
         replicas = strategy.num_replicas_in_sync
-        return what_fits(settings, num_images, accelerators.on_gpu(), replicas)
+        fits = what_fits(settings, num_images, accelerators.on_gpu(), replicas)
+        given = {n: v for n, v in vars(settings).items() if v is not None}
+        _check_model(dataclasses.replace(settings, **{**fits, **given}))
+        return fits
 
     return _completed(settings, choose, strategy)
+
+
+def _check_model(settings):
+    """Refuses a model that there is no room for, before it is made.
+
+    To make it could take minutes, and then end the process.
+    """
+    features = settings.width * (32 if settings.encoder == "resnet50" else 8)
+    # At the least: both encoders and the optimizer's momentum; the queue.
+    needs = {
+        "width": 12 * _WEIGHTS[settings.encoder] * (settings.width / 64) ** 2,
+        "projection_dim": 12 * features * settings.projection_dim,
+        "queue_size": 4 * settings.queue_size * settings.projection_dim,
+    }
+    need, free = sum(needs.values()), accelerators.free_memory()
+    if free is None or need <= free or _goes_on(settings):
+        return
+    largest = max(needs, key=needs.get)
+    raise ValueError(
+        "A model must fit the memory that is free. Received: "
+        + ", ".join(f"--{name}={getattr(settings, name)}" for name in needs)
+        + f", which need {_size(need)} or more; {_size(free)} are free. Lower "
+        f"--{largest}, which takes most of it."
+    )
 
 
 def what_fits(settings, num_images, on_gpu, replicas=1, most=math.inf):
