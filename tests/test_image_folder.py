@@ -7,7 +7,7 @@ import os
 import pytest
 from PIL import Image
 
-from moco_keras import textures
+from moco_keras import accelerators, textures
 from moco_keras.recipes import _pretrain, image_folder
 
 
@@ -41,6 +41,17 @@ def test_images_of_classes(tmp_path):
         "Classes, the folders of the training images: cats 10, dogs 5",
         "Tests: some of the images, also trained on, without their names",
     ]
+
+
+def test_images_that_there_is_no_room_for_are_not_loaded(tmp_path, monkeypatch):
+    write(tmp_path, cats=10, dogs=5)
+    need = 2 * 15 * 3 * 8**2
+    for free in (None, need):
+        monkeypatch.setattr(accelerators, "free_memory", lambda x=free: x)
+        read(tmp_path)
+    monkeypatch.setattr(accelerators, "free_memory", lambda: need - 1)
+    with pytest.raises(ValueError, match=r"Received: --image_size=8 and 15 im"):
+        read(tmp_path)
 
 
 def test_a_stray_file_is_trained_on_and_takes_no_knn_away(tmp_path):

@@ -18,7 +18,7 @@ import dataclasses
 
 import numpy as np
 
-from moco_keras import data
+from moco_keras import accelerators, data
 from moco_keras.arguments import COUNT
 from moco_keras.recipes import _pretrain, _settings
 
@@ -60,6 +60,7 @@ def read(settings):
     name, tests = _tests(splits, bank)
     most = settings.test_examples or _TESTS
     size = settings.image_size
+    _check_room(min(most * (1 + _OF_BANK), train.num_examples), settings)
     if tests is None:
         tests, bank = _held_out(settings, bank)
     else:
@@ -78,6 +79,22 @@ def read(settings):
         *lost,
     ]
     return _pretrain.Images(train, bank, tests, notes)
+
+
+def _check_room(count, settings):
+    """Refuses images to evaluate with that memory has no room for."""
+    if accelerators.on_gpu():  # whose memory does not hold them
+        return
+    free = accelerators.free_memory()
+    need = 2 * count * 3 * settings.image_size**2  # twice, when they are joined
+    if free is not None and need > free:
+        raise ValueError(
+            "The images to evaluate with must fit the memory that is free. "
+            f"Received: --image_size={settings.image_size} and "
+            f"{_images(count)}, which need {need / 1e9:.1f} GB; "
+            f"{free / 1e9:.1f} GB are free. Lower --image_size or "
+            "--test_examples."
+        )
 
 
 def _tests(splits, bank):
