@@ -107,7 +107,7 @@ def test_killed_beside_a_second_process(situation, expected):
         if program.owns:
             refuse(program, folder, rf"(?s)process {process.pid} .*since")
         else:
-            complete(program, folder, expected)
+            program.again(folder)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
