@@ -212,7 +212,7 @@ class Export:
         return {
             path: content
             for path, content in contents(folder / "run").items()
-            if path.parts[:2] != ("encoder", "2")
+            if path.parts[0] != "encoder" or path.parts[1] == "1"
         }
 
     def outcome(self, folder):
