@@ -7,9 +7,12 @@ import heapq
 import os
 import re
 import stat
+import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from moco_keras import arguments
@@ -22,6 +25,7 @@ _AGAIN = "A link to what has another name there"
 MARK = "Software", "moco_keras"
 _DRAWN = "A picture that embed drew"
 _RUN = "The folder of a run"
+_PATIENCE = 2  # seconds of a scan without a progress bar
 
 
 class Scan(NamedTuple):
@@ -30,8 +34,8 @@ class Scan(NamedTuple):
     Attributes:
         files: paths of the images, in the order of `key`.
         digests: SHA-256 of each, of what it holds.
-        skipped: (path, reason) of each file that is none, and of what `walk`
-            leaves out.
+        skipped: (path, reason) of each file that is not an image, and of what
+            `walk` leaves out.
     """
 
     files: list[Path]
@@ -42,7 +46,8 @@ class Scan(NamedTuple):
 def scan(folder, on_bad_image="skip"):
     """Finds the images in a folder and the folders in it, by decoding them.
 
-    Links are followed, see `walk`, and what begins with a dot is left out.
+    Links are followed, see `walk`, and what begins with a dot is left out. On
+    a terminal, a scan of more than two seconds shows its progress.
 
     Args:
         folder: its path.
@@ -53,8 +58,8 @@ def scan(folder, on_bad_image="skip"):
         A `Scan`.
 
     Raises:
-        ValueError: if there is no image, or, if told so, if there is a file
-            that is none.
+        ValueError: if there is no image, or, with "error", if there is a file
+            that is not an image.
     """
     if on_bad_image not in ("skip", "error"):
         raise ValueError(
@@ -63,9 +68,14 @@ def scan(folder, on_bad_image="skip"):
         )
     paths, skipped, left_out = walk(folder)
     files, digests = [], []
+    bar = keras.utils.Progbar(len(paths), unit_name="file")
+    start = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         examined = pool.map(_examine, paths)
         for path, (digest, reason) in zip(paths, examined, strict=True):
+            bar_due = time.monotonic() > start + _PATIENCE
+            if bar_due and sys.stdout.isatty():
+                bar.update(len(files) + len(skipped) + 1)
             if reason is None:
                 files.append(path)
                 digests.append(digest)
@@ -315,7 +325,7 @@ def why_not(path):
 
 
 def _examine(path):
-    """The digest of an image file, and why it is none: one of them is None."""
+    """The digest of an image file, or why it is not one; the other is None."""
     try:
         contents = read(path)
         decode(contents)

@@ -644,7 +644,7 @@ class MoCo(keras.Model):
         if distribution.is_chief(self.distribute_strategy):
             print(
                 f"\nNothing is left to train: {done} epochs are done. "
-                f"Received: epochs={epochs}. Give more epochs to train on.",
+                f"Received: epochs={epochs}. To train further, give more.",
                 file=sys.stderr,
             )
 

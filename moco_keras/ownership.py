@@ -107,7 +107,7 @@ def hold(place, what):
     Raises:
         BlockingIOError: if it is held already, by another process or by this
             one.
-        FileExistsError: if there is a file of its name that is none.
+        FileExistsError: if another file has the name of the lock file.
         OSError: if the lock file cannot be written.
     """
     place = Path(place)

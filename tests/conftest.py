@@ -105,19 +105,33 @@ def textures_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def make_disk(tmp_path):
+    """A maker of a disk: its folder, and a function that makes it read-only."""
+    folder = tmp_path / "disk"
+
+    def make(size):
+        folder.mkdir()
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder],
+            capture_output=True,
+        )
+        if mounted.returncode:
+            pytest.skip(f"a disk cannot be mounted here: {mounted.stderr!r}")
+        return folder, remount
+
+    def remount(how="ro"):
+        command = ["mount", "-o", f"remount,{how}", folder]
+        subprocess.run(command, check=True)
+
+    yield make
+    if folder.is_mount():
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def small_disk(make_disk):
     """A folder on a disk of 1 MB, and a function that makes it read-only."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder],
-        capture_output=True,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a disk cannot be mounted here: {mounted.stderr!r}")
-    command = ["mount", "-o", "remount,ro", folder]
-    yield folder, lambda: subprocess.run(command, check=True)
-    subprocess.run(["umount", folder], check=True)
+    return make_disk("1m")
 
 
 def _prepared(name):

@@ -201,6 +201,7 @@ def test_numbers_of_a_model_that_cannot_be_meant(
         knn.check_temperature(number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [of_numpy, of_double])
 def test_numbers_of_numpy_in_calls(kind, rng, tmp_path, make_encoder, images):
     """Those of which nothing is kept: results are Python's number's."""

@@ -81,6 +81,7 @@ def assert_xla_changes_nothing(data, **kind):
         )
 
 
+@pytest.mark.slow
 def test_cifar(rng):
     images = pictures(32, rng)
     assert_xla_changes_nothing(images, pipeline="cifar", size=32)

@@ -53,6 +53,7 @@ def test_loss_and_accuracy_are_those_of_the_paper(
         np.testing.assert_array_equal(value, old)
 
 
+@pytest.mark.slow
 def test_validation_leaves_a_training_as_it_is(make_model, images):
     """The augmenter's random states, too."""
     results = []

@@ -212,6 +212,7 @@ def test_files_of_the_encoders_size_are_not_cut(images, make_encoder, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_damaged_files_are_embedded_or_refused(make_encoder, tmp_path):
     """Two thousand, and 50 MB of noise; a crash would be another code."""
     folder = export_encoder(make_encoder(), tmp_path)

@@ -107,6 +107,19 @@ def test_the_first_of_them_is_an_error_if_told_so(folder):
         image_files.scan(folder, "ignore")
 
 
+def test_a_long_scan_shows_its_progress_on_a_terminal(
+    folder, capsys, monkeypatch
+):
+    image_files.scan(folder)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    image_files.scan(folder)  # in less than two seconds
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(image_files, "_PATIENCE", -1)
+    image_files.scan(folder)
+    count = len(image_files.walk(folder).files)
+    assert f"{count}/{count}" in capsys.readouterr().out
+
+
 def test_the_others_are_what_they_show(folder):
     images = {
         path.name: image_files.decode(path.read_bytes()).numpy()

@@ -51,10 +51,10 @@ class Program:
     def wait_for(self, words, seconds=200):
         return self.wait_until(lambda: words in self.said, seconds)
 
-    def ends(self, number, seconds=60):
-        """Whether it ends as one that a signal has ended, and how to resume."""
+    def ends(self, *codes, seconds=60):
+        """Whether it ends with one of these codes, and says how to resume."""
         code = self.process.wait(timeout=seconds)
-        assert code == 128 + number, self.said
+        assert code in codes, (code, self.said)
         assert "Traceback" not in self.said
         assert f"--run_dir={self.run}" in self.said.rpartition("Stop")[2]
 
@@ -87,7 +87,7 @@ def test_once_while_the_first_step_is_compiled(start, number):
     assert "Stopping" not in program.said
     program.process.send_signal(number)
     program.wait_for("Stopping after this step; a second signal (Ctrl-C)", 3)
-    program.ends(number)
+    program.ends(128 + number)
     assert "saved after 0 epochs and" in program.said
     (steps,) = program.checkpoints
     assert 1 <= steps <= 8
@@ -103,7 +103,7 @@ def test_twice_while_a_long_step_runs(start, number):
     program.wait_for("Stopping after this step; a second signal (Ctrl-C)", 3)
     time.sleep(0.3)
     program.process.send_signal(number)
-    program.ends(number, seconds=10)
+    program.ends(128 + number, seconds=10)
     assert "Stopped at once. Nothing is saved yet." in program.said
     assert program.checkpoints == []
 
@@ -114,8 +114,9 @@ def test_twice_with_something_saved(start):
     for _ in range(2):
         program.process.send_signal(signal.SIGINT)
         time.sleep(0.3)
-    program.ends(signal.SIGINT)
-    # The first one was enough where the step ended before the second.
+    # The first one was enough if the step ended before the second, which may
+    # then find Python at its own end, where it kills; a shell calls both 130.
+    program.ends(130, -signal.SIGINT)
     words = "What was saved before, ", "saved after 0 epochs"
     assert any(each in program.said for each in words)
     assert program.checkpoints
@@ -126,7 +127,7 @@ def test_while_results_are_written(start, tmp_path):
     program = start(*SMALL)
     program.wait_until((program.run / ".partial").exists)
     program.process.send_signal(signal.SIGINT)
-    program.ends(signal.SIGINT)
+    program.ends(130)
     assert not (program.run / "metrics.json").exists()
     assert program.checkpoints == [8]
     again = start(*SMALL)

@@ -18,7 +18,7 @@ def kinds_of_steps():
     """All of them; those whose parts others have, too, are slow."""
     for pipeline in replicas.PIPELINES:
         for precision in replicas.PRECISIONS:
-            repeats = pipeline != "moco_v2" and precision != "float32"
+            repeats = pipeline != "moco_v2" or precision == "mixed_bfloat16"
             marks = [pytest.mark.slow] if repeats else []
             yield pytest.param(pipeline, precision, marks=marks)
 

@@ -16,7 +16,12 @@ from moco_keras import (
     optimizers,
 )
 
-pytestmark = pytest.mark.usefixtures("accelerator")
+# Both branches of each part have tests of their own, which are not slow.
+_KINDS = ["cpu", pytest.param("gpu", marks=pytest.mark.slow)]
+pytestmark = [
+    pytest.mark.usefixtures("accelerator"),
+    pytest.mark.parametrize("accelerator", _KINDS, indirect=True),
+]
 
 
 def pairs(count=2, batch=4, seed=0):

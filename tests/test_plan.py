@@ -42,6 +42,8 @@ def test_what_fits_fits_together(replicas, on_gpu, symmetric):
         _pretrain.splits(settings, replicas)
         assert before <= batch_size <= 256
         before = batch_size
+        if images >= 2 * replicas:
+            assert batch_size >= 2 * settings.bn_splits
         if images > max(32, 16 * replicas):
             assert batch_size <= images / 4
             assert settings.queue_size <= images / 2
@@ -80,6 +82,7 @@ def test_what_fits_a_set_of_photographs_and_imagenet():
         ({"queue_size": 32}, {"batch_size": 32}),
         ({"queue_size": 32, "symmetric": True}, {"batch_size": 16}),
         ({"bn_splits": 5}, {"batch_size": 60}),
+        ({"bn_splits": 40}, {"batch_size": 80}),
     ],
 )
 def test_the_rest_fits_what_is_given(given, expected):

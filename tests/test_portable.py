@@ -25,6 +25,7 @@ def run_litert(path, images):
     return runner(images=images)["embedding"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the converters' own code
 @pytest.mark.parametrize(
     ("format", "file", "run"),

@@ -51,25 +51,12 @@ def situation(prepared, tmp_path):
 
 
 @pytest.fixture
-def disk(situation, tmp_path):
+def disk(situation, make_disk):
     """The same on a disk of its own, and a function that remounts it."""
-    name, program, folder = situation
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place],
-        capture_output=True,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a disk cannot be mounted here: {mounted.stderr!r}")
+    _, program, folder = situation
+    place, remount = make_disk("64m")
     copy(folder, place)
-
-    def remount(how):
-        command = ["mount", "-o", f"remount,{how}", place]
-        subprocess.run(command, check=True)
-
-    yield name, program, place, remount
-    subprocess.run(["umount", place], check=True)
+    return program, place, remount
 
 
 def refuse(program, folder, match, **changes):
@@ -116,7 +103,7 @@ def test_killed_beside_a_second_process(situation, expected):
 
 
 def test_a_full_disk(disk, expected):
-    _, program, folder, _ = disk
+    program, folder, _ = disk
     room = os.statvfs(folder)
     size = room.f_bavail * room.f_frsize
     for left in (0, program.room):  # at once, and on the way
@@ -127,7 +114,7 @@ def test_a_full_disk(disk, expected):
 
 
 def test_read_only(disk, expected):
-    _, program, folder, remount = disk
+    program, folder, remount = disk
     remount("ro")
     refuse(program, folder, "Read-only|read-only|written to")
     remount("rw")

@@ -64,6 +64,7 @@ def test_every_pass_has_every_image_once(stream):
         np.testing.assert_array_equal(in_order, images[:12])
 
 
+@pytest.mark.slow
 def test_views_of_a_data_set_depend_on_its_key_and_their_number():
     """However many are cut at the same time, and in every pass others."""
     images = np.random.default_rng(0).integers(0, 256, (64, 9, 9, 3), "uint8")

@@ -138,8 +138,10 @@ def what_fits(settings, num_images, on_gpu, replicas=1, most=math.inf):
         keys = settings.queue_size or math.inf
         batch_size = _power_of_two(min(batch_size, eighth, keys / views, most))
         step = math.lcm(replicas, settings.bn_splits or 1)
-        batch_size = max(batch_size - batch_size % step, step)
-        if settings.bn_splits and step > min(num_images, keys / views):
+        room = min(num_images, keys / views)
+        least = step if 2 * step > room else 2 * step  # no group of one image
+        batch_size = max(batch_size - batch_size % step, least)
+        if settings.bn_splits and step > room:
             queue = settings.queue_size
             raise ValueError(
                 "--bn_splits must not be more than the training images, or "
@@ -317,14 +319,15 @@ def say(asked, settings, model, images, strategy):
     of_free = "" if free is None else f", of {_size(free)} that are free"
     replicas = strategy.num_replicas_in_sync
     devices = "" if replicas == 1 else f" on {replicas} devices"
+    plural = "" if settings.batch_size == 1 else "s"
     lines = {
         "images": f"{train.num_examples:,} to train on, of {train.source}",
         "encoder": f"{settings.encoder}, width {settings.width}, "
         f"{_stem(encoder)} stem, {settings.head} head: "
         f"{encoder.count_params():,} parameters",
         "views": f"{side}x{side} pixels, {settings.augmentation}",
-        "batch": f"{settings.batch_size:,} images{devices}, learning rate "
-        f"{settings.learning_rate:g}",
+        "batch": f"{settings.batch_size:,} image{plural}{devices}, "
+        f"learning rate {settings.learning_rate:g}",
         "queue": f"{settings.queue_size:,} keys",
         "epochs": f"{settings.epochs:,} of {steps:,} steps, "
         f"{settings.epochs * steps:,} in all",
