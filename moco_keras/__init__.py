@@ -1,28 +1,26 @@
 """Momentum Contrast (MoCo) for Keras 3 on TensorFlow."""
 
 import importlib
+import sys
 
-from moco_keras import startup  # noqa: F401 (imports TensorFlow)
+from moco_keras.system import startup  # noqa: F401 (imports TensorFlow)
 
 # isort: split
-from moco_keras import (
-    callbacks,
-    data,
-    features,
-    knn,
-    optimizers,
-    schedules,
-)
-from moco_keras.checkpoint import Checkpoint
-from moco_keras.encoders import backbone, build_encoder
+from moco_keras import callbacks, data, optimizers, schedules
+from moco_keras.evaluation import features, knn
 from moco_keras.export import FrozenEncoder, export_encoder, load_encoder
 from moco_keras.key_queue import KeyQueue
 from moco_keras.losses import contrastive_logits, info_nce
 from moco_keras.moco import MoCo
+from moco_keras.models.encoders import backbone, build_encoder
 from moco_keras.momentum import MomentumUpdate
 from moco_keras.shuffle_bn import SplitBatchNormalization
+from moco_keras.training.checkpoint import Checkpoint
+from moco_keras.version import __version__
 
-__version__ = "0.1.0"
+# Shorter public paths, of `import moco_keras.knn`, too.
+sys.modules[f"{__name__}.features"] = features
+sys.modules[f"{__name__}.knn"] = knn
 
 __all__ = [
     "Checkpoint",
@@ -31,6 +29,7 @@ __all__ = [
     "MoCo",
     "MomentumUpdate",
     "SplitBatchNormalization",
+    "__version__",
     "augmentations",
     "backbone",
     "build_encoder",
@@ -44,11 +43,16 @@ __all__ = [
     "load_encoder",
     "optimizers",
     "schedules",
+    "textures",
 ]
+
+_SLOW_TO_IMPORT = {
+    "augmentations": "moco_keras.augmentations",
+    "textures": "moco_keras.data.textures",
+}
 
 
 def __getattr__(name):
-    # When somebody asks, for it takes long to import.
-    if name == "augmentations":
-        return importlib.import_module("moco_keras.augmentations")
+    if name in _SLOW_TO_IMPORT:
+        return importlib.import_module(_SLOW_TO_IMPORT[name])
     raise AttributeError(f"module 'moco_keras' has no attribute {name!r}")

@@ -5,11 +5,7 @@ import tensorflow as tf
 from keras import ops
 
 from moco_keras import arguments
-from moco_keras.losses import (
-    contrastive_accuracy,
-    contrastive_logits,
-    info_nce,
-)
+from moco_keras.losses import contrastive_accuracy, contrastive_logits, info_nce
 
 # The operation that fails.
 TOO_MANY_KEYS = "queue_size_must_hold_the_keys_of_a_whole_step"

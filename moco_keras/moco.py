@@ -11,20 +11,18 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import (
-    accelerators,
-    arguments,
-    distribution,
-    encoders,
-    inputs,
-    model_state,
-    random,
-    shuffle_bn,
-)
-from moco_keras.checkpoint import Checkpoint, Position, ResumedCallbacks
+from moco_keras import arguments, distribution, random, shuffle_bn
+from moco_keras.data import inputs
+from moco_keras.data.views import augment, random_states
+from moco_keras.distribution import accelerators
 from moco_keras.key_queue import KeyQueue
+from moco_keras.models import encoders, model_state
 from moco_keras.momentum import MomentumUpdate, freeze_alike, parameters
-from moco_keras.views import augment, random_states
+from moco_keras.training.checkpoint import (
+    Checkpoint,
+    Position,
+    ResumedCallbacks,
+)
 
 
 @keras.saving.register_keras_serializable(package="moco_keras")

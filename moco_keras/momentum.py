@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from moco_keras import model_state
+from moco_keras.models import model_state
 
 
 def parameters(encoder):

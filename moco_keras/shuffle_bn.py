@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import accelerators, arguments, distribution, random
+from moco_keras import arguments, distribution, random
+from moco_keras.distribution import accelerators
 
 # The operation that fails.
 INDIVISIBLE = "splits_must_divide_the_batch_size"

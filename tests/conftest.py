@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 import moco_keras
-from moco_keras import accelerators
+from moco_keras.distribution import accelerators
 
 # A GPU would round to ten bits what the tests compare to seven digits.
 tf.config.experimental.enable_tensor_float_32_execution(False)

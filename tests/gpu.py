@@ -31,7 +31,7 @@ import tensorflow as tf
 import test_distribution
 from programs import ROOT
 
-from moco_keras import accelerators
+from moco_keras.distribution import accelerators
 
 SECONDS = 570  # for all checks together
 

@@ -17,12 +17,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from moco_keras.recipes import (
-    _pretrain,
-    _threads,
-    benchmark,
-    image_folder,
-)
+from moco_keras.recipes import _pretrain, _threads, benchmark, image_folder
 
 POINTS = [
     {"encoder": encoder, "image_size": size, "batch_size": batch, **more}

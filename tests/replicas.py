@@ -25,16 +25,16 @@ from tensorflow.python.distribute import collective_all_reduce_strategy
 from moco_keras import (
     MoCo,
     SplitBatchNormalization,
-    accelerators,
     augmentations,
     build_encoder,
     distribution,
     export_encoder,
-    features,
     optimizers,
     random,
 )
-from moco_keras.checkpoint import Checkpoint
+from moco_keras.distribution import accelerators
+from moco_keras.evaluation import features
+from moco_keras.training.checkpoint import Checkpoint
 
 BATCH, STEPS = 16, 10
 PIPELINES = ("cifar", "moco_v1", "moco_v2")

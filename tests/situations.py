@@ -19,10 +19,10 @@ import programs
 import tensorflow as tf
 
 import moco_keras
-from moco_keras import textures
+from moco_keras.data import textures
 from moco_keras.recipes import (
     _pretrain,
-    _record,
+    _run_dir,
     _settings,
     embed,
     export,
@@ -78,7 +78,7 @@ class Training:
         write_images(folder / "images")
         self.again(folder, epochs=1)
         with mock.patch.object(
-            _record.History, "on_epoch_end", side_effect=KeyboardInterrupt
+            _run_dir.History, "on_epoch_end", side_effect=KeyboardInterrupt
         ):
             try:
                 self.again(folder)

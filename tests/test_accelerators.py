@@ -10,8 +10,8 @@ import tensorflow as tf
 from absl import app, flags
 from programs import ROOT
 
-from moco_keras import accelerators
-from moco_keras.recipes import _program, _settings
+from moco_keras.distribution import accelerators
+from moco_keras.recipes import _cli, _settings
 
 H100 = {"device_name": "NVIDIA H100", "compute_capability": (9, 0)}
 A100 = {"device_name": "NVIDIA A100", "compute_capability": (8, 0)}
@@ -197,10 +197,10 @@ def test_programs_ask_for_an_unused_gpu(monkeypatch):
 
     monkeypatch.setattr(app, "run", run)
     monkeypatch.setattr(flags, "FLAGS", lambda argv: argv)
-    monkeypatch.setattr(_program, "_lasting", lambda stream: stream)
+    monkeypatch.setattr(_cli, "_lasting", lambda stream: stream)
     monkeypatch.setattr(_settings, "define_flags", lambda defaults: None)
     monkeypatch.setattr(_settings, "from_flags", lambda kind: kind())
-    _program.run(_settings.Settings(), lambda _: done.append("worked"))
+    _cli.run(_settings.Settings(), lambda _: done.append("worked"))
     assert done == ["asked", "worked"]
 
 

@@ -16,12 +16,12 @@ from moco_keras import (
     augmentations,
     callbacks,
     data,
-    knn,
     optimizers,
     plotting,
     schedules,
-    textures,
 )
+from moco_keras.data import textures
+from moco_keras.evaluation import knn
 
 
 @pytest.mark.parametrize("number", [3, np.int64(3), np.uint8(3), np.array(3)])

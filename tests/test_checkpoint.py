@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from moco_keras import Checkpoint, distribution
-from moco_keras.snapshots import Snapshots
+from moco_keras.training.checkpoint_files import Snapshots
 
 
 def train(model, images, epochs, folder, *others, every="1 step", **kwargs):

@@ -6,7 +6,7 @@ import pytest
 from replicas import free_ports
 from replicas import tf_config as config
 
-from moco_keras import cluster
+from moco_keras.distribution import cluster
 
 
 @pytest.fixture

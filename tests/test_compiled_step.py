@@ -10,12 +10,12 @@ import tensorflow as tf
 from moco_keras import (
     MoCo,
     SplitBatchNormalization,
-    accelerators,
     augmentations,
     build_encoder,
     data,
     optimizers,
 )
+from moco_keras.distribution import accelerators
 
 STEPS, BATCH = 3, 8
 

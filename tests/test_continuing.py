@@ -16,8 +16,9 @@ import tensorflow as tf
 from replicas import free_ports, tf_config
 
 import moco_keras
-from moco_keras import data, schedules, textures
-from moco_keras.recipes import _pretrain, _record, _settings, _start
+from moco_keras import data, schedules
+from moco_keras.data import textures
+from moco_keras.recipes import _pretrain, _run_dir, _settings, _start
 
 SETTINGS = _settings.Settings(
     width=2,
@@ -104,7 +105,7 @@ def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
 
     capsys.readouterr()
     interrupt(
-        monkeypatch, go_on, _record.History, "on_epoch_end", on=in_the_third
+        monkeypatch, go_on, _run_dir.History, "on_epoch_end", on=in_the_third
     )
     assert (
         "finished after 2 epochs, and goes on to 4" in capsys.readouterr().out
@@ -117,13 +118,13 @@ def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
     def is_metrics(file, value):
         return file.name == "metrics.json"
 
-    interrupt(monkeypatch, go_on, _record, "write_json", on=is_metrics)
+    interrupt(monkeypatch, go_on, _run_dir, "write_json", on=is_metrics)
     assert before.items() <= contents(run, *RESULTS).items()
 
     def is_last(file, place):
         return place == run / "metrics.json"
 
-    interrupt(monkeypatch, go_on, _record.Path, "replace", on=is_last)
+    interrupt(monkeypatch, go_on, _run_dir.Path, "replace", on=is_last)
     capsys.readouterr()
     assert go_on() == run  # which puts the last results in their places
     assert "are in their places" in capsys.readouterr().out
@@ -217,7 +218,7 @@ def test_a_run_begins_with_another(tmp_path, monkeypatch, capsys):
     def go_on():
         return train(run, **given)
 
-    interrupt(monkeypatch, go_on, _record.History, "on_epoch_end")
+    interrupt(monkeypatch, go_on, _run_dir.History, "on_epoch_end")
     file.unlink()
     go_on()
     assert_same(run, whole)
@@ -367,15 +368,15 @@ def test_results_are_published_whole(tmp_path, monkeypatch):
 
     def begin(folder):
         (folder / "encoder" / "1").mkdir(parents=True)
-        _record.write_json(folder / "settings.json", {"of": "old"})
-        _record.write_json(folder / "metrics.json", {"of": "old"})
-        _record.write_json(folder / "settings.continued.json", record)
+        _run_dir.write_json(folder / "settings.json", {"of": "old"})
+        _run_dir.write_json(folder / "metrics.json", {"of": "old"})
+        _run_dir.write_json(folder / "settings.continued.json", record)
 
     def write(folder):
-        with _record.results(folder) as place:
+        with _run_dir.results(folder) as place:
             (place / "encoder" / "1").mkdir(parents=True)
             (place / "encoder" / "1" / "new").touch()
-            _record.write_json(place / "metrics.json", {"of": "new"})
+            _run_dir.write_json(place / "metrics.json", {"of": "new"})
 
     def state(folder):
         return {
@@ -406,8 +407,8 @@ def test_results_are_published_whole(tmp_path, monkeypatch):
         calls.clear()
         with monkeypatch.context() as patch:
             for name in ("rename", "replace", "mkdir", "unlink"):
-                function = getattr(_record.Path, name)
-                patch.setattr(_record.Path, name, interrupted(function, at))
+                function = getattr(_run_dir.Path, name)
+                patch.setattr(_run_dir.Path, name, interrupted(function, at))
             try:
                 write(folder)
             except KeyboardInterrupt:
@@ -418,6 +419,6 @@ def test_results_are_published_whole(tmp_path, monkeypatch):
         if not ready:
             assert before.items() <= state(folder).items()
             write(folder)
-        _record.complete(folder)
+        _run_dir.complete(folder)
         assert state(folder) == expected, at
     assert at > 8

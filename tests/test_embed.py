@@ -15,9 +15,10 @@ import tensorflow as tf
 from PIL import Image
 
 import moco_keras
-from moco_keras import ownership, plotting
+from moco_keras import plotting
 from moco_keras.recipes import embed
 from moco_keras.recipes.embed import EmbedSettings
+from moco_keras.system import ownership
 
 BAD = {
     "empty.jpg": "Neither JPEG nor PNG, GIF or BMP",

@@ -10,6 +10,7 @@ from fixtures.drawing import draw_weights
 
 import moco_keras
 from moco_keras import backbone, build_encoder
+from moco_keras.models import encoders
 
 pytestmark = pytest.mark.usefixtures("accelerator")
 
@@ -206,7 +207,7 @@ def test_a_backbone_that_normalizes_gets_plain_pixels(make, rng, tmp_path):
     np.testing.assert_allclose(
         backbone(encoder)(images), expected, rtol=1e-5, atol=1e-6
     )
-    assert moco_keras.encoders.takes_pixels(encoder)
+    assert encoders.takes_pixels(encoder)
     folder = moco_keras.export_encoder(encoder, tmp_path, output="projection")
     served = moco_keras.load_encoder(tmp_path)(images)
     np.testing.assert_allclose(served, encoder(images), rtol=1e-4, atol=1e-5)
@@ -308,7 +309,7 @@ def test_settings_of_keras_that_do_not_fit(name, value):
             build_encoder("resnet18", 32, width=4)
         code = re.search("`(keras.config.set.*)` first", str(caught.value))[1]
         eval(code)
-        moco_keras.encoders.check_defaults()
+        encoders.check_defaults()
         build_encoder("resnet18", 32, width=4)
     finally:
         setting(before)

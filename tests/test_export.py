@@ -16,13 +16,10 @@ import tensorflow as tf
 import without_keras
 
 import moco_keras
-from moco_keras import (
-    accelerators,
-    export_encoder,
-    load_encoder,
-    model_state,
-)
+from moco_keras import export_encoder, load_encoder
 from moco_keras.augmentations import evaluation
+from moco_keras.distribution import accelerators
+from moco_keras.models import model_state
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_keras import augmentations, data, image_files, plotting
+from moco_keras import augmentations, data, plotting
+from moco_keras.data import image_files
 
 OTHER = "Neither JPEG nor PNG, GIF or BMP"
 LARGE = "More than 50,000,000 pixels"

@@ -7,7 +7,8 @@ import os
 import pytest
 from PIL import Image
 
-from moco_keras import accelerators, textures
+from moco_keras.data import textures
+from moco_keras.distribution import accelerators
 from moco_keras.recipes import _pretrain, image_folder
 
 

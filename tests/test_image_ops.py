@@ -8,7 +8,7 @@ import pytest
 import pytorch
 import tensorflow as tf
 
-from moco_keras import image_ops
+from moco_keras.augmentations import image_ops
 
 pytestmark = pytest.mark.usefixtures("accelerator")
 

@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 
 import moco_keras
-from moco_keras import augmentations, data, distribution, features, inputs
+from moco_keras import augmentations, data, distribution
+from moco_keras.data import inputs
+from moco_keras.evaluation import features
 
 # What images in [0, 255] may have become.
 KINDS = {

@@ -5,7 +5,7 @@ import pytest
 import replicas
 import tensorflow as tf
 
-from moco_keras import accelerators
+from moco_keras.distribution import accelerators
 from moco_keras.momentum import MomentumUpdate
 
 

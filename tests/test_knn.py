@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 
-from moco_keras import features, knn
+from moco_keras.evaluation import features, knn
 
 
 @pytest.mark.parametrize("k", [1, 5, 40])

@@ -9,12 +9,12 @@ import moco_keras
 from moco_keras import (
     MoCo,
     MomentumUpdate,
-    accelerators,
     augmentations,
     distribution,
-    inputs,
     optimizers,
 )
+from moco_keras.data import inputs
+from moco_keras.distribution import accelerators
 
 # Both branches of each part have tests of their own, which are not slow.
 _KINDS = ["cpu", pytest.param("gpu", marks=pytest.mark.slow)]

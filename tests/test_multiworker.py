@@ -8,7 +8,7 @@ import textwrap
 import pytest
 from programs import ROOT
 
-from moco_keras import cluster
+from moco_keras.distribution import cluster
 
 _TELL = '#!/bin/bash\necho "$TF_CONFIG" > "$TOLD"; echo "$@" >> "$TOLD"\n'
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moco_keras import ownership
+from moco_keras.system import ownership
 
 # Without TensorFlow, which takes seconds to import.
 HOLD = f"import runpy; hold = runpy.run_path({ownership.__file__!r})['hold']\n"

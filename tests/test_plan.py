@@ -14,11 +14,13 @@ from PIL import Image
 from programs import ROOT
 
 import moco_keras
-from moco_keras import accelerators, data, textures
+from moco_keras import data
+from moco_keras.data import textures
+from moco_keras.distribution import accelerators
 from moco_keras.recipes import (
     _plan,
     _pretrain,
-    _record,
+    _run_dir,
     _settings,
     image_folder,
 )
@@ -424,14 +426,14 @@ def test_a_resumed_run_keeps_what_was_chosen(tmp_path, monkeypatch, capsys):
     def train():
         _pretrain.pretrain(settings, "image_folder", image_folder.read)
 
-    end = _record.History.on_epoch_end
+    end = _run_dir.History.on_epoch_end
 
     def interrupt(self, epoch, logs=None):
         end(self, epoch, logs)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_record.History, "on_epoch_end", interrupt)
+        patch.setattr(_run_dir.History, "on_epoch_end", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train()
     monkeypatch.setattr(accelerators, "on_gpu", lambda: True)

@@ -9,7 +9,7 @@ import programs
 import pytest
 from programs import ROOT
 
-from moco_keras.recipes import _program
+from moco_keras.recipes import _cli
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_help_keeps_the_lines_of_its_examples(program):
 )
 def test_whoever_asks_for_help_gets_it_and_code_0(flag, words, capsys):
     with pytest.raises(SystemExit) as caught:
-        _program.parse_flags(["program", flag])
+        _cli.parse_flags(["program", flag])
     assert caught.value.code in (None, 0)
     assert words in capsys.readouterr().out
 
@@ -41,7 +41,7 @@ def outlet():
     def make(**kwargs):
         reader, writer = os.pipe()
         made.append(os.fdopen(writer, "w", **kwargs))
-        made.append(_program._lasting(made[-1]))
+        made.append(_cli._lasting(made[-1]))
         return made[-1], os.fdopen(reader)
 
     yield make
@@ -62,7 +62,7 @@ def test_who_prints_outlasts_who_reads(buffering, outlet):
 
 def test_all_else_that_fails_is_an_error():
     with open("/dev/full", "w") as full:  # noqa: PTH123 (it is a device)
-        out = _program._lasting(full)
+        out = _cli._lasting(full)
         with pytest.raises(OSError, match="No space left"):
             print("x" * 100_000, file=out, flush=True)
         out.detach().detach()  # which would be written once more
@@ -76,7 +76,7 @@ def test_what_a_terminal_cannot_show_is_escaped(outlet):
 
 
 def test_streams_that_are_closed_stay_closed():
-    assert _program._lasting(None) is None
+    assert _cli._lasting(None) is None
 
 
 @pytest.mark.slow

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_keras import accelerators, data
-from moco_keras.recipes import _plan, _pretrain, _record
+from moco_keras import data
+from moco_keras.distribution import accelerators
+from moco_keras.recipes import _plan, _pretrain, _run_dir
 from moco_keras.recipes._settings import Settings
 
 
@@ -20,11 +21,11 @@ def open_folder(images):
 
     def open_with(settings, recipe="recipe", source=noise, trains=32):
         images = _pretrain.Images(source, noise, noise)
-        record = _record.make(
+        record = _run_dir.make(
             settings, recipe, images, tf.distribute.get_strategy()
         )
-        with _record.own(settings, recipe) as (folder, _):
-            _record.open_folder(folder, record)
+        with _run_dir.own(settings, recipe) as (folder, _):
+            _run_dir.open_folder(folder, record)
             if trains:
                 checkpoint = folder / f"checkpoints/{trains:09d}.index"
                 checkpoint.parent.mkdir(exist_ok=True)
@@ -113,12 +114,12 @@ def test_a_finished_run_is_continued_by_more_epochs(open_folder, tmp_path):
     assert "--epochs" not in str(error.value)
     # Nothing is kept of a mistake of which no step was trained.
     open_folder(dataclasses.replace(settings, epochs=4000), trains=0)
-    assert _record.begun(tmp_path)["settings"]["epochs"] == 2
+    assert _run_dir.begun(tmp_path)["settings"]["epochs"] == 2
     assert open_folder(longer, trains=64) == tmp_path
     assert (tmp_path / "settings.json").read_text() == written
-    assert _record.begun(tmp_path)["continued_after_epochs"] == [2]
+    assert _run_dir.begun(tmp_path)["continued_after_epochs"] == [2]
     open_folder(longer)
-    assert _record.begun(tmp_path)["continued_after_epochs"] == [2]
+    assert _run_dir.begun(tmp_path)["continued_after_epochs"] == [2]
     for epochs in (2, 4):
         with pytest.raises(ValueError, match=rf"epochs={epochs} .it began wi"):
             open_folder(dataclasses.replace(settings, epochs=epochs))
@@ -133,7 +134,7 @@ def test_a_damaged_record_is_named(open_folder, tmp_path):
             open_folder(settings)
     (tmp_path / "history.csv").write_text("epoch,loss\n1,0.45x\n")
     with pytest.raises(ValueError, match=r"history.csv must hold.*0\.45x"):
-        _record.History(tmp_path / "history.csv")
+        _run_dir.History(tmp_path / "history.csv")
 
 
 def test_history_goes_on_where_the_training_does(tmp_path):
@@ -143,7 +144,7 @@ def test_history_goes_on_where_the_training_does(tmp_path):
         {"loss": 1e-7},
         {"loss": float("inf"), "knn": 1.0},
     ]
-    whole = _record.History(path)
+    whole = _run_dir.History(path)
     for i, logs in enumerate(epochs):
         whole.on_epoch_begin(i)
         whole.on_epoch_end(i, logs)
@@ -151,7 +152,7 @@ def test_history_goes_on_where_the_training_does(tmp_path):
         {"epoch": i + 1, **logs} for i, logs in enumerate(epochs)
     ]
     written = path.read_text()
-    again = _record.History(path)
+    again = _run_dir.History(path)
     assert again.epochs == whole.epochs
     for i, logs in enumerate(epochs[1:], 1):
         again.on_epoch_begin(i)
@@ -187,7 +188,7 @@ def test_a_folder_in_which_nothing_was_kept_is_free(open_folder, tmp_path):
     chosen = _plan.for_device(settings, strategy)
     assert chosen.precision == accelerators.default_precision()
     open_folder(other, recipe="another")
-    assert _record.begun(run)["recipe"] == "another"
+    assert _run_dir.begun(run)["recipe"] == "another"
     assert {p.name for p in run.iterdir()} == {
         "checkpoints",
         "notes.txt",
@@ -218,7 +219,7 @@ def test_results_without_a_checkpoint_are_not_overwritten(
 def test_a_run_has_one_owner(open_folder, tmp_path):
     run = tmp_path / "run"
     settings = Settings(run_dir=str(run))
-    with _record.own(settings, "recipe") as (folder, _):
+    with _run_dir.own(settings, "recipe") as (folder, _):
         (folder / ".partial").mkdir()
         with pytest.raises(
             BlockingIOError, match=rf"one process at a time.*{run}, which is"
@@ -229,8 +230,8 @@ def test_a_run_has_one_owner(open_folder, tmp_path):
     open_folder(settings)
     new = Settings(export_dir=str(tmp_path))  # of one second, too
     with (
-        _record.own(new, "r") as (first, _),
-        _record.own(new, "r") as (second, _),
+        _run_dir.own(new, "r") as (first, _),
+        _run_dir.own(new, "r") as (second, _),
     ):
         assert first != second
 
@@ -279,23 +280,23 @@ def test_names_of_any_bytes_are_the_same_again(images, tmp_path):
     names = ["price_$10_$20", os.fsdecode(b"caf\xe9"), "\n"]
     noise = data.ImageSet(images, np.arange(16) % 3, names, "noise")
     settings = Settings(run_dir=str(tmp_path))
-    record = _record.make(
+    record = _run_dir.make(
         settings,
         "recipe",
         _pretrain.Images(noise, noise, noise),
         tf.distribute.get_strategy(),
     )
     for _ in range(2):
-        with _record.own(settings, "recipe") as (folder, _):
-            _record.open_folder(folder, record)
+        with _run_dir.own(settings, "recipe") as (folder, _):
+            _run_dir.open_folder(folder, record)
             (folder / "checkpoints").mkdir(exist_ok=True)
             (folder / "checkpoints" / "1.index").touch()
-        assert _record.begun(folder) == record
+        assert _run_dir.begun(folder) == record
 
 
 def test_a_list_of_skipped_files_is_of_now(tmp_path):
     path = tmp_path / "skipped.csv"
-    _record.write_skipped(path, [("a.jpg", "no image")])
+    _run_dir.write_skipped(path, [("a.jpg", "no image")])
     assert "a.jpg" in path.read_text()
-    _record.write_skipped(path, [])
+    _run_dir.write_skipped(path, [])
     assert not path.exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import moco_keras
-from moco_keras import textures
+from moco_keras.data import textures
 
 SAVED = Path(__file__).parent / "fixtures/saved"
 

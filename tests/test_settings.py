@@ -10,13 +10,7 @@ import pytest
 from absl import flags
 
 from moco_keras import distribution
-from moco_keras.recipes import (
-    _pretrain,
-    _settings,
-    embed,
-    export,
-    image_folder,
-)
+from moco_keras.recipes import _pretrain, _settings, embed, export, image_folder
 
 PROGRAMS = {
     "cifar10": _settings.Settings(),

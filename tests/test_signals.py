@@ -13,7 +13,7 @@ import time
 import programs
 import pytest
 
-from moco_keras import signals
+from moco_keras.system import signals
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
 

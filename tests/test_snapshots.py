@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_keras.snapshots import Snapshots
+from moco_keras.training.checkpoint_files import Snapshots
 
 
 def tensors(value, size=1000):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 import moco_keras
-from moco_keras import augmentations, callbacks, optimizers, textures
+from moco_keras import augmentations, callbacks, optimizers
+from moco_keras.data import textures
 
 
 def test_the_same_bytes_for_the_same_seed():

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from moco_keras import accelerators, distribution
-from moco_keras.recipes import _record, _settings
+from moco_keras import distribution
+from moco_keras.distribution import accelerators
+from moco_keras.recipes import _run_dir, _settings
 
 # Where a flag of `_settings.FITTED` is not given. docs/training.md has the
 # same tables.
@@ -62,7 +63,7 @@ def for_device(settings, strategy):
         }
         if settings.run_dir:
             for name in ("precision", *_settings.FITTED):
-                before = _record.begun_with(settings.run_dir, name)
+                before = _run_dir.begun_with(settings.run_dir, name)
                 if before is not None:
                     chosen[name] = before
         return chosen
@@ -285,7 +286,7 @@ class Memory(NamedTuple):
 
 def _goes_on(settings):
     """Whether a run has a checkpoint, with which its settings must agree."""
-    return bool(settings.run_dir) and _record.has_checkpoint(settings.run_dir)
+    return bool(settings.run_dir) and _run_dir.has_checkpoint(settings.run_dir)
 
 
 def _memories(strategy):

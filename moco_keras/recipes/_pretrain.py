@@ -12,25 +12,19 @@ import keras
 import numpy as np
 
 import moco_keras
-from moco_keras import (
-    data,
-    distribution,
-    features,
-    image_files,
-    knn,
-    plain_path,
-    plotting,
-    signals,
-    snapshots,
-)
+from moco_keras import data, distribution, plotting
+from moco_keras.data import image_files
+from moco_keras.evaluation import features, knn
 from moco_keras.recipes import (
+    _cli,
     _plan,
-    _program,
-    _record,
+    _run_dir,
     _settings,
     _start,
     _threads,
 )
+from moco_keras.system import plain_path, signals
+from moco_keras.training import checkpoint_files
 
 
 def run(recipe, read, defaults=None):
@@ -46,7 +40,7 @@ def run(recipe, read, defaults=None):
         _threads.share_cores()
         pretrain(settings, recipe, read)
 
-    _program.run(defaults or _settings.Settings(), work)
+    _cli.run(defaults or _settings.Settings(), work)
 
 
 class Images(NamedTuple):
@@ -101,16 +95,16 @@ def pretrain(settings, recipe, read):
         splits(settings, strategy.num_replicas_in_sync)
     own = contextlib.nullcontext((None, False))
     if distribution.is_chief(strategy):
-        own = _record.own(settings, recipe)
+        own = _run_dir.own(settings, recipe)
     with (
         distribution.loss_of_workers(strategy),
         own as (folder, completed),
     ):
         if completed and settings.epochs in (
             None,
-            _record.begun(folder)["settings"]["epochs"],
+            _run_dir.begun(folder)["settings"]["epochs"],
         ):
-            snapshots.Snapshots(folder / "checkpoints").keep(1)
+            checkpoint_files.Snapshots(folder / "checkpoints").keep(1)
             print(f"The results of this run are in their places in {folder}")
             return folder
         asked = settings
@@ -137,11 +131,11 @@ def pretrain(settings, recipe, read):
         start = None
         if folder is not None:
             _plan.say(asked, settings, model, images, strategy)
-            if settings.init_from and not _record.has_checkpoint(folder):
+            if settings.init_from and not _run_dir.has_checkpoint(folder):
                 start = _start.read(settings.init_from, model)
-            record = _record.make(settings, recipe, images, strategy)
-            _record.open_folder(folder, record)
-            _record.write_skipped(folder / "skipped.csv", images.train.skipped)
+            record = _run_dir.make(settings, recipe, images, strategy)
+            _run_dir.open_folder(folder, record)
+            _run_dir.write_skipped(folder / "skipped.csv", images.train.skipped)
         with _saying_how_to_go_on(folder):
             _train_and_leave(settings, images, model, start, folder)
             # Should the chief fail, all start again.
@@ -215,7 +209,7 @@ def _train_and_leave(settings, images, model, start, folder):
     if folder is not None:
         _before(images, metrics)
         _say_what_it_begins_with(settings, start, folder)
-        log = _record.History(folder / "history.csv")
+        log = _run_dir.History(folder / "history.csv")
         plain = stack.enter_context(plain_path.of(folder))
         board = keras.callbacks.TensorBoard(plain / "logs", write_graph=False)
         callbacks += [log, board, _plan.Pace(folder)]
@@ -303,7 +297,7 @@ def _few_pixels(images):
 def _say_what_it_begins_with(settings, start, folder):
     if start is not None:
         print(f"Begins with the weights and the queue of {settings.init_from}")
-    after = _record.begun(folder).get("continued_after_epochs")
+    after = _run_dir.begun(folder).get("continued_after_epochs")
     if after:
         print(
             f"This run was finished after {after[-1]} epochs, and goes on to "
@@ -315,14 +309,14 @@ def _say_what_it_begins_with(settings, start, folder):
 def _leave(folder, model, found, bank, test, metrics, timing):
     """Writes what a run is for; its last checkpoint stays, to continue it."""
     print("\nWriting the encoder, the model and pictures ...", flush=True)
-    training = _record.training(_record.begun(folder), metrics)
-    with _record.results(folder) as place:
+    training = _run_dir.training(_run_dir.begun(folder), metrics)
+    with _run_dir.results(folder) as place:
         moco_keras.export_encoder(model, place / "encoder", training=training)
         model.save(place / "model.keras")
-        _record.write_json(place / "timing.json", timing)
-        _record.write_json(place / "metrics.json", metrics)
+        _run_dir.write_json(place / "timing.json", timing)
+        _run_dir.write_json(place / "metrics.json", metrics)
         _draw(place, model, found, bank, test, metrics)
-    snapshots.Snapshots(folder / "checkpoints").keep(1)
+    checkpoint_files.Snapshots(folder / "checkpoints").keep(1)
 
 
 def _neighbours(bank):

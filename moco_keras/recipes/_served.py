@@ -5,13 +5,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from moco_keras import (
-    augmentations,
-    backbone,
-    build_encoder,
-    export_encoder,
-    image_files,
-)
+from moco_keras import augmentations, backbone, build_encoder, export_encoder
+from moco_keras.data import image_files
 
 
 def _exported(s):

@@ -6,8 +6,9 @@ import typing
 
 from absl import flags
 
-from moco_keras import arguments, checkpoint, distribution
+from moco_keras import arguments, distribution
 from moco_keras.arguments import COUNT
+from moco_keras.training import checkpoint
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # What a program may leave open, None: see `_plan`.

@@ -4,7 +4,7 @@ import os
 
 import tensorflow as tf
 
-from moco_keras import accelerators
+from moco_keras.distribution import accelerators
 
 
 def share_cores():

@@ -10,15 +10,15 @@ import tensorflow as tf
 from moco_keras import (
     Checkpoint,
     MoCo,
-    accelerators,
     augmentations,
     build_encoder,
     data,
     distribution,
-    inputs,
     optimizers,
 )
-from moco_keras import knn as classifier
+from moco_keras.data import inputs
+from moco_keras.distribution import accelerators
+from moco_keras.evaluation import knn as classifier
 from moco_keras.key_queue import KeyQueue
 from moco_keras.momentum import MomentumUpdate
 from moco_keras.recipes import _served, _threads, _worker

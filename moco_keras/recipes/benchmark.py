@@ -22,8 +22,9 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from moco_keras import accelerators, arguments, data
-from moco_keras.recipes import _program
+from moco_keras import arguments, data
+from moco_keras.distribution import accelerators
+from moco_keras.recipes import _cli
 
 _FULL = {"width": 64, "batch_size": 64, "queue_size": 4096, "bn_splits": 1}
 _NARROW = {"width": 16, "batch_size": 256, "queue_size": 4096, "bn_splits": 8}
@@ -359,4 +360,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_program.parse_flags)
+    app.run(main, flags_parser=_cli.parse_flags)

@@ -34,18 +34,13 @@ import numpy as np
 import tensorflow as tf
 
 import moco_keras
-from moco_keras import (
-    accelerators,
-    arguments,
-    export,
-    image_files,
-    knn,
-    ownership,
-    plotting,
-    signals,
-)
-from moco_keras.image_files import printable
-from moco_keras.recipes import _program, _record, _settings
+from moco_keras import arguments, export, plotting
+from moco_keras.data import image_files
+from moco_keras.data.image_files import printable
+from moco_keras.distribution import accelerators
+from moco_keras.evaluation import knn
+from moco_keras.recipes import _cli, _run_dir, _settings
+from moco_keras.system import ownership, signals
 
 _FILES_OF_A_PART = 1024
 _OF_A_PART = ("features", "files", "skipped", "reasons")
@@ -313,7 +308,7 @@ def _make(encoder, images, settings, about):
             skipped = _join(parts, images, settings, about, joined)
             if out.exists():  # since
                 _refuse_another(out, about)
-            _record.write_skipped(skipped_file, skipped)
+            _run_dir.write_skipped(skipped_file, skipped)
             joined.replace(out)
     except (KeyboardInterrupt, SystemExit):
         print(f"\n{_GO_ON}", file=sys.stderr)
@@ -510,4 +505,4 @@ def _picture(path):
 
 
 if __name__ == "__main__":
-    _program.run(EmbedSettings(), embed)
+    _cli.run(EmbedSettings(), embed)

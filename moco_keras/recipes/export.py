@@ -15,8 +15,8 @@ from pathlib import Path
 
 import moco_keras
 from moco_keras import arguments
-from moco_keras.image_files import printable
-from moco_keras.recipes import _model_file, _program, _record, _settings
+from moco_keras.data.image_files import printable
+from moco_keras.recipes import _cli, _model_file, _run_dir, _settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def export(settings):
             "--model must be given: the folder of a run, or a .keras file."
         )
     given, path = Path(settings.model), settings.path
-    _record.complete(given)
+    _run_dir.complete(given)
     file = given / "model.keras" if given.is_dir() else given
     if not file.is_file():
         raise FileNotFoundError(
@@ -97,8 +97,8 @@ def _training(folder):
                 file=sys.stderr,
             )
             parts.append({})
-    return _record.training(*parts)
+    return _run_dir.training(*parts)
 
 
 if __name__ == "__main__":
-    _program.run(ExportSettings(), export)
+    _cli.run(ExportSettings(), export)

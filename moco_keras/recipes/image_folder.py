@@ -18,8 +18,9 @@ import dataclasses
 
 import numpy as np
 
-from moco_keras import accelerators, data
+from moco_keras import data
 from moco_keras.arguments import COUNT
+from moco_keras.distribution import accelerators
 from moco_keras.recipes import _pretrain, _settings
 
 

@@ -9,8 +9,9 @@ import sys
 import tensorflow as tf
 from absl import app, flags, logging
 
-from moco_keras import accelerators, signals, startup
+from moco_keras.distribution import accelerators
 from moco_keras.recipes import _settings
+from moco_keras.system import signals, startup
 
 # Values of a flag that asks for help, as absl takes them; it would exit with 1.
 _ASKED = [], ["true"], ["t"], ["1"]

@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import arguments, distribution, inputs, random
+from moco_keras import arguments, distribution, random
+from moco_keras.data import inputs
 
 
 def two_views(images, augmenter, batch_size):

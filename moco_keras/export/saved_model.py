@@ -10,19 +10,13 @@ import numpy as np
 import tensorflow as tf
 from keras.src.saving import serialization_lib
 
-from moco_keras import (
-    accelerators,
-    arguments,
-    card,
-    encoders,
-    image_files,
-    model_state,
-    ownership,
-    plain_path,
-    portable,
-    warmup,
-)
-from moco_keras.image_files import printable
+from moco_keras import arguments
+from moco_keras.data import image_files
+from moco_keras.data.image_files import printable
+from moco_keras.distribution import accelerators
+from moco_keras.export import model_card, runtimes, serving_warmup
+from moco_keras.models import encoders, model_state
+from moco_keras.system import ownership, plain_path
 
 _OUTPUTS = ("features", "projection")
 
@@ -109,7 +103,7 @@ def export_encoder(
     if version is not None:
         version = arguments.whole(arguments.VERSION, version=version)
     if format is not None:
-        portable.check(format)
+        runtimes.check(format)
     path = arguments.path(path=path)
     if version is not None and (path / str(version)).exists():
         raise _exists(path / str(version))
@@ -138,19 +132,19 @@ def export_encoder(
         signatures, expected = _write_saved_model(
             encoder, images, normalize, partial
         )
-        warmup.write(partial, size)
+        serving_warmup.write(partial, size)
         loaded = _write_keras(encoder, partial / "encoder.keras")
         found = _embedder(loaded, normalize)(images)["embedding"]
         _check("encoder.keras", found, expected, _tolerance(encoder))
         if format is not None:
             _write_portable(encoder, images, normalize, format, partial)
-        card.write(
+        model_card.write(
             partial,
             path.resolve().name,
             signatures=signatures,
             output=output,
             normalized=normalize,
-            file=portable.FILES.get(format),
+            file=runtimes.FILES.get(format),
             training=training,
         )
         return add_version(partial, path, version)
@@ -221,7 +215,7 @@ def _checked(images, size):
 
 
 def _write_saved_model(encoder, images, normalize, folder):
-    """Returns its signatures, as `card.write` takes them, and embeddings."""
+    """Returns its signatures, as `model_card.write` takes them, and embeddings."""
     from moco_keras import augmentations  # slow to import
 
     size = images.shape[1]
@@ -294,12 +288,12 @@ def _write_keras(encoder, path):
 
 
 def _write_portable(encoder, images, normalize, format, folder):
-    file = portable.FILES[format]
+    file = runtimes.FILES[format]
     spec = tf.TensorSpec((None, *images.shape[1:]), "uint8", name="images")
     try:
-        float32 = portable.in_float32(encoder)
+        float32 = runtimes.in_float32(encoder)
         embed = _embedder(float32, normalize)
-        run = portable.write(float32, embed, spec, format, folder)
+        run = runtimes.write(float32, embed, spec, format, folder)
         found = run(images)
     except Exception as error:  # each converter and runtime has its own
         reason = (str(error).strip() or repr(error)).splitlines()[0]

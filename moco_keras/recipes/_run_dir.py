@@ -11,7 +11,10 @@ from pathlib import Path
 
 import keras
 
-from moco_keras import card, distribution, export, image_files, ownership
+from moco_keras import distribution, export
+from moco_keras.data import image_files
+from moco_keras.export import model_card
+from moco_keras.system import ownership
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 # What may change on the way.
@@ -53,7 +56,7 @@ def make(settings, recipe, images, strategy):
     return {
         "recipe": recipe,
         "settings": dataclasses.asdict(settings),
-        "versions": card.versions(_PACKAGES),
+        "versions": model_card.versions(_PACKAGES),
         "device": distribution.describe(strategy),
         "replicas": strategy.num_replicas_in_sync,
         "data": {

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
-from moco_keras import arguments, image_files
-from moco_keras.lettering import Lettering
+from moco_keras import arguments
+from moco_keras.data import image_files
+from moco_keras.plotting.lettering import Lettering
 
 _INK = "#22313f"
 _ACCENT = "#c0504d"

@@ -9,7 +9,7 @@ import math
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import accelerators
+from moco_keras.distribution import accelerators
 
 
 def fused(function):

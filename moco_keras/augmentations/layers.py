@@ -18,7 +18,8 @@ import keras_cv
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import arguments, distribution, image_ops, random
+from moco_keras import arguments, distribution, random
+from moco_keras.augmentations import image_ops
 
 _HALF = arguments.Kind("a number in [0, 0.5]", lambda x: 0 <= x <= 0.5)
 

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from moco_keras import arguments, resnet
+from moco_keras import arguments
+from moco_keras.models import resnet
 from moco_keras.shuffle_bn import SplitBatchNormalization
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

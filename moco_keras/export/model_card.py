@@ -8,7 +8,8 @@ import re
 import subprocess
 from importlib import metadata
 
-from moco_keras.image_files import printable
+from moco_keras.data.image_files import printable
+from moco_keras.version import __version__
 
 _PACKAGES = ("keras", "tensorflow", "numpy")
 _WEIGHTS = "variables/variables.data-00000-of-00001"
@@ -56,10 +57,8 @@ def write(folder, name, *, signatures, output, normalized, file, training):
 
 def versions(packages):
     """Of this library, of Python, and of installed packages; by name."""
-    import moco_keras
-
     return {
-        "moco_keras": moco_keras.__version__,
+        "moco_keras": __version__,
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in packages},
     }

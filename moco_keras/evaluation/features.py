@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from moco_keras import arguments, distribution, encoders, inputs
+from moco_keras import arguments, distribution
+from moco_keras.data import inputs
+from moco_keras.models import encoders
 
 
 def extract(encoder, images, batch_size=256):

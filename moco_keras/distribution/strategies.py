@@ -12,7 +12,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import accelerators, cluster
+from moco_keras.distribution import accelerators, cluster
 
 NAMES = ("auto", "none", "mirrored", "multiworker", "tpu")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from moco_keras import arguments, plain_path
+from moco_keras import arguments
+from moco_keras.system import plain_path
 
 _KEPT = 3
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import model_state
+from moco_keras.models import model_state
 
 FILES = {"onnx": "encoder.onnx", "litert": "encoder.tflite"}
 _ONNX = ("tf2onnx", "onnx", "onnxruntime")

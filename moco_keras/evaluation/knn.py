@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 from keras import ops
 
-from moco_keras import arguments, features
+from moco_keras import arguments
+from moco_keras.evaluation import features
 
 _MOST = 200  # neighbours, in the literature
 

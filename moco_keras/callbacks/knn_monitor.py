@@ -5,7 +5,10 @@ import math
 import keras
 import numpy as np
 
-from moco_keras import arguments, encoders, features, inputs, knn
+from moco_keras import arguments
+from moco_keras.data import inputs
+from moco_keras.evaluation import features, knn
+from moco_keras.models import encoders
 
 
 class KNNMonitor(keras.callbacks.Callback):

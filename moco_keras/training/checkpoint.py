@@ -13,8 +13,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import distribution, model_state, signals
-from moco_keras.snapshots import Snapshots
+from moco_keras import distribution
+from moco_keras.models import model_state
+from moco_keras.system import signals
+from moco_keras.training.checkpoint_files import Snapshots
 
 _STOPPING = "Stopping after this step; a second signal (Ctrl-C) stops at once."
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import arguments, image_files, inputs, random
-from moco_keras.views import two_views  # noqa: F401 (of `read`'s streams)
+from moco_keras import arguments, random
+from moco_keras.data import image_files, inputs
+from moco_keras.data.views import two_views  # noqa: F401 (of `read`'s streams)
 
 # What folders of splits are called, in lower case, and their splits.
 SPLITS = {
@@ -331,7 +332,7 @@ def find_builder(name, data_dir=None):
     import tensorflow_datasets as tfds
 
     if name == "textures":
-        from moco_keras import textures  # noqa: F401 (registers the builder)
+        from moco_keras.data import textures  # noqa: F401 (registers the builder)
     data_dir = data_dir or os.environ.get("MOCO_KERAS_DATA_DIR") or None
     if data_dir and "://" not in str(data_dir):
         data_dir = arguments.path(data_dir=data_dir)

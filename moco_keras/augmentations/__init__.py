@@ -1,0 +1,29 @@
+"""See `layers`."""
+
+from moco_keras.augmentations.layers import (
+    CenterCropAndResize,
+    RandomColorJitter,
+    RandomGaussianBlur,
+    RandomGrayscale,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomSolarize,
+    cifar,
+    evaluation,
+    moco_v1,
+    moco_v2,
+)
+
+__all__ = [
+    "CenterCropAndResize",
+    "RandomColorJitter",
+    "RandomGaussianBlur",
+    "RandomGrayscale",
+    "RandomHorizontalFlip",
+    "RandomResizedCrop",
+    "RandomSolarize",
+    "cifar",
+    "evaluation",
+    "moco_v1",
+    "moco_v2",
+]

@@ -1,0 +1,5 @@
+"""See `pictures`."""
+
+from moco_keras.plotting.pictures import curves, nearest, neighbours, views
+
+__all__ = ["curves", "nearest", "neighbours", "views"]
