@@ -4,11 +4,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import arguments
+from moco_keras import arguments, step_errors
 from moco_keras.losses import contrastive_accuracy, contrastive_logits, info_nce
-
-# The operation that fails.
-TOO_MANY_KEYS = "queue_size_must_hold_the_keys_of_a_whole_step"
 
 
 @keras.saving.register_keras_serializable(package="moco_keras")
@@ -112,7 +109,7 @@ class KeyQueue(keras.layers.Layer):
             num_keys = tf.shape(keys, "int64")[0]
             # XLA drops assertions, but refuses a slice that is too long.
             rows = tf.range(self.size, dtype="int64")
-            rows = tf.slice(rows, [0], [num_keys], TOO_MANY_KEYS)
+            rows = tf.slice(rows, [0], [num_keys], step_errors.TOO_MANY_KEYS)
         elif num_keys > self.size:
             raise ValueError(
                 "`queue_size` must hold the keys of a whole step, or they "

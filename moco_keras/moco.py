@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import arguments, distribution, random, shuffle_bn
-from moco_keras.data import inputs
+from moco_keras import arguments, distribution, random, shuffle_bn, step_errors
+from moco_keras.data import checks, inputs
 from moco_keras.data.views import augment, random_states
 from moco_keras.distribution import accelerators
 from moco_keras.key_queue import KeyQueue
@@ -118,7 +118,7 @@ class MoCo(keras.Model):
         # of an image, and the largest value.
         self._views_seen = tf.Variable([1.0, 255.0], trainable=False)
         self._momentum_update = MomentumUpdate()
-        self._statistics = distribution.OfReplicas(
+        self._statistics = distribution.ReplicaValues(
             self.statistics, self.distribute_strategy
         )
         self._drifted = False
@@ -163,7 +163,7 @@ class MoCo(keras.Model):
     def train_step(self, data):
         """One step of Algorithm 1; the momentum update is in its callback."""
         im_1, im_2 = self._two_views(data)
-        are_ready = isinstance(inputs.images_of(data), tuple)
+        are_ready = isinstance(checks.images_of(data), tuple)
         self._views_seen.assign(_extremes(im_1, im_2, are_ready))
         pairs = [(im_1, im_2)] + [(im_2, im_1)] * self.symmetric
         # Of all replicas, (global N, C) each.
@@ -171,7 +171,7 @@ class MoCo(keras.Model):
         loss = 0.0
         with tf.GradientTape() as tape:
             for (im_q, _), k in zip(pairs, keys, strict=True):
-                k = distribution.own_part(k)
+                k = distribution.replica_slice(k)
                 q = _unit_rows(shuffle_bn.encode(self.query_encoder, im_q))
                 losses, hits = self._contrast(q, k)
                 loss += ops.mean(losses)
@@ -184,7 +184,7 @@ class MoCo(keras.Model):
         self.queue.enqueue(ops.concatenate(keys[::-1]))  # the notebook's order
         self._loss.update_state(loss)
         self.steps.assign_add(1)
-        return distribution.logs(
+        return distribution.replica_logs(
             self.get_metrics_result(), self.distribute_strategy
         )
 
@@ -205,7 +205,7 @@ class MoCo(keras.Model):
             loss += losses
             self._accuracy.update_state(hits)
         self._loss.update_state(loss)
-        return distribution.logs(
+        return distribution.replica_logs(
             self.get_metrics_result(), self.distribute_strategy
         )
 
@@ -224,19 +224,19 @@ class MoCo(keras.Model):
         )
 
     def _two_views(self, data):
-        images = inputs.images_of(data)
+        images = checks.images_of(data)
         if isinstance(images, tuple):
             im_q, im_k = images
-            inputs.check_pair(im_q, im_k)
+            checks.check_pair(im_q, im_k)
         elif self.augmenter is None:
             raise ValueError(
                 "`MoCo` needs an `augmenter` to train on images. Give it one, "
                 "or pass `fit` ready pairs of views, `fit((im_q, im_k))`."
             )
         else:
-            inputs.check_images(images)
+            checks.check_images(images)
             im_q, im_k = (augment(self.augmenter, images) for _ in "qk")
-        inputs.check_views(im_q, im_k, self.query_encoder)
+        checks.check_views(im_q, im_k, self.query_encoder)
         return im_q, im_k
 
     def _encode_keys(self, im_k):
@@ -256,7 +256,7 @@ class MoCo(keras.Model):
         gradients = tape.gradient(loss, variables)
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # It looks for what is not finite on the first replica alone.
-            gradients = distribution.share_overflow(gradients)
+            gradients = distribution.all_reduce_overflow(gradients)
         # As a number of its own, not the variable that counts.
         before = tf.identity(self.optimizer.iterations)
         distribution.apply_gradients(self.optimizer, gradients, variables)
@@ -704,8 +704,8 @@ class MoCo(keras.Model):
 
     def call(self, images, training=False):
         """Projects uint8 images: float32 (N, C), L2-normalized."""
-        images = inputs.images_of(images)
-        inputs.check_images(images)
+        images = checks.images_of(images)
+        checks.check_images(images)
         images = self._evaluation(images)
         return _unit_rows(self.query_encoder(images, training=training))
 
@@ -720,7 +720,7 @@ class MoCo(keras.Model):
         predict = super().predict
         if not isinstance(x, (np.ndarray, tf.Tensor)) or steps is not None:
             return predict(x, batch_size=batch_size, **kwargs)
-        inputs.check_images(x)  # here their values are known
+        checks.check_images(x)  # here their values are known
         return distribution.predict(
             lambda x, size: predict(x, batch_size=size, **kwargs),
             np.asarray(x),
@@ -890,9 +890,9 @@ class _Watch(keras.callbacks.Callback):
 @contextlib.contextmanager
 def _readable_errors(strategy):
     with (
-        distribution.loss_of_workers(strategy),
-        inputs.loss_of_files(),
-        inputs.batches_that_do_not_fit(),
+        distribution.readable_worker_errors(strategy),
+        step_errors.readable_file_errors(),
+        step_errors.readable_size_errors(),
     ):
         yield
 

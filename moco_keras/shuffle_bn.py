@@ -6,11 +6,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import arguments, distribution, random
+from moco_keras import arguments, distribution, random, step_errors
 from moco_keras.distribution import accelerators
-
-# The operation that fails.
-INDIVISIBLE = "splits_must_divide_the_batch_size"
 
 
 def shuffle(images, seed, across_replicas=True):
@@ -31,7 +28,7 @@ def shuffle(images, seed, across_replicas=True):
     if across_replicas:
         images = distribution.all_gather(images)
     order = random.permutation(seed.next(), ops.shape(images)[0])
-    own = distribution.own_part(order) if across_replicas else order
+    own = distribution.replica_slice(order) if across_replicas else order
     return tf.gather(images, own), order
 
 
@@ -252,7 +249,9 @@ class SplitBatchNormalization(keras.layers.Layer):
                 f"batch_size={batch_size}."
             )
         # A batch of unknown size fails when the split runs.
-        return tf.split(inputs, self.splits, axis=0, name=INDIVISIBLE)
+        return tf.split(
+            inputs, self.splits, axis=0, name=step_errors.INDIVISIBLE
+        )
 
     def _normalize(self, inputs, mean, variance, training):
         # The mean and the unbiased variance of the batch come back beside the

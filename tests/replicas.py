@@ -276,7 +276,7 @@ def gathered(strategy):
         whole = tf.reshape(whole, (6, 3, 5))
 
         def gather(x):
-            return distribution.all_gather(distribution.own_part(x))
+            return distribution.all_gather(distribution.replica_slice(x))
 
         # Without a function around it, TensorFlow gathers its own way.
         ways = {"": tf.function(gather), "/eager": gather}
@@ -680,7 +680,7 @@ def complaints(strategy):
 def compare(strategy, folder):
     """Trains as one device would, and what else there is to see."""
     replicas = strategy.num_replicas_in_sync
-    workers = distribution.across_workers(strategy)
+    workers = distribution.is_multi_worker(strategy)
     results = {}
     for name, (splits, settings, counts) in RUNS.items():
         if ("workers" if workers else replicas) not in counts:
@@ -782,7 +782,9 @@ def where_a_batch_waits():
     accelerators.logical_devices = lambda: [second]
     numbers = tf.data.Dataset.range(8).batch(4)
     alone = tf.distribute.get_strategy()
-    batches = distribution.spread(numbers, lambda parts: parts, alone)
+    batches = distribution.distribute_batches(
+        numbers, lambda parts: parts, alone
+    )
     batches = list(batches)
     np.testing.assert_array_equal(batches[0], range(4))
     return [second, batches[1].device]

@@ -236,7 +236,7 @@ def test_workers_ask_each_other_once_a_second(tmp_path, monkeypatch):
         other = [checkpoint._steps >= 35, 0, counts[2], 1]
         return [own + its for own, its in zip(counts, other, strict=True)]
 
-    monkeypatch.setattr(distribution, "total", total)
+    monkeypatch.setattr(distribution, "all_reduce_sum", total)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     checkpoint.on_train_begin()
     stops = []

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from moco_keras import augmentations, data
-from moco_keras.data import sources
+from moco_keras.data import builders
 from moco_keras.recipes import _pretrain, _settings
 
 
@@ -88,7 +88,7 @@ def test_a_folder_wins_over_any_name(name, tmp_path, monkeypatch):
     write_images(tmp_path / name, [(8, 8)])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(sources, "find_builder", None)  # TFDS is not asked
+    monkeypatch.setattr(builders, "find_builder", None)  # TFDS is not asked
     for source in (name, f"{name}/", Path(name), f"./{name}", f"~/{name}"):
         assert data.load(source).images.shape == (1, 8, 8, 3)
         assert data.read_folder(source).num_examples == 1
@@ -139,7 +139,7 @@ def test_neither_prepared_nor_downloadable(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(sources.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(builders.urllib.request, "urlopen", refuse)
     with pytest.raises(FileNotFoundError) as caught:
         data.load("cifar10", data_dir=tmp_path / "nothing")
     message = str(caught.value)

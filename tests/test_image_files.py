@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from moco_keras import augmentations, data, plotting
-from moco_keras.data import image_files
+from moco_keras.data import decoding, image_files
+from moco_keras.system.paths import printable
 
 OTHER = "Neither JPEG nor PNG, GIF or BMP"
 LARGE = "More than 50,000,000 pixels"
@@ -88,9 +89,7 @@ SKIPPED = {
 
 def test_what_cannot_be_decoded_is_skipped_and_listed(folder):
     scan = image_files.scan(folder)
-    names = [
-        image_files.printable(path.relative_to(folder)) for path in scan.files
-    ]
+    names = [printable(path.relative_to(folder)) for path in scan.files]
     assert sorted(names) == sorted(GOOD)
     skipped = {path.name: reason for path, reason in scan.skipped}
     assert skipped.keys() == SKIPPED.keys()
@@ -123,7 +122,7 @@ def test_a_long_scan_shows_its_progress_on_a_terminal(
 
 def test_the_others_are_what_they_show(folder):
     images = {
-        path.name: image_files.decode(path.read_bytes()).numpy()
+        path.name: decoding.decode(path.read_bytes()).numpy()
         for path in image_files.scan(folder).files
     }
     expected = np.asarray(noise())

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import moco_keras
 from moco_keras import augmentations, data, distribution
-from moco_keras.data import inputs
+from moco_keras.data import checks, inputs
 from moco_keras.evaluation import features
 
 # What images in [0, 255] may have become.
@@ -56,7 +56,7 @@ def advised(function, bad, of="", **names):
 
 def pixels(given):
     if isinstance(given, tf.data.Dataset):
-        given = np.concatenate([inputs.images_of(x) for x in given])
+        given = np.concatenate([checks.images_of(x) for x in given])
     return np.asarray(given)
 
 

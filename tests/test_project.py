@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = sorted((ROOT / "moco_keras").rglob("*.py"))
+PACKAGE = [
+    path.relative_to(ROOT / "moco_keras")
+    for path in sorted((ROOT / "moco_keras").rglob("*.py"))
+]
 
 
 def version(text):
@@ -26,35 +29,84 @@ def test_requirements_are_allowed_by_pyproject():
         assert version(exact) >= version(floors[name]), name
 
 
-@pytest.mark.parametrize("module", PACKAGE, ids=lambda path: path.stem)
+# Words that only one room may say.
+DOORS = {
+    "tf.distribute": "distribution",
+    "keras_cv": "augmentations",
+    "tf.config.list_": "distribution",
+    "tf.config.get_visible_devices": "distribution",
+    "get_device_details": "distribution",
+    # TensorFlow's random numbers change with XLA.
+    "random.experimental": None,
+    "keras.random.shuffle": None,
+    "keras.random.uniform": None,
+}
+# Which rooms a room may import, and so whatever these may. A room is a folder
+# of the package, or a module directly in it.
+ARROWS = {
+    "version": [],
+    "arguments": [],
+    "step_errors": [],
+    "random": [],
+    "system": [],
+    "losses": [],
+    "optimizers": ["arguments"],
+    "schedules": ["arguments"],
+    "distribution": ["system", "arguments"],
+    "augmentations": ["distribution", "random"],
+    "data": ["augmentations"],
+    "shuffle_bn": ["distribution", "random", "step_errors"],
+    "models": ["shuffle_bn"],
+    "momentum": ["models"],
+    "key_queue": ["losses", "arguments", "step_errors"],
+    "training": ["data", "models", "momentum"],
+    "moco": ["training", "key_queue", "momentum", "shuffle_bn", "losses"],
+    "evaluation": ["data", "models"],
+    "callbacks": ["evaluation", "training", "momentum"],
+    "export": ["data", "models", "version"],
+    "plotting": ["data", "evaluation"],
+}
+
+
+@pytest.mark.parametrize("module", PACKAGE, ids=str)
 def test_doors_are_kept(module):
-    """One module each says what others ask it for; none says recipes."""
-    source = module.read_text()
-    doors = {
-        "tf.distribute": "distribution.py",
-        "keras_cv": "augmentations.py",
-        "tf.config.list_": "accelerators.py",
-        "tf.config.get_visible_devices": "accelerators.py",
-        "get_device_details": "accelerators.py",
-        # TensorFlow's random numbers change with XLA.
-        "random.experimental": "nowhere",
-        "keras.random.shuffle": "nowhere",
-        "keras.random.uniform": "nowhere",
-    }
-    for word, door in doors.items():
-        assert word not in source or module.name == door
-    if module.parent.name != "recipes":
-        assert "moco_keras.recipes" not in imported(source)
+    source = (ROOT / "moco_keras" / module).read_text()
+    said = {word: room for word, room in DOORS.items() if word in source}
+    assert said == {word: module.parts[0] for word in said}
 
 
-def imported(source):
-    names = []
-    for node in ast.walk(ast.parse(source)):
+def imported(module):
+    """Rooms of the package that a module imports, wherever it does so."""
+    rooms = set()
+    for node in ast.walk(ast.parse((ROOT / "moco_keras" / module).read_text())):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names.append(node.module)
-    return names
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, rest = f"{name}.".partition(".")
+            if package == "moco_keras":
+                # The package itself imports all but the programs.
+                rooms.add(rest.split(".")[0] or "the whole package")
+    return rooms
+
+
+def test_imports_point_downwards():
+    """And never in a circle; programs import everything, and nothing them."""
+    allowed = {}
+    for (
+        room,
+        below,
+    ) in ARROWS.items():  # a room stands below those it may import
+        allowed[room] = set(below).union(*(allowed[other] for other in below))
+    for module in PACKAGE:
+        room = module.with_suffix("").parts[0]
+        if room in ("__init__", "recipes"):
+            continue
+        upwards = imported(module) - allowed[room] - {room}
+        assert not upwards, (module, upwards)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from replicas import free_ports, tf_config
 
 import moco_keras
 from moco_keras import data
-from moco_keras.data import sources, textures
+from moco_keras.data import builders, textures
 from moco_keras.distribution import accelerators
 from moco_keras.recipes import (
     _pretrain,
@@ -282,7 +282,7 @@ def test_a_folder_is_needed(images):
 
 def test_a_folder_of_any_name_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "find_builder", None)  # TFDS is not asked
+    monkeypatch.setattr(builders, "find_builder", None)  # TFDS is not asked
     for name in ("my-photos", "2024", "cifar10"):
         (tmp_path / name).mkdir()
         for i in range(2):

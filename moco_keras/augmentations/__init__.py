@@ -1,4 +1,4 @@
-"""See `layers`."""
+"""Random views of images: pipelines of the papers, and their layers."""
 
 from moco_keras.augmentations.layers import (
     CenterCropAndResize,
@@ -8,6 +8,8 @@ from moco_keras.augmentations.layers import (
     RandomHorizontalFlip,
     RandomResizedCrop,
     RandomSolarize,
+)
+from moco_keras.augmentations.pipelines import (
     cifar,
     evaluation,
     moco_v1,

@@ -1,12 +1,10 @@
-"""Callbacks that watch a training."""
-
-import math
+"""The callback that classifies images by their nearest neighbors."""
 
 import keras
 import numpy as np
 
 from moco_keras import arguments
-from moco_keras.data import inputs
+from moco_keras.data import checks
 from moco_keras.evaluation import features, knn
 from moco_keras.models import encoders
 
@@ -57,7 +55,7 @@ class KNNMonitor(keras.callbacks.Callback):
         super().set_model(model)
         encoder = model.query_encoder
         for name, (images, _) in {"bank": self.bank, "test": self.test}.items():
-            inputs.check_size(images, encoder, f"`{name}`")
+            checks.check_size(images, encoder, f"`{name}`")
         # Both outputs in one pass, by all replicas.
         with model.distribute_strategy.scope():
             backbone = encoders.backbone(encoder)
@@ -110,29 +108,6 @@ def _labelled(**pair):
             f"{type(given).__name__}."
         )
     images, labels = given[:2]
-    inputs.check_images(images)
+    checks.check_images(images)
     labels = knn.check_labels(len(images), **{f"{name}_labels": labels})
     return images, labels
-
-
-class StopOnNaN(keras.callbacks.Callback):
-    """Ends the training with an error at the first loss that is not a number.
-
-    Raises:
-        FloatingPointError: naming the epoch and the step. Keras's own
-            `TerminateOnNaN` ends without an error, and what comes after `fit`
-            would export a broken encoder.
-    """
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch + 1
-
-    def on_train_batch_end(self, batch, logs=None):
-        loss = logs["loss"]
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss became {loss} at step {batch + 1} of epoch "
-                f"{self._epoch}. Nothing was exported, and earlier exports are "
-                "as they were. Lower the learning rate, or raise the "
-                "temperature."
-            )

@@ -1,17 +1,16 @@
-"""See `sources`."""
+"""Where images come from: TensorFlow Datasets, folders, arrays."""
 
+from moco_keras.data.builders import find_builder
+from moco_keras.data.folders import SPLITS
+from moco_keras.data.image_sets import ImageSet, ImageStream
 from moco_keras.data.sources import (
-    SPLITS,
-    ImageSet,
-    ImageStream,
-    find_builder,
     load,
     read,
     read_folder,
     read_named,
     read_splits,
-    two_views,
 )
+from moco_keras.data.views import two_views
 
 __all__ = [
     "SPLITS",

@@ -16,10 +16,10 @@ import keras
 import tensorflow as tf
 
 from moco_keras import arguments
+from moco_keras.data import decoding
+from moco_keras.system.paths import printable
 
-# 150 MB of values, for each core that decodes.
-MAX_PIXELS = 50_000_000
-_MAX_BYTES = 4 * MAX_PIXELS
+_MAX_BYTES = 4 * decoding.MAX_PIXELS
 _AGAIN = "A link to what has another name there"
 # In the text of a PNG file that `plotting.nearest` drew.
 MARK = "Software", "moco_keras"
@@ -111,72 +111,6 @@ def no_image(folder, skipped):
     )
 
 
-def decode(contents):
-    """Decodes JPEG, PNG, BMP, or the first picture of a GIF.
-
-    Args:
-        contents: string tensor, (), what a file holds.
-
-    Returns:
-        uint8 (H, W, 3).
-
-    Raises:
-        tf.errors.InvalidArgumentError: if it is none of these, or damaged, or
-            of more than 50 million pixels, which is found out first.
-    """
-    height, width = tf.unstack(tf.cast(_declared_size(contents), "int64"))
-    check = tf.debugging.assert_less_equal(
-        height * width,
-        tf.constant(MAX_PIXELS, "int64"),
-        f"More than {MAX_PIXELS:,} pixels",
-    )
-    with tf.control_dependencies([check]):
-        image = tf.io.decode_image(
-            contents, channels=3, expand_animations=False
-        )
-    image.set_shape((None, None, 3))
-    return image
-
-
-def _declared_size(contents):
-    """Height and width, or the reverse, as the first bytes say; int32 (2,)."""
-    # However short the file is.
-    head = tf.strings.join([tf.strings.substr(contents, 0, 32), bytes(32)])
-
-    def begins_with(signature):
-        return tf.strings.substr(head, 0, len(signature)) == signature
-
-    def refuse():
-        # TensorFlow decodes other formats too, of whatever size.
-        check = tf.debugging.assert_less(
-            tf.strings.length(contents), 0, "Neither JPEG nor PNG, GIF or BMP"
-        )
-        with tf.control_dependencies([check]):
-            return tf.zeros(2, "int32")
-
-    def numbers(start, kind, **kwargs):
-        size = 2 * tf.as_dtype(kind).size
-        text = tf.strings.substr(head, start, size)
-        values = tf.io.decode_raw(text, kind, **kwargs)
-        return tf.cast(tf.ensure_shape(values, (2,)), "int32")
-
-    return tf.case(
-        [
-            (
-                begins_with(b"\xff\xd8\xff"),
-                lambda: tf.io.extract_jpeg_shape(contents)[:2],
-            ),
-            (
-                begins_with(b"\x89PNG\r\n\x1a\n"),
-                lambda: numbers(16, "int32", little_endian=False),
-            ),
-            (begins_with(b"GIF8"), lambda: numbers(6, "uint16")),
-            (begins_with(b"BM"), lambda: tf.abs(numbers(18, "int32"))),
-        ],
-        default=refuse,
-    )
-
-
 def summary(skipped):
     """Says what `scan` skipped, a line for each reason."""
     lines = [f"Skipped, and not taken as images: {len(skipped)}"]
@@ -188,17 +122,6 @@ def summary(skipped):
         more = ", ..." if len(paths) > 3 else ""
         lines.append(f"  {len(paths)} {reason}: {names}{more}")
     return "\n".join(lines)
-
-
-def printable(path):
-    """A path as one line of text, whatever the bytes of its name."""
-    text = os.fsencode(path).decode(errors="backslashreplace")
-    # Controls, which move the cursor, what ends a line, and what turns it.
-    return re.sub(
-        r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]",
-        lambda c: repr(c[0])[1:-1],
-        text,
-    )
 
 
 class Walk(NamedTuple):
@@ -328,7 +251,7 @@ def _examine(path):
     """The digest of an image file, or why it is not one; the other is None."""
     try:
         contents = read(path)
-        decode(contents)
+        decoding.decode(contents)
     except OSError as error:
         return None, error.strerror
     except tf.errors.OpError as error:

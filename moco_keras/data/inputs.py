@@ -1,6 +1,5 @@
 """What `MoCo.fit` accepts: images, or ready pairs of views, checked early."""
 
-import contextlib
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,233 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import distribution, key_queue, random, shuffle_bn
-
-
-def images_of(data):
-    """Finds the images in what a data set yields.
-
-    Args:
-        data: a tensor, array or `tf.TensorSpec` of images; a tuple of (image,
-            label); a dict with "image"; or a pair of views, two of rank 4.
-
-    Returns:
-        The images, or a tuple (im_q, im_k) for a pair of views.
-    """
-    if isinstance(data, dict):
-        if "image" not in data:
-            raise ValueError(
-                'A data set of dicts must hold its images under "image". '
-                f"Received the keys: {sorted(data)}."
-            )
-        return data["image"]
-    if isinstance(data, (tuple, list)):
-        first = images_of(data[0])
-        if isinstance(first, tuple):  # ((im_q, im_k),), as Keras wraps it
-            return first
-        if len(data) > 1 and len(getattr(data[1], "shape", ())) == 4:
-            return first, data[1]
-        return first
-    return data
-
-
-# Code that makes images of what else was given, of arrays and of tensors.
-_ROUND = "{}.round().astype('uint8')", "tf.cast(tf.round({}), tf.uint8)"
-_CAST = "{}.astype('uint8')", "tf.cast({}, tf.uint8)"
-_OF_ONE = (
-    "(255 * {}.clip(0, 1)).round().astype('uint8')",
-    "tf.cast(tf.round(255 * tf.clip_by_value({}, 0, 1)), tf.uint8)",
-)
-_OF_SIGN = (
-    "(127.5 * ({} + 1)).round().astype('uint8')",
-    "tf.cast(tf.round(127.5 * ({} + 1)), tf.uint8)",
-)
-_OF_16_BITS = "({} // 257).astype('uint8')", "tf.cast({} // 257, tf.uint8)"
-_OF_BOOL = "255 * {}.astype('uint8')", "255 * tf.cast({}, tf.uint8)"
-_REPEAT = "np.repeat({}, 3, axis=-1)", "tf.repeat({}, 3, axis=-1)"
-_REPEAT_NEW = (
-    "np.repeat({}[..., None], 3, axis=-1)",
-    "tf.repeat({}[..., None], 3, axis=-1)",
-)
-_DROP = "{}[..., :3]", "{}[..., :3]"
-_ONE = "{}[None]", "{}[None]"
-# By kind of number: ranges of pixels, and what brings each to [0, 255].
-_RANGES = {
-    "bool": [((0, 1), _OF_BOOL)],
-    "int": [((0, 1), _OF_BOOL), ((0, 255), _CAST), ((0, 65535), _OF_16_BITS)],
-    "float": [((0, 1), _OF_ONE), ((-1, 1), _OF_SIGN), ((0, 255), _ROUND)],
-}
-
-
-def check_images(images, example=None, dataset="dataset"):
-    """Refuses what is not a batch of RGB images of eight bits a channel.
-
-    Args:
-        images: an array, tensor or `tf.TensorSpec`.
-        example: of a data set, the `element_spec` that the images are part of.
-        dataset: what the user may call it.
-
-    Raises:
-        ValueError: saying what is wrong and what to do.
-    """
-
-    def pass_(code):
-        array, tensor = code
-        if isinstance(images, np.ndarray):
-            return f"pass `{array.format('images')}`"
-        first = example[0] if isinstance(example, tuple) else example
-        name, image = "image", "image"
-        if isinstance(first, dict):
-            name, image = "example", 'example["image"]'
-        of_dataset = (
-            f"pass `{dataset}.map(lambda {name}, *_: {tensor.format(image)})`"
-        )
-        if isinstance(images, tf.TensorSpec):
-            return of_dataset
-        of_tensor = f"pass `{tensor.format('images')}`"
-        if _is_known(images):
-            return of_tensor
-        return f"{of_tensor}, or, for a data set, {of_dataset}"
-
-    shape = getattr(images, "shape", None)
-    expected = "Images must be a uint8 batch of shape (N, height, width, 3)."
-    if isinstance(images, (tf.RaggedTensorSpec, tf.RaggedTensor)) or (
-        isinstance(images, np.ndarray) and images.dtype.hasobject
-    ):
-        raise ValueError(
-            f"{expected} Received images of unequal sizes. Resize them to one "
-            "size, or cut two views from each before batching, with "
-            "`moco_keras.data.two_views`."
-        )
-    if shape is None or len(shape) != 4:
-        received = type(images).__name__ if shape is None else f"shape={shape}"
-        if isinstance(images, dict):
-            remedy = (
-                f"For a data set, pass `{dataset}.map(lambda example, *_: "
-                'example["image"])`.'
-            )
-        elif shape is None or len(shape) != 3:
-            remedy = "Pass an array or a `tf.data.Dataset` of such images."
-        elif shape[-1] not in (1, 3, 4):
-            remedy = f"Of images in gray, {pass_(_REPEAT_NEW)}."
-        elif isinstance(images, tf.TensorSpec):
-            remedy = (
-                f"Batch them: pass `{dataset}.batch(256, drop_remainder=True)`."
-            )
-        else:
-            remedy = f"Of a single image, {pass_(_ONE)}."
-        raise ValueError(f"{expected} Received: {received}. {remedy}")
-    if shape[-1] != 3:
-        remedy = {
-            1: f"Repeat the channel: {pass_(_REPEAT)}.",
-            4: f"Drop the alpha channel: {pass_(_DROP)}.",
-        }.get(shape[-1], "Put the three color channels last.")
-        raise ValueError(
-            f"{expected} Received: {shape[-1]} channels, shape={shape}. "
-            f"{remedy}"
-        )
-    dtype = keras.backend.standardize_dtype(images.dtype)
-    if dtype != "uint8":
-        kind = next((k for k in _RANGES if k in dtype), None)
-        ranges = _RANGES.get(kind, [])
-        received = f"dtype={dtype}"
-        if _is_known(images) and kind and len(images):
-            values = np.asarray(images)
-            low, high = values.min().item(), values.max().item()
-            received += f", pixels from {low:g} to {high:g}"
-            # Resizing may go a little beyond a range.
-            off = 0.25 if kind == "float" else 0
-            ranges = [
-                ((least, most), code)
-                for (least, most), code in ranges
-                if least - off <= low and high <= most + off
-            ][:1]
-        remedies = [
-            f"If pixels are in [{low}, {high}], {pass_(code)}."
-            for (low, high), code in ranges
-        ] or ["Undo what has moved their pixels out of [0, 255]."]
-        raise ValueError(
-            f"{expected} Received: {received}. {' '.join(remedies)}"
-        )
-
-
-def check_pair(im_q, im_k):
-    """Refuses images with masks, which look like a pair of views.
-
-    Args:
-        im_q, im_k: arrays, tensors or `tf.TensorSpec`s of rank 4.
-
-    Raises:
-        ValueError: if they are not both of floats.
-    """
-    dtypes = [tf.as_dtype(views.dtype) for views in (im_q, im_k)]
-    if not all(dtype.is_floating for dtype in dtypes):
-        raise ValueError(
-            "A pair of views must be two float batches of shape (N, height, "
-            "width, 3), pixels in [0, 255]. Received a pair of "
-            f"{dtypes[0].name} {tuple(im_q.shape)} and {dtypes[1].name} "
-            f"{tuple(im_k.shape)}. If the second are masks or targets, leave "
-            "them out, with `dataset.map(lambda image, mask: image)` for "
-            "example; if both are views, cast them to float32."
-        )
-
-
-def _is_known(images):
-    """Whether there are values, and not only a description of them."""
-    is_tensor = isinstance(images, tf.Tensor)
-    return isinstance(images, np.ndarray) or (
-        is_tensor and not tf.is_symbolic_tensor(images)
-    )
-
-
-def check_size(images, encoder, name):
-    """Refuses images that are not of an encoder's size.
-
-    Args:
-        images: an array or tensor (N, H, W, 3).
-        encoder: `keras.Model` of images.
-        name: what users know the images by.
-
-    Raises:
-        ValueError: saying both shapes and what to do.
-    """
-    expected = tuple(encoder.input_shape[1:])
-    if not _fits(images, expected):
-        raise ValueError(
-            f"{name} must hold images of the encoder's size, {expected}. "
-            f"Received: shape={tuple(images.shape)}. Bring them to it: `np."
-            f"asarray(augmentations.evaluation({expected[0]})(images)).round()"
-            ".astype('uint8')`."
-        )
-
-
-def _fits(images, expected):
-    """Whether the shape of a batch is what a model of such images takes."""
-    received = tuple(images.shape[1:])
-    return len(received) == len(expected) and all(
-        None in (a, b) or a == b
-        for a, b in zip(received, expected, strict=True)
-    )
-
-
-def check_views(im_q, im_k, encoder):
-    """Refuses views that the encoder cannot take.
-
-    Args:
-        im_q, im_k: arrays, tensors or `tf.TensorSpec`s of rank 4.
-        encoder: the query encoder.
-
-    Raises:
-        ValueError: saying both shapes and what to do.
-    """
-    expected = tuple(encoder.input_shape[1:])
-    for views in (im_q, im_k):
-        if not _fits(views, expected):
-            raise ValueError(
-                f"The encoder takes images of shape {expected}. Received "
-                f"views of shape {tuple(views.shape[1:])}. Build the encoder "
-                "and the augmenter with the same `image_size`."
-            )
+from moco_keras import distribution, random
+from moco_keras.data import checks
 
 
 class Batches(NamedTuple):
@@ -289,19 +63,19 @@ def training_batches(data, batch_size, strategy, steps_per_epoch=None):
         return _of_dataset(data, strategy, steps_per_epoch=steps_per_epoch)
     if _is_generator(data):
         return Batches(lambda *position: data)
-    images = images_of(data)
-    _check(images)
+    images = checks.images_of(data)
+    checks.check(images)
     batch_size = batch_size or 32
     distribution.check_batch(batch_size, strategy)
     num_images = _number_of(images)
-    check_batch_size(batch_size, num_images)
+    checks.check_batch_size(batch_size, num_images)
     steps = num_images // batch_size
     take = _taker(images)
 
     def read(seed, shuffle, began, taken, done):
         seed = seed if shuffle else None
         start = first_batch(began, taken, steps)
-        return distribution.spread(
+        return distribution.distribute_batches(
             _rows(num_images, (steps, batch_size), seed, start),
             lambda parts: parts.map(take, num_parallel_calls=tf.data.AUTOTUNE),
             strategy,
@@ -314,7 +88,7 @@ def _of_dataset(dataset, strategy, **steps):
     """`Batches` of a data set; `steps` is the user's number, by its name."""
     ((name, steps_chosen),) = steps.items()
     spec = dataset.element_spec
-    _check(images_of(spec), spec)
+    checks.check(checks.images_of(spec), spec)
     batch_size = keras.tree.flatten(spec)[0].shape[0]
     distribution.check_batch(batch_size, strategy)
     steps = int(dataset.cardinality())
@@ -369,19 +143,19 @@ def evaluation_batches(data, batch_size, strategy, **steps):
         return without_autotuning(data), chosen
     if _is_generator(data):
         return data, chosen
-    images = images_of(data)
-    _check(images)
+    images = checks.images_of(data)
+    checks.check(images)
     num_images, take = _number_of(images), _taker(images)
     if batch_size is None:
         batch_size = 32
     distribution.check_batch(batch_size, strategy)
     replicas = strategy.num_replicas_in_sync
     batch_size = min(batch_size, num_images - num_images % replicas)
-    check_batch_size(batch_size or replicas, num_images)
+    checks.check_batch_size(batch_size or replicas, num_images)
     rows = tf.data.Dataset.range(num_images).batch(
         batch_size, drop_remainder=replicas > 1
     )
-    dataset = distribution.spread(
+    dataset = distribution.distribute_batches(
         without_autotuning(rows),
         lambda parts: parts.map(take, num_parallel_calls=tf.data.AUTOTUNE),
         strategy,
@@ -396,11 +170,11 @@ def single_batch(data, strategy):
     Raises:
         ValueError: if it is not one, or the replicas cannot share it.
     """
-    images = images_of(data)
-    _check(images)
+    images = checks.images_of(data)
+    checks.check(images)
     size = _number_of(images)
     distribution.check_batch(size, strategy)
-    return distribution.shared(images, strategy)
+    return distribution.distribute_batch(images, strategy)
 
 
 def split(data, share):
@@ -415,8 +189,8 @@ def split(data, share):
             f"to split off. Received: {type(data).__name__}. Split it with "
             "`take` and `skip`, and pass a part as `validation_data`."
         )
-    images = images_of(data)
-    _check(images)
+    images = checks.images_of(data)
+    checks.check(images)
     num_images = _number_of(images)
     first = math.floor(num_images * (1.0 - share))
     if not 0 < first < num_images:
@@ -493,55 +267,6 @@ def has_ended(batches):
     )
 
 
-@contextlib.contextmanager
-def loss_of_files():
-    """Says readably that a file of images is gone, while they are read.
-
-    Raises:
-        FileNotFoundError: in place of TensorFlow's error.
-    """
-    try:
-        yield
-    except tf.errors.NotFoundError as error:
-        lines = error.message.splitlines()
-        line = next((x for x in lines if "No such file" in x), None)
-        if line is None:
-            raise  # something else was not found
-        raise FileNotFoundError(
-            "Images must stay where they were when the training began. "
-            f"Received: {line.split(': ')[-1]}. Bring them back, and start "
-            "again."
-        ) from error
-
-
-# By the operation that fails.
-_SIZES = {
-    key_queue.TOO_MANY_KEYS: "`queue_size` must hold the keys of a whole step. "
-    "Received: {}. Raise `queue_size` or use smaller batches.",
-    shuffle_bn.INDIVISIBLE: "`splits` of batch norm must divide every batch. "
-    "Received: {}. Leave a smaller last batch out, with "
-    "`dataset.batch(256, drop_remainder=True)` for example.",
-}
-
-
-@contextlib.contextmanager
-def batches_that_do_not_fit():
-    """Says readably what is wrong with a batch whose size nobody knew before.
-
-    Raises:
-        ValueError: in place of TensorFlow's error.
-    """
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        lines = error.message.splitlines()
-        received = next((line for line in lines if "but got" in line), None)
-        for operation, message in _SIZES.items():
-            if operation in error.message and received:
-                raise ValueError(message.format(received)) from error
-        raise
-
-
 def without_autotuning(dataset):
     """Turns tf.data's tuner off where the user has not decided about it.
 
@@ -561,22 +286,6 @@ def without_autotuning(dataset):
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
-
-
-def _check(images, example=None):
-    if isinstance(images, tuple):
-        check_pair(*images)
-    else:
-        check_images(images, example)
-
-
-def check_batch_size(batch_size, num_images):
-    """Refuses batches that the images do not fill."""
-    if batch_size > num_images:
-        raise ValueError(
-            "`batch_size` must be at most the number of images. Received: "
-            f"batch_size={batch_size}, {num_images} images."
-        )
 
 
 def _rows(num_images, shape, seed, start):

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from moco_keras import arguments, distribution, random
-from moco_keras.data import inputs
+from moco_keras.data import checks, inputs
 
 
 def two_views(images, augmenter, batch_size):
@@ -37,14 +37,14 @@ def two_views(images, augmenter, batch_size):
     if not isinstance(images, tf.data.Dataset):
         return TwoViews(images, augmenter, batch_size)
     example = images.batch(1).element_spec
-    inputs.check_images(inputs.images_of(example), example)
+    checks.check_images(checks.images_of(example), example)
 
     states = random_states(augmenter)
 
     def with_keys(keys, numbered):
         number, example = numbered
         keys = tf.cond(number == 0, lambda: _draw(states), lambda: keys)
-        return keys, (keys, number, inputs.images_of(example))
+        return keys, (keys, number, checks.images_of(example))
 
     def views(keys, number, image):
         return _two_views(augmenter, tf.unstack(keys), number, image)
@@ -127,7 +127,7 @@ class TwoViews:
     """
 
     def __init__(self, stream, augmenter, batch_size):
-        inputs.check_batch_size(batch_size, stream.num_examples)
+        checks.check_batch_size(batch_size, stream.num_examples)
         stream.check_images()
         self.stream = stream
         self.augmenter = augmenter
@@ -142,7 +142,7 @@ class TwoViews:
         def read(seed, shuffle, began, taken, done):
             start = inputs.first_batch(began, taken, steps)
             examples = self._examples(seed if shuffle else None, steps, start)
-            return distribution.spread(
+            return distribution.distribute_batches(
                 examples.batch(self.batch_size, drop_remainder=True),
                 lambda parts: self._read(parts, seed),
                 strategy,

@@ -1,1 +1,1 @@
-"""A room of the package."""
+"""What frozen features are good for."""

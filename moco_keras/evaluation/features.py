@@ -3,7 +3,7 @@
 import numpy as np
 
 from moco_keras import arguments, distribution
-from moco_keras.data import inputs
+from moco_keras.data import checks
 from moco_keras.models import encoders
 
 
@@ -30,7 +30,7 @@ def extract(encoder, images, batch_size=256):
         with encoder.distribute_strategy.scope():  # for all its replicas
             encoder = encoders.backbone(query_encoder)
     if encoders.takes_pixels(encoder):
-        inputs.check_images(images)
+        checks.check_images(images)
     return unit_rows(outputs(encoder, images, batch_size))
 
 

@@ -1,12 +1,12 @@
-"""See `saved_model`."""
+"""Encoders that leave for servers and other programs, and come back."""
 
-from moco_keras.export.saved_model import (
+from moco_keras.export.frozen_encoder import (
     FrozenEncoder,
-    add_version,
-    export_encoder,
     load_encoder,
     reading,
 )
+from moco_keras.export.saved_model import export_encoder
+from moco_keras.export.versions import add_version
 
 __all__ = [
     "FrozenEncoder",

@@ -8,7 +8,7 @@ import re
 import subprocess
 from importlib import metadata
 
-from moco_keras.data.image_files import printable
+from moco_keras.system.paths import printable
 from moco_keras.version import __version__
 
 _PACKAGES = ("keras", "tensorflow", "numpy")

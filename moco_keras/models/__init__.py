@@ -1,1 +1,1 @@
-"""A room of the package."""
+"""Backbones with their heads, and the state of models."""

@@ -1,4 +1,4 @@
-"""See `pictures`."""
+"""Pictures of a run."""
 
 from moco_keras.plotting.pictures import curves, nearest, neighbours, views
 

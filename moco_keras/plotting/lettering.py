@@ -3,7 +3,7 @@
 import bisect
 import math
 
-from moco_keras.data.image_files import printable
+from moco_keras.system.paths import printable
 
 
 class Lettering:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import keras
 
-from moco_keras.data.image_files import printable
+from moco_keras.system.paths import printable
 
 
 def load(path, flag):

@@ -450,7 +450,7 @@ def _completed(settings, choose, strategy):
             and getattr(settings, name, "") in (None, "auto")
         }
     letters = list(json.dumps(chosen).encode().ljust(1024))
-    letters = distribution.of_chief(
+    letters = distribution.broadcast(
         {"letters": tf.constant(letters, "int32")}, strategy
     )["letters"]
     chosen = json.loads(bytes(letters.numpy().tolist()))

@@ -23,7 +23,7 @@ from moco_keras.recipes import (
     _start,
     _threads,
 )
-from moco_keras.system import plain_path, signals
+from moco_keras.system import paths, signals
 from moco_keras.training import checkpoint_files
 
 
@@ -97,7 +97,7 @@ def pretrain(settings, recipe, read):
     if distribution.is_chief(strategy):
         own = _run_dir.own(settings, recipe)
     with (
-        distribution.loss_of_workers(strategy),
+        distribution.readable_worker_errors(strategy),
         own as (folder, completed),
     ):
         if completed and settings.epochs in (
@@ -139,7 +139,7 @@ def pretrain(settings, recipe, read):
         with _saying_how_to_go_on(folder):
             _train_and_leave(settings, images, model, start, folder)
             # Should the chief fail, all start again.
-            distribution.meet(strategy)
+            distribution.barrier(strategy)
         return folder
 
 
@@ -210,7 +210,7 @@ def _train_and_leave(settings, images, model, start, folder):
         _before(images, metrics)
         _say_what_it_begins_with(settings, start, folder)
         log = _run_dir.History(folder / "history.csv")
-        plain = stack.enter_context(plain_path.of(folder))
+        plain = stack.enter_context(paths.plain(folder))
         board = keras.callbacks.TensorBoard(plain / "logs", write_graph=False)
         callbacks += [log, board, _plan.Pace(folder)]
         checkpoints = folder / "checkpoints"

@@ -12,9 +12,9 @@ from pathlib import Path
 import keras
 
 from moco_keras import distribution, export
-from moco_keras.data import image_files
 from moco_keras.export import model_card
 from moco_keras.system import ownership
+from moco_keras.system.paths import printable
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 # What may change on the way.
@@ -240,8 +240,7 @@ def write_skipped(path, skipped):
         path.unlink(missing_ok=True)
         return
     rows = [
-        {"file": image_files.printable(path), "reason": reason}
-        for path, reason in skipped
+        {"file": printable(path), "reason": reason} for path, reason in skipped
     ]
     _write_csv(path, rows)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from moco_keras import augmentations, backbone, build_encoder, export_encoder
-from moco_keras.data import image_files
+from moco_keras.data import decoding
 
 
 def _exported(s):
@@ -33,7 +33,7 @@ def _decoder():
     @tf.function(input_signature=[tf.TensorSpec((None,), "string")])
     def decode(files):
         return tf.map_fn(
-            lambda file: evaluation(image_files.decode(file)[None])[0],
+            lambda file: evaluation(decoding.decode(file)[None])[0],
             files,
             fn_output_signature=image,
         )

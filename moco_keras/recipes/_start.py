@@ -56,7 +56,7 @@ def give(model, arrays, strategy):
     if arrays is None:
         arrays = [array for part in parts for array in part.get_weights()]
     tensors = {str(i): tf.constant(array) for i, array in enumerate(arrays)}
-    tensors = distribution.of_chief(tensors, strategy)
+    tensors = distribution.broadcast(tensors, strategy)
     arrays = iter([tensor.numpy() for tensor in tensors.values()])
     with strategy.scope():
         for part in parts:

@@ -35,12 +35,12 @@ import tensorflow as tf
 
 import moco_keras
 from moco_keras import arguments, export, plotting
-from moco_keras.data import image_files
-from moco_keras.data.image_files import printable
+from moco_keras.data import decoding, image_files
 from moco_keras.distribution import accelerators
 from moco_keras.evaluation import knn
 from moco_keras.recipes import _cli, _run_dir, _settings
 from moco_keras.system import ownership, signals
+from moco_keras.system.paths import printable
 
 _FILES_OF_A_PART = 1024
 _OF_A_PART = ("features", "files", "skipped", "reasons")
@@ -499,7 +499,7 @@ def _show_neighbours(encoder, query, settings, picture):
 
 def _picture(path):
     """Its pixels, or some of them where it is large."""
-    image = image_files.decode(path.read_bytes()).numpy()
+    image = decoding.decode(path.read_bytes()).numpy()
     step = max(1, max(image.shape) // 256)
     return image[::step, ::step].copy()
 

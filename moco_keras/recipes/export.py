@@ -15,8 +15,8 @@ from pathlib import Path
 
 import moco_keras
 from moco_keras import arguments
-from moco_keras.data.image_files import printable
 from moco_keras.recipes import _cli, _model_file, _run_dir, _settings
+from moco_keras.system.paths import printable
 
 
 @dataclasses.dataclass(frozen=True)

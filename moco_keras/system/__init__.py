@@ -1,1 +1,1 @@
-"""A room of the package."""
+"""What the operating system gives: paths, locks, signals, and the start."""

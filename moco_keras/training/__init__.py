@@ -1,1 +1,1 @@
-"""A room of the package."""
+"""What every pre-training needs of `fit`, whatever the method."""

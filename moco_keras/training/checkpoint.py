@@ -90,7 +90,7 @@ class Checkpoint(keras.callbacks.Callback):
         strategy = model.distribute_strategy
         self._strategy = strategy
         own = [*model.statistics, *model.metrics_variables]
-        self._of_replicas = distribution.OfReplicas(own, strategy)
+        self._of_replicas = distribution.ReplicaValues(own, strategy)
         own = {id(v) for v in own}
         self._same = [
             v
@@ -108,7 +108,7 @@ class Checkpoint(keras.callbacks.Callback):
                 )
             self._snapshots = Snapshots(self.folder)
             state = self._newest(state)
-        state = distribution.of_chief(state, strategy)
+        state = distribution.broadcast(state, strategy)
         steps, epochs, batches, began, *sizes = map(int, state["position"])
         if epochs < 0:
             return Position(0, 0, self._began)
@@ -163,7 +163,7 @@ class Checkpoint(keras.callbacks.Callback):
         if saved is None:
             return state
         if "of_replicas" in saved:
-            saved["of_replicas"] = distribution.share(
+            saved["of_replicas"] = distribution.match_replicas(
                 saved["of_replicas"], len(state["of_replicas"])
             )
         saved = {name: tf.convert_to_tensor(x) for name, x in saved.items()}
@@ -233,7 +233,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self._writing is not None and self._writing.done():
             self._wait()  # raises what went wrong
         stop, due = self._signal is not None, self._due()
-        if distribution.across_workers(self._strategy):
+        if distribution.is_multi_worker(self._strategy):
             stop, due = self._ask_others(stop, due)
         if stop or due or last:
             self._save(epochs, batches)
@@ -256,7 +256,7 @@ class Checkpoint(keras.callbacks.Callback):
         now = time.monotonic()
         pace = (self._steps - self._asked[0]) / (now - self._asked[1])
         self._asked = self._steps, now
-        stop, due, paces, workers = distribution.total(
+        stop, due, paces, workers = distribution.all_reduce_sum(
             [stop, due, max(1, int(pace)), 1], self._strategy
         )
         self._ask_at = self._steps + paces // workers

@@ -14,7 +14,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from moco_keras import arguments
-from moco_keras.system import plain_path
+from moco_keras.system import paths
 
 _KEPT = 3
 
@@ -50,7 +50,7 @@ class Snapshots:
             # TensorFlow would make the folder again, and write to what is no
             # longer the user's.
             self.folder.stat()
-            with plain_path.of(self.folder) as folder:
+            with paths.plain(self.folder) as folder:
                 tf.raw_ops.SaveV2(
                     prefix=str(folder / f"{number:09d}"),
                     tensor_names=list(tensors),
@@ -92,7 +92,7 @@ class Snapshots:
         prefixes = self._prefixes()
         for prefix in prefixes:
             try:
-                with plain_path.of(self.folder) as folder:
+                with paths.plain(self.folder) as folder:
                     reader = tf.train.load_checkpoint(
                         str(folder / Path(prefix).name)
                     )

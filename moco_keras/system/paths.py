@@ -1,13 +1,14 @@
-"""Folders of any name, for TensorFlow."""
+"""Paths of any name, for TensorFlow and for people."""
 
 import contextlib
+import os
 import re
 import tempfile
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def of(folder):
+def plain(folder):
     """Gives a path to a folder that TensorFlow takes as it is.
 
     TensorFlow takes `*`, `?`, `[` and a backslash for patterns, and no name
@@ -24,3 +25,14 @@ def of(folder):
         link = Path(place, "link")
         link.symlink_to(folder.resolve(), target_is_directory=True)
         yield link
+
+
+def printable(path):
+    """A path as one line of text, whatever the bytes of its name."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    # Controls, which move the cursor, what ends a line, and what turns it.
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]",
+        lambda c: repr(c[0])[1:-1],
+        text,
+    )

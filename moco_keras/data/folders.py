@@ -1,0 +1,123 @@
+"""Folders of images: their splits and classes."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from moco_keras import arguments, random
+from moco_keras.data import decoding, image_files
+from moco_keras.data.image_sets import UNLABELLED, ImageStream, check_examples
+from moco_keras.system.paths import printable
+
+# What folders of splits are called, in lower case, and their splits.
+SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+_BESIDE = "In none of the folders of splits, beside it"
+
+
+class _File(NamedTuple):
+    path: Path
+    digest: bytes  # of what it holds
+    class_name: str | None
+
+
+class Folder(NamedTuple):
+    """The images of a folder, by the names of its splits."""
+
+    path: Path
+    splits: dict[str, list[_File]]
+    class_names: list[str]
+    skipped: list[tuple[Path, str]]
+
+
+def find(folder, on_bad_image):
+    """Finds the images of a folder, by their splits."""
+    where = arguments.path(folder=folder) if str(folder) else None
+    if where is None or not where.is_dir():
+        raise FileNotFoundError(
+            "A folder of images must be a folder that exists. Received: "
+            f"{printable(folder)!r}, looked for in {Path.cwd()}."
+        )
+    files, digests, skipped = image_files.scan(where, on_bad_image)
+    names = [path.relative_to(where).parts for path in files]
+    split_of = _splits_of({name[0] for name in names if len(name) > 1})
+    splits = {}
+    for path, digest, name in zip(files, digests, names, strict=True):
+        split = "train"
+        if split_of:
+            split = split_of.get(name[0]) if len(name) > 1 else None
+            if split is None:
+                skipped.append((path, _beside(name)))
+                continue
+            name = name[1:]
+        class_name = name[0] if len(name) > 1 else None
+        splits.setdefault(split, []).append(_File(path, digest, class_name))
+    classes = {f.class_name for files in splits.values() for f in files}
+    class_names = sorted(classes - {None}, key=image_files.key)
+    return Folder(where, splits, class_names, skipped)
+
+
+def _splits_of(folders):
+    """By name of a folder, its split; an empty dict where they are not that."""
+    splits = {name: SPLITS.get(name.lower()) for name in folders}
+    found = set(splits.values())
+    # train and one other name of a split are enough to be meant as such.
+    is_split = "train" in found and (None not in found or len(found) > 2)
+    return {k: v for k, v in splits.items() if v} if is_split else {}
+
+
+def _beside(name):
+    """Why a file is left out that is in no folder of a split."""
+    if len(name) == 1:
+        return _BESIDE
+    folder = printable(name[0])
+    return f"In {folder}, which is no split; images directly in train are used"
+
+
+def stream(folder, split, examples):
+    """The images of a split, of a `Folder`, or so many of them."""
+    files = folder.splits[split]
+    check_examples(examples, len(files), printable(folder.path))
+    if examples is not None:
+        order = np.random.default_rng(0).permutation(len(files))[:examples]
+        files = [files[i] for i in sorted(order)]
+    numbers = {name: i for i, name in enumerate(folder.class_names)}
+    labels = [numbers.get(file.class_name, UNLABELLED) for file in files]
+    labels = tf.constant(labels, "int64")
+    paths = tf.constant([os.fsencode(file.path) for file in files])
+
+    def in_order(key):
+        rows = tf.range(len(files), dtype="int64")
+        if key is not None:
+            rows = random.permutation(key, len(files))
+        return tf.data.Dataset.from_tensor_slices(
+            {"path": tf.gather(paths, rows), "label": tf.gather(labels, rows)}
+        )
+
+    def decode(example):
+        image = decoding.decode(tf.io.read_file(example["path"]))
+        return {"image": image, "label": example["label"]}
+
+    digest = hashlib.sha256()
+    for file in files:
+        name = os.fsencode(file.path.relative_to(folder.path))
+        digest.update(name + b"\0" + file.digest)
+    name = printable(folder.path.resolve().name)
+    return ImageStream(
+        in_order,
+        decode,
+        len(files),
+        [printable(name) for name in folder.class_names],
+        f"{name} {digest.hexdigest()[:12]}",
+        folder.skipped,
+        labels.numpy(),
+    )

@@ -1,0 +1,163 @@
+"""Images with their labels: held in memory, or read as they are needed."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from moco_keras import arguments
+from moco_keras.data import checks
+
+UNLABELLED = -1
+
+
+class ImageSet(NamedTuple):
+    """Images in memory, with what is known of them.
+
+    Attributes:
+        images: uint8 (N, H, W, 3).
+        labels: int64 (N,), -1 where there are none.
+        class_names: a name for each label.
+        source: the data set and its version, or the folder's name and a digest
+            of the images' names and contents.
+        skipped: (path, reason) of each file of a folder that was left out,
+            because it is no image, or for another reason.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: list[str]
+    source: str
+    skipped: Sequence[tuple[Path, str]] = ()
+
+    @property
+    def num_examples(self):
+        """Number of images."""
+        return len(self.images)
+
+    @property
+    def labelled(self):
+        """Whether every image has a label."""
+        return bool((self.labels != UNLABELLED).all())
+
+    def only_labelled(self):
+        """The same, of the images that have a label."""
+        has_label = self.labels != UNLABELLED
+        return self._replace(
+            images=self.images[has_label], labels=self.labels[has_label]
+        )
+
+
+class ImageStream(NamedTuple):
+    """The same, read from files when they are needed.
+
+    Attributes:
+        examples: function from a key, int64 (2,), to a `tf.data.Dataset` of
+            what is to be decoded, in the order that the key fixes. None
+            leaves it in its own.
+        decode: function from an element to {"image": uint8 (H, W, 3), "label":
+            int64 ()}.
+        num_examples: their number.
+        class_names, source, skipped: as in `ImageSet`.
+        labels: of a folder, as in `ImageSet`; else None, as they are in files.
+    """
+
+    examples: Callable
+    decode: Callable
+    num_examples: int
+    class_names: list[str]
+    source: str
+    skipped: Sequence[tuple[Path, str]] = ()
+    labels: np.ndarray | None = None
+
+    @property
+    def dataset(self):
+        """A `tf.data.Dataset` of all, decoded, in their own order."""
+        return self._decoded(None)
+
+    def _decoded(self, key):
+        return self.examples(key).map(
+            self.decode, num_parallel_calls=tf.data.AUTOTUNE
+        )
+
+    def only_labelled(self):
+        """The same, of the images of a folder that have a label."""
+        has_label = self.labels != UNLABELLED
+
+        def examples(key):
+            return self.examples(key).filter(
+                lambda example: example["label"] != UNLABELLED
+            )
+
+        return self._replace(
+            examples=examples,
+            num_examples=int(has_label.sum()),
+            labels=self.labels[has_label],
+        )
+
+    def check_images(self):
+        """Refuses what is not a stream of RGB images, saying what to do."""
+        example = self.dataset.batch(1).element_spec
+        checks.check_images(
+            example["image"], example, "moco_keras.data.read(...).dataset"
+        )
+
+    def load(self, count=None, *, image_size=None):
+        """Reads images into memory.
+
+        Args:
+            count: how many, of a fixed shuffle; None takes all, in their order.
+            image_size: see `load`.
+
+        Returns:
+            An `ImageSet`.
+
+        Raises:
+            ValueError: if they are not RGB images of one size.
+        """
+        self.check_images()
+        if count is not None:
+            count = arguments.whole(count=count)
+        key = None if count is None else tf.zeros(2, "int64")
+        dataset = self._decoded(key).take(-1 if count is None else count)
+        if image_size is not None:
+            from moco_keras import augmentations  # slow to import
+
+            evaluation = augmentations.evaluation(image_size)
+
+            def resize(example):
+                image = tf.round(evaluation(example["image"]))
+                return {**example, "image": tf.cast(image, tf.uint8)}
+
+            dataset = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
+        shape = dataset.element_spec["image"].shape
+        batch = 1024 if shape.is_fully_defined() else 1
+        images, labels = [], []
+        for chunk in dataset.batch(batch).as_numpy_iterator():
+            if images and chunk["image"].shape[1:] != images[0].shape[1:]:
+                raise ValueError(
+                    "Images must have one size to be held in memory. Received, "
+                    f"in {self.source}: {images[0].shape[1:]} and "
+                    f"{chunk['image'].shape[1:]}. Give `image_size`, or train "
+                    "on `data.two_views(data.read(...), ...)`."
+                )
+            images.append(chunk["image"])
+            labels.append(chunk["label"])
+        return ImageSet(
+            np.concatenate(images),
+            np.concatenate(labels),
+            self.class_names,
+            self.source,
+            self.skipped,
+        )
+
+
+def check_examples(examples, available, where):
+    """Refuses to take more examples than there are."""
+    if examples is not None and examples > available:
+        raise ValueError(
+            f"At most {available} examples can be taken from {where}. "
+            f"Received: {examples}."
+        )

@@ -1,0 +1,184 @@
+"""Exported encoders that come back, as frozen layers."""
+
+import contextlib
+import re
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from keras.src.saving import serialization_lib
+
+from moco_keras import arguments
+from moco_keras.export import versions
+from moco_keras.system import paths
+from moco_keras.system.paths import printable
+
+
+def load_encoder(path, version=None, *, encoded=False):
+    """Loads what `export_encoder` wrote, as a frozen Keras layer.
+
+    The layer is a function of images, and a part for other models:
+
+        encoder = load_encoder("saved_models/my_encoder")
+        embeddings = encoder(images)
+
+        inputs = keras.Input((32, 32, 3), dtype="uint8")
+        outputs = keras.layers.Dense(10)(encoder(inputs))
+
+    A model of which it is a part can be saved. Its file names the version's
+    folder, and loads while that is there:
+
+        model.save("probe.keras")
+        keras.models.load_model("probe.keras", safe_mode=False)
+
+    To train the encoder too, or to have all in one file, load `encoder.keras`
+    from the version's folder with `keras.models.load_model`.
+
+    Args:
+        path: folder of all versions, of one, or of a run.
+        version: number of one; by default the highest.
+        encoded: whether the layer takes image files, string (N,), instead of
+            images, uint8 (N, S, S, 3).
+
+    Returns:
+        A `FrozenEncoder`, a layer that returns embeddings, float32 (N, D).
+
+    Raises:
+        FileNotFoundError: if there is no such version.
+        ValueError: if it is damaged, or cannot be read.
+    """
+    path = arguments.path(path=path)
+    folder = path
+    if not versions.numbers(path) and (path / "encoder").is_dir():
+        folder = path / "encoder"  # of a run
+    if version is not None:
+        folder = folder / str(version)
+    elif not _is_saved_model(folder):
+        folder = folder / str(max(versions.numbers(folder), default=""))
+    if not _is_saved_model(folder):
+        there = sorted(versions.numbers(path)) or "none"
+        raise FileNotFoundError(
+            "`path` must be a folder that `export_encoder` wrote, and "
+            f"`version` one of those in it. Received: path={printable(path)}, "
+            f"version={version}. There are {there}."
+        )
+    endpoint = "serve_encoded" if encoded else "serving_default"
+    # Whole, for a model that holds it may be loaded in another directory.
+    with reading(folder):
+        return FrozenEncoder(str(folder.resolve()), endpoint)
+
+
+@contextlib.contextmanager
+def reading(folder):
+    """Ends with an error that names an export, if it cannot be read.
+
+    Args:
+        folder: path of its version.
+
+    Raises:
+        ValueError: whatever was raised meanwhile.
+    """
+    try:
+        yield
+    except Exception as error:  # a damaged file has any part fail
+        lines = str(error).strip().splitlines() or [repr(error)]
+        # Without the operation that said it.
+        reason = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", lines[0]).rstrip(".")
+        raise ValueError(
+            "An exported encoder must be whole. Received: "
+            f"{printable(folder)}, which is damaged or cannot be read: "
+            f"{reason}. Bring it back from a copy, or export it again: "
+            "`python -m moco_keras.recipes.export --model=RUN`."
+        ) from error
+
+
+@keras.saving.register_keras_serializable(package="moco_keras")
+class FrozenEncoder(keras.layers.TFSMLayer):
+    """An exported encoder as a layer: from images to embeddings.
+
+    `load_encoder` makes one. It is not trained with the model that it is a part
+    of, and batch norm in it runs in inference mode.
+
+    Args:
+        filepath: folder of a version.
+        call_endpoint: "serving_default", which takes images, or
+            "serve_encoded", which takes image files.
+        kwargs: as in `keras.layers.Layer`.
+
+    Raises:
+        FileNotFoundError: if the version is not there.
+        ValueError: if it comes from a file that is loaded in safe mode.
+    """
+
+    def __init__(
+        self,
+        filepath,
+        call_endpoint="serving_default",
+        **kwargs,
+    ):
+        if not _is_saved_model(Path(filepath)):
+            raise FileNotFoundError(
+                "The exported encoder that a model holds must be where it was. "
+                f"Received: {printable(filepath)}, where there is none. "
+                "Move it back; or build the model again, on `load_encoder` of "
+                "where it is now, and give that the weights: "
+                "`model.load_weights(FILE)`."
+            )
+        kwargs["trainable"] = False
+        with paths.plain(filepath) as folder:
+            super().__init__(str(folder), call_endpoint, **kwargs)
+        self.filepath = filepath
+        # XLA knows no image files.
+        self.supports_jit = call_endpoint != "serve_encoded"
+
+    @property
+    def trainable(self):
+        """Never, whatever a model around it is set to."""
+        return False
+
+    @trainable.setter
+    def trainable(self, value):
+        pass
+
+    def call(self, inputs, training=False):
+        if inputs.dtype not in ("uint8", "string"):
+            inputs = _whole_pixels(inputs)
+        return super().call(inputs)["embedding"]
+
+    def get_config(self):
+        config = super().get_config()
+        for name in ("call_training_endpoint", "trainable"):
+            del config[name]
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None, safe_mode=None):
+        # Keras refuses all but files that are loaded with `safe_mode=False`,
+        # `clone_model` too, which loads no file.
+        if safe_mode or serialization_lib.in_safe_mode():
+            raise ValueError(
+                "A model that holds an exported encoder must be loaded with "
+                "`safe_mode=False`, for a SavedModel is a program, which may "
+                "write files too. Received: safe_mode=True, and a model that "
+                f"holds {printable(config['filepath'])}. If you trust both: "
+                "`keras.models.load_model(FILE, safe_mode=False)`."
+            )
+        return cls(**config)
+
+
+def _whole_pixels(images):
+    """The same as uint8; Keras builds models with images that are floats."""
+    pixels = tf.cast(images, "uint8")
+    check = tf.debugging.assert_equal(
+        tf.cast(pixels, images.dtype),
+        images,
+        "An exported encoder takes images as uint8, or as whole numbers in "
+        "[0, 255]. For floats in [0, 1], pass "
+        "`tf.cast(tf.round(255 * images), tf.uint8)`.",
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(pixels)
+
+
+def _is_saved_model(folder):
+    return (folder / "saved_model.pb").is_file()
