@@ -5,7 +5,6 @@ import tensorflow as tf
 from keras import ops
 
 from moco_keras import arguments, step_errors
-from moco_keras.losses import contrastive_accuracy, contrastive_logits, info_nce
 
 
 @keras.saving.register_keras_serializable(package="moco_keras")
@@ -61,38 +60,6 @@ class KeyQueue(keras.layers.Layer):
     def _random_keys(self, shape, dtype):
         keys = keras.random.normal(shape, dtype=dtype, seed=self.seed)
         return ops.normalize(keys, axis=1)
-
-    def contrast(self, q, k, temperature):
-        """InfoNCE of queries with their own keys and these, as one kernel.
-
-        It makes the gradient beside the loss. So the logits never leave it, and
-        the keys are not copied, as TensorFlow copies a variable that is written
-        in part each time it is read elsewhere.
-
-        Args:
-            q: float32 (N, C), L2-normalised queries.
-            k: float32 (N, C), L2-normalised keys, which get no gradient.
-            temperature: positive number that divides the similarities.
-
-        Returns:
-            What `info_nce` and `contrastive_accuracy` return, float32 (N,).
-        """
-
-        @tf.custom_gradient
-        def of_queries(q):
-            losses, hits, gradient = self._contrast(q, k, temperature)
-            # A query's loss depends on no other query.
-            return (losses, hits), lambda dy, _: dy[:, None] * gradient
-
-        return of_queries(q)
-
-    @tf.function(jit_compile=True)
-    def _contrast(self, q, k, temperature):
-        with tf.GradientTape() as tape:
-            tape.watch(q)
-            logits = contrastive_logits(q, k, self.keys, temperature)
-            losses = info_nce(*logits)
-        return losses, contrastive_accuracy(*logits), tape.gradient(losses, q)
 
     def enqueue(self, keys):
         """Overwrites the oldest keys.

@@ -1,5 +1,6 @@
 """The contrastive loss: tensors in, tensors out."""
 
+import tensorflow as tf
 from keras import ops
 
 
@@ -35,7 +36,7 @@ def info_nce(l_pos, l_neg):
         l_neg: float32 (N, K), logits of the negatives.
 
     Returns:
-        Losses in nats, float32 (N,); log(1 + K) means nothing was learnt.
+        Losses in nats, float32 (N,); log(1 + K) means nothing was learned.
 
     Reference:
         Equation 1 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
@@ -57,3 +58,36 @@ def contrastive_accuracy(l_pos, l_neg):
         float32 (N,) of zeros and ones.
     """
     return ops.cast(l_pos > ops.max(l_neg, axis=1), "float32")
+
+
+def fused_info_nce(q, k, keys, temperature):
+    """Loss, accuracy and gradient of the queries, compiled into one kernel.
+
+    The logits never leave it. Nor are the keys copied, as TensorFlow would copy
+    a variable that is also written in part, each time it is read elsewhere.
+
+    Args:
+        q: float32 (N, C), L2-normalized queries.
+        k: float32 (N, C), L2-normalized keys, which get no gradient.
+        keys: float32 (K, C), keys of earlier batches: a variable, or a tensor.
+        temperature: positive number that divides the similarities.
+
+    Returns:
+        What `info_nce` and `contrastive_accuracy` return, float32 (N,) each.
+    """
+
+    @tf.function(jit_compile=True)
+    def compute(q, k, temperature):
+        with tf.GradientTape() as tape:
+            tape.watch(q)
+            logits = contrastive_logits(q, k, keys, temperature)
+            losses = info_nce(*logits)
+        return losses, contrastive_accuracy(*logits), tape.gradient(losses, q)
+
+    @tf.custom_gradient
+    def of_queries(q):
+        losses, correct, gradient = compute(q, k, temperature)
+        # A query's loss depends on no other query.
+        return (losses, correct), lambda dy, _: dy[:, None] * gradient
+
+    return of_queries(q)

@@ -7,7 +7,6 @@ import tensorflow as tf
 from keras import ops
 
 from moco_keras import arguments, distribution, random, step_errors
-from moco_keras.distribution import accelerators
 
 
 def shuffle(images, seed, across_replicas=True):
@@ -42,78 +41,11 @@ def unshuffle(keys, order):
     return tf.gather(keys, tf.argsort(order))
 
 
-def encode(encoder, images):
-    """Encodes a batch in training, on a CPU each group of batch norm apart.
-
-    The same numbers as `encoder(images, training=True)` gives, for less: groups
-    need not be joined between layers, and they keep all cores at work. A GPU is
-    better off with whole layers, and so is an encoder whose batch norms have
-    no common groups.
-
-    Args:
-        encoder: functional `keras.Model`.
-        images: (N, S, S, 3), as the encoder takes them.
-
-    Returns:
-        What the encoder returns, (N, C).
-    """
-    norms, splits = _common_splits(encoder)
-    whole = splits == 1 or (images.shape[0] or 1) % splits
-    if whole or accelerators.on_gpu():
-        return encoder(images, training=True)
-    weights = encoder.trainable_variables
-    copies = [_copies(tf.convert_to_tensor(w.value), splits) for w in weights]
-    keys = []
-    with contextlib.ExitStack() as stack:
-        for norm in norms:
-            stack.enter_context(norm.one_group_a_call())
-        groups = tf.split(images, splits, axis=0)
-        for x, values in zip(groups, zip(*copies, strict=True), strict=True):
-            scope = keras.StatelessScope(zip(weights, values, strict=True))
-            with scope:
-                keys.append(encoder(x, training=True))
-            for state in encoder.non_trainable_variables:  # a dropout's, say
-                value = scope.get_current_value(state)
-                if value is not None:
-                    state.assign(value)
-    return tf.concat(keys, axis=0)
-
-
-def _copies(value, count):
-    """The same tensor `count` times, whose gradients are summed in order."""
-
-    @tf.custom_gradient
-    def copy(value):
-        return [tf.identity(value) for _ in range(count)], _in_order
-
-    return copy(value)
-
-
-@tf.function(jit_compile=True)
-def _in_order(*gradients):
-    # TensorFlow itself makes any sum an AddN, which begins with whatever
-    # input's memory it may reuse: its roundings differ from run to run. XLA
-    # keeps the order, and is as fast.
-    return sum(gradients[1:], start=gradients[0])
-
-
-def _common_splits(encoder):
-    """The encoder's split batch norms and their splits; 1 where they differ."""
-    layers = encoder.layers
-    norms = [x for x in layers if isinstance(x, SplitBatchNormalization)]
-    splits = {norm.splits for norm in norms}
-    # Batch norms of another kind, or that may hide in a model among the layers.
-    others = (keras.layers.BatchNormalization, keras.Model)
-    if len(splits) != 1 or any(isinstance(x, others) for x in layers):
-        return norms, 1
-    return norms, *splits
-
-
 @keras.saving.register_keras_serializable(package="moco_keras")
 class SplitBatchNormalization(keras.layers.Layer):
     """Batch norm over `splits` groups of the batch, as many devices would do.
 
-    Each group of N / splits neighbours is normalised by its own mean and
+    Each group of N / splits neighbours is normalized by its own mean and
     variance; the moving statistics follow the mean over groups, with unbiased
     variances, as PyTorch's do. `splits=1` is ordinary batch norm. The paper's
     notebook puts sample n in group n mod splits; neighbours need no transposed
@@ -134,14 +66,14 @@ class SplitBatchNormalization(keras.layers.Layer):
 
     Call arguments:
         inputs: float (N, H, W, C).
-        shortcut: float (N, H, W, C) that is added to what was normalised, or
+        shortcut: float (N, H, W, C) that is added to what was normalized, or
             None.
-        training: normalise by the batch (True) or by the moving statistics.
+        training: normalize by the batch (True) or by the moving statistics.
 
     Raises:
         ValueError: if `splits` does not divide a batch of known size, with an
             InvalidArgumentError where the size is known only when it runs; if
-            it is to synchronise splits.
+            it is to synchronize splits.
 
     Reference:
         Section 3.3 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
@@ -166,14 +98,14 @@ class SplitBatchNormalization(keras.layers.Layer):
         self.splits = arguments.whole(splits=splits)
         if synchronized and self.splits > 1:
             raise ValueError(
-                "`splits` must be 1 where batch norm is synchronised, for it "
+                "`splits` must be 1 where batch norm is synchronized, for it "
                 f"takes all replicas' images together. Received: {splits}."
             )
         self.synchronized = synchronized
         self.momentum = arguments.real(arguments.SHARE, momentum=momentum)
         self.epsilon = arguments.real(arguments.POSITIVE, epsilon=epsilon)
         self.activation = keras.activations.get(activation)
-        self._waiting = None  # statistics of groups, see `one_group_a_call`
+        self._group_statistics = None  # see `single_group_calls`
 
     def build(self, inputs_shape, shortcut_shape=None):
         def weight(name, initializer, trainable):
@@ -198,7 +130,7 @@ class SplitBatchNormalization(keras.layers.Layer):
             outputs, _, _ = self._normalize(
                 inputs, self.moving_mean, self.moving_variance, training=False
             )
-            return self._finish(outputs, shortcut)
+            return self._add_and_activate(outputs, shortcut)
         if self.synchronized and distribution.num_replicas() > 1:
             normalized = [self._normalize_together(inputs)]
         else:
@@ -207,39 +139,39 @@ class SplitBatchNormalization(keras.layers.Layer):
                 for group in self._split(inputs)
             ]
         statistics = [of_group[1:] for of_group in normalized]
-        if self._waiting is None:
-            self._follow(statistics)
+        if self._group_statistics is None:
+            self._update_moving_statistics(statistics)
         else:
-            self._waiting += statistics
+            self._group_statistics += statistics
         shortcuts = (
             [None] * len(normalized)
             if shortcut is None
             else self._split(shortcut)
         )
         outputs = [
-            self._finish(of_group[0], shortcut)
+            self._add_and_activate(of_group[0], shortcut)
             for of_group, shortcut in zip(normalized, shortcuts, strict=True)
         ]
         return outputs[0] if len(outputs) == 1 else tf.concat(outputs, axis=0)
 
     @contextlib.contextmanager
-    def one_group_a_call(self):
-        """Takes each call for a group; moving statistics follow at the end."""
-        self._waiting = []
+    def single_group_calls(self):
+        """Takes each call as one group; moving statistics follow at the end."""
+        self._group_statistics = []
         try:
             yield
-            if self._waiting:  # nothing waits in a frozen layer
-                self._follow(self._waiting)
+            if self._group_statistics:  # a frozen layer has none
+                self._update_moving_statistics(self._group_statistics)
         finally:
-            self._waiting = None
+            self._group_statistics = None
 
-    def _finish(self, outputs, shortcut):
+    def _add_and_activate(self, outputs, shortcut):
         if shortcut is not None:
             outputs = outputs + shortcut
         return self.activation(outputs)
 
     def _split(self, inputs):
-        if self.splits == 1 or self._waiting is not None:
+        if self.splits == 1 or self._group_statistics is not None:
             return [inputs]
         batch_size = inputs.shape[0]
         if batch_size is not None and batch_size % self.splits:
@@ -285,7 +217,7 @@ class SplitBatchNormalization(keras.layers.Layer):
         unbiased = variance * tf.cast(count / (count - 1), "float32")
         return tf.cast(outputs, inputs.dtype), mean, unbiased
 
-    def _follow(self, statistics):
+    def _update_moving_statistics(self, statistics):
         """Moves the moving statistics; takes a (mean, variance) a group."""
         moving = self.moving_mean, self.moving_variance
         by_kind = zip(*statistics, strict=True)

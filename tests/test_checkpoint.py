@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from moco_keras import Checkpoint, distribution
-from moco_keras.training.checkpoint_files import Snapshots
+from moco_keras.training.checkpoint_files import CheckpointFiles
 
 
 def train(model, images, epochs, folder, *others, every="1 step", **kwargs):
@@ -92,13 +92,13 @@ def views(images):
 @pytest.fixture
 def slow_disk(monkeypatch):
     """A step takes less than a write."""
-    write = Snapshots.write
+    write = CheckpointFiles.write
 
     def slowly(self, *args):
         time.sleep(0.1)
         write(self, *args)
 
-    monkeypatch.setattr(Snapshots, "write", slowly)
+    monkeypatch.setattr(CheckpointFiles, "write", slowly)
 
 
 @pytest.mark.slow
@@ -242,7 +242,7 @@ def test_workers_ask_each_other_once_a_second(tmp_path, monkeypatch):
     stops = []
     for step in range(1, 61):
         now[0], checkpoint._steps = step / 10, step
-        stop, due = checkpoint._ask_others(False, False)
+        stop, due = checkpoint._agree_with_workers(False, False)
         assert not due
         if stop:
             stops.append(step)
@@ -283,14 +283,14 @@ def test_bad_data_is_refused_before_anything_is_restored(make, views, tmp_path):
 def test_what_fails_to_be_written_ends_the_training(
     make, views, tmp_path, monkeypatch
 ):
-    write, watch = Snapshots.write, Watch()
+    write, watch = CheckpointFiles.write, Watch()
 
     def fail(self, number, tensors):
         if number == 3:
             raise OSError("no room")
         write(self, number, tensors)
 
-    monkeypatch.setattr(Snapshots, "write", fail)
+    monkeypatch.setattr(CheckpointFiles, "write", fail)
     with pytest.raises(OSError, match="no room"):
         train(make(), views, 2, tmp_path, watch)
     assert watch.called[-1] in [(0, 3), (1, 0)]

@@ -313,7 +313,7 @@ def test_what_a_run_begins_with(rng, tmp_path):
         variable.assign(rng.integers(1, 9, variable.shape))
     trained.save(tmp_path / "m.keras")
     arrays = _start.read(tmp_path / "m.keras", model)
-    before = [v.numpy() for v in model._states()]
+    before = [v.numpy() for v in model.saved_states()]
     strategy = tf.distribute.get_strategy()
     for given in (arrays, None):  # as to a worker that is not the chief
         _start.give(model, given, strategy)
@@ -323,7 +323,7 @@ def test_what_a_run_begins_with(rng, tmp_path):
             )
             for a, b in zip(ours, theirs, strict=True):
                 np.testing.assert_array_equal(a, b)
-        for a, v in zip(before, model._states(), strict=True):
+        for a, v in zip(before, model.saved_states(), strict=True):
             np.testing.assert_array_equal(a, v.numpy())
 
 

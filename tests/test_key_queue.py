@@ -3,8 +3,6 @@ import collections
 import keras
 import numpy as np
 import pytest
-import reference
-import tensorflow as tf
 
 from moco_keras import KeyQueue
 
@@ -21,34 +19,6 @@ def test_queue_is_a_deque(size, batch, rng):
         oldest = int(queue.pointer)
         in_order = np.roll(queue.keys.numpy(), -oldest, axis=0)
         np.testing.assert_array_equal(in_order, np.array(deque))
-
-
-def test_contrast_is_equation_1_with_its_gradient(rng):
-    temperature = 0.1
-    queue = KeyQueue(size=7, dim=reference.unit_rows(rng, 1).shape[1])
-    weights = np.array([1.0, -2.0, 0.0, 0.5, 3.0], "float32")
-    for _ in range(3):  # the newest keys count too
-        q, k, new = (reference.unit_rows(rng, 5) for _ in range(3))
-        with tf.GradientTape() as tape:
-            queries = tf.constant(q, "float32")
-            tape.watch(queries)
-            losses, hits = queue.contrast(
-                queries, tf.constant(k, "float32"), temperature
-            )
-            total = tf.reduce_sum(weights * losses)
-        keys = queue.keys.numpy()
-        expected = reference.info_nce(q, k, keys, temperature)
-        np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
-        for n, gradient in enumerate(tape.gradient(total, queries)):
-            choices = np.vstack([k[n], keys]).astype("float64")
-            similarities = choices @ q[n] / temperature
-            chances = np.exp(similarities) / np.exp(similarities).sum()
-            slope = (chances @ choices - k[n]) / temperature
-            np.testing.assert_allclose(
-                gradient, weights[n] * slope, rtol=1e-4, atol=1e-5
-            )
-            assert hits[n] == (similarities.argmax() == 0)
-        queue.enqueue(tf.constant(new, "float32"))
 
 
 def test_starts_with_random_keys_of_length_one():

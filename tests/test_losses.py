@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 import reference
+import tensorflow as tf
 
-from moco_keras import contrastive_logits, info_nce
-from moco_keras.losses import contrastive_accuracy
+from moco_keras import KeyQueue, contrastive_logits, info_nce
+from moco_keras.losses import contrastive_accuracy, fused_info_nce
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
@@ -28,3 +29,31 @@ def test_accuracy_counts_queries_nearest_to_their_key():
     l_pos = np.array([0.9, 0.1], "float32")
     l_neg = np.array([[0.5, 0.8], [0.0, 0.2]], "float32")
     np.testing.assert_array_equal(contrastive_accuracy(l_pos, l_neg), [1, 0])
+
+
+def test_the_fused_loss_is_equation_1_with_its_gradient(rng):
+    temperature = 0.1
+    queue = KeyQueue(size=7, dim=reference.unit_rows(rng, 1).shape[1])
+    weights = np.array([1.0, -2.0, 0.0, 0.5, 3.0], "float32")
+    for _ in range(3):  # the newest keys count too
+        q, k, new = (reference.unit_rows(rng, 5) for _ in range(3))
+        with tf.GradientTape() as tape:
+            queries = tf.constant(q, "float32")
+            tape.watch(queries)
+            losses, correct = fused_info_nce(
+                queries, tf.constant(k, "float32"), queue.keys, temperature
+            )
+            total = tf.reduce_sum(weights * losses)
+        keys = queue.keys.numpy()
+        expected = reference.info_nce(q, k, keys, temperature)
+        np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
+        for n, gradient in enumerate(tape.gradient(total, queries)):
+            choices = np.vstack([k[n], keys]).astype("float64")
+            similarities = choices @ q[n] / temperature
+            chances = np.exp(similarities) / np.exp(similarities).sum()
+            slope = (chances @ choices - k[n]) / temperature
+            np.testing.assert_allclose(
+                gradient, weights[n] * slope, rtol=1e-4, atol=1e-5
+            )
+            assert correct[n] == (similarities.argmax() == 0)
+        queue.enqueue(tf.constant(new, "float32"))

@@ -129,14 +129,14 @@ def test_no_gradient_reaches_the_key_encoder(
     model.compile(optimizer=optimizers.SGD(0.1), run_eagerly=True)
     gradients = {}
 
-    def descend(tape, loss):
+    def apply_gradients(tape, loss):
         variables = [
             [v.value for v in encoder.trainable_variables]
             for encoder in (model.key_encoder, model.query_encoder)
         ]
         gradients["key"], gradients["query"] = tape.gradient(loss, variables)
 
-    monkeypatch.setattr(model, "_descend", descend)
+    monkeypatch.setattr(model, "apply_gradients", apply_gradients)
     model.fit(pairs(1), verbose=0)
     assert gradients["key"] == [None] * len(gradients["key"])
     assert all(np.any(g) for g in gradients["query"])

@@ -4,7 +4,12 @@ import pytest
 import pytorch
 import tensorflow as tf
 
-from moco_keras import SplitBatchNormalization, build_encoder, shuffle_bn
+from moco_keras import (
+    SplitBatchNormalization,
+    build_encoder,
+    group_encoding,
+    shuffle_bn,
+)
 
 pytestmark = pytest.mark.usefixtures("accelerator")
 
@@ -77,7 +82,7 @@ def test_gradients_of_groups_are_added_in_their_order(rng):
     @tf.function
     def gradient():
         with tf.GradientTape() as tape:
-            total = tf.reduce_sum(shuffle_bn.encode(encoder, images))
+            total = tf.reduce_sum(group_encoding.encode(encoder, images))
         return tape.gradient(total, dense.kernel.value)
 
     # Of one image, it is what the layer gets.
@@ -95,7 +100,8 @@ def test_groups_have_dropouts_of_their_own(accelerator):
     dropout = keras.layers.Dropout(0.5, seed=1)
     encoder = keras.Model(inputs, keras.layers.Flatten()(dropout(x)))
     image = np.random.default_rng(0).normal(size=(1, 8, 8, 3))
-    first, second = shuffle_bn.encode(encoder, np.repeat(image, 4, axis=0))[::2]
+    four = np.repeat(image, 4, axis=0)
+    first, second = group_encoding.encode(encoder, four)[::2]
     assert not np.array_equal(first == 0, second == 0)
     calls = {"cpu": 2, "gpu": 1}[accelerator]
     assert dropout.seed_generator.state.numpy().tolist() == [1, calls]
@@ -144,7 +150,7 @@ def test_encoding_group_by_group_changes_nothing(make, calls, rng, accelerator):
     whole.set_weights(apart.get_weights())
     sizes = []
     apart.layers[1].call = _recorded(apart.layers[1].call, sizes)
-    ours = _train(apart, lambda x: shuffle_bn.encode(apart, x), images)
+    ours = _train(apart, lambda x: group_encoding.encode(apart, x), images)
     plain = _train(whole, lambda x: whole(x, training=True), images)
     if accelerator == "gpu":
         calls = 1

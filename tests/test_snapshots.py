@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_keras.training.checkpoint_files import Snapshots
+from moco_keras.training.checkpoint_files import CheckpointFiles
 
 
 def tensors(value, size=1000):
@@ -29,7 +29,7 @@ def assert_newest(snapshots, value):
 @pytest.fixture
 def snapshots(tmp_path):
     """A folder with three snapshots."""
-    snapshots = Snapshots(tmp_path / "folder")
+    snapshots = CheckpointFiles(tmp_path / "folder")
     assert snapshots.newest() is None
     for number in (1, 9, 10, 200):
         snapshots.write(number, tensors(number))
@@ -39,8 +39,8 @@ def snapshots(tmp_path):
 @pytest.mark.parametrize("name", [b"a[b]", b"a\\b", b"*?", b"\xff\n"])
 def test_folders_of_any_name(name, tmp_path):
     folder = tmp_path / os.fsdecode(name)
-    Snapshots(folder).write(3, tensors(3))
-    assert_newest(Snapshots(folder), 3)
+    CheckpointFiles(folder).write(3, tensors(3))
+    assert_newest(CheckpointFiles(folder), 3)
 
 
 def test_the_newest_three_are_kept(snapshots):
@@ -116,7 +116,7 @@ def test_what_a_killed_process_left_is_removed(snapshots):
 
 
 def test_a_full_disk(small_disk):
-    snapshots = Snapshots(small_disk[0] / "folder")
+    snapshots = CheckpointFiles(small_disk[0] / "folder")
     snapshots.write(1, tensors(1))
     with pytest.raises(OSError, match="No space left.*000000001 is still"):
         snapshots.write(2, tensors(2, size=100_000))
@@ -126,7 +126,7 @@ def test_a_full_disk(small_disk):
 
 def test_a_folder_that_became_read_only(small_disk):
     folder, make_read_only = small_disk
-    snapshots = Snapshots(folder / "folder")
+    snapshots = CheckpointFiles(folder / "folder")
     snapshots.write(1, tensors(1))
     make_read_only()
     with pytest.raises(
@@ -136,7 +136,7 @@ def test_a_folder_that_became_read_only(small_disk):
         snapshots.write(2, tensors(2))
     assert_newest(snapshots, 1)
     with pytest.raises(OSError, match="Read-only file system"):
-        Snapshots(folder / "folder")
+        CheckpointFiles(folder / "folder")
 
 
 def test_a_folder_that_vanished(snapshots):
@@ -149,4 +149,4 @@ def test_a_folder_that_vanished(snapshots):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file/folder"):
-        Snapshots(tmp_path / "file" / "folder")
+        CheckpointFiles(tmp_path / "file" / "folder")

@@ -278,7 +278,7 @@ def test_augmenters_are_told_that_this_is_training(
     model = MoCo(make_encoder(), augmenter, queue_size=32)
     model.compile(optimizer=optimizers.SGD(0.1))
     assert warnings_of(model, images) == []
-    assert (model._views_seen.numpy() > 0).all()
+    assert (model.views_seen.numpy() > 0).all()
 
 
 def test_equal_views_are_warned_of_once(make_encoder, images):

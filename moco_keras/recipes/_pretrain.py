@@ -104,7 +104,7 @@ def pretrain(settings, recipe, read):
             None,
             _run_dir.begun(folder)["settings"]["epochs"],
         ):
-            checkpoint_files.Snapshots(folder / "checkpoints").keep(1)
+            checkpoint_files.CheckpointFiles(folder / "checkpoints").keep(1)
             print(f"The results of this run are in their places in {folder}")
             return folder
         asked = settings
@@ -316,7 +316,7 @@ def _leave(folder, model, found, bank, test, metrics, timing):
         _run_dir.write_json(place / "timing.json", timing)
         _run_dir.write_json(place / "metrics.json", metrics)
         _draw(place, model, found, bank, test, metrics)
-    checkpoint_files.Snapshots(folder / "checkpoints").keep(1)
+    checkpoint_files.CheckpointFiles(folder / "checkpoints").keep(1)
 
 
 def _neighbours(bank):

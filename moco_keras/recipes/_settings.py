@@ -45,7 +45,7 @@ def path(default, help):
 
 def _is_period(text):
     try:
-        checkpoint.period(text)
+        checkpoint.parse_interval(text)
     except ValueError:
         return False
     return True

@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 import time
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -16,23 +15,11 @@ from keras import ops
 from moco_keras import distribution
 from moco_keras.models import model_state
 from moco_keras.system import signals
-from moco_keras.training.checkpoint_files import Snapshots
+from moco_keras.training.checkpoint_files import CheckpointFiles
+from moco_keras.training.resume import Position
 
+_NOTHING = Position(-1)  # where nothing is saved
 _STOPPING = "Stopping after this step; a second signal (Ctrl-C) stops at once."
-
-
-class Position(NamedTuple):
-    """How far a training has come.
-
-    Attributes:
-        epochs: that are done.
-        batches: that are done of the next one.
-        began: how many steps the model had taken when its data began.
-    """
-
-    epochs: int
-    batches: int
-    began: int
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -69,8 +56,8 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, folder, every="1 minute"):
         super().__init__()
         self.folder = folder
-        self._every, self._unit = period(every)
-        self._signal = self._writing = self._snapshots = None
+        self._every, self._unit = parse_interval(every)
+        self._signal = self._writing = self._files = None
 
     def restore(self, model, sizes):
         """Gives a compiled `MoCo` what was saved.
@@ -81,7 +68,9 @@ class Checkpoint(keras.callbacks.Callback):
                 of images, and of batches; None where it is not known.
 
         Returns:
-            A `Position`.
+            The `Position` that the training run is at, and the number of steps
+            that the model had taken when its data began; or None and the
+            present number, where nothing is saved.
 
         Raises:
             ValueError: if an epoch of other sizes is to go on.
@@ -90,47 +79,48 @@ class Checkpoint(keras.callbacks.Callback):
         strategy = model.distribute_strategy
         self._strategy = strategy
         own = [*model.statistics, *model.metrics_variables]
-        self._of_replicas = distribution.ReplicaValues(own, strategy)
+        self._replica_values = distribution.ReplicaValues(own, strategy)
         own = {id(v) for v in own}
-        self._same = [
+        self._shared_variables = [
             v
             for v in (*model.variables, *model.optimizer.variables)
             if id(v) not in own
         ]
         self._steps = self._began = int(ops.convert_to_numpy(model.steps))
         self._restored = None
-        state = self._state(-1, 0)  # of no epoch, where nothing is saved
+        state = self._state(_NOTHING)
         if distribution.is_chief(strategy):
             if not isinstance(self.folder, (str, os.PathLike)):
                 raise ValueError(
                     "`folder` must be a path, on the chief of many workers. "
                     f"Received: folder={self.folder!r}."
                 )
-            self._snapshots = Snapshots(self.folder)
+            self._files = CheckpointFiles(self.folder)
             state = self._newest(state)
         state = distribution.broadcast(state, strategy)
-        steps, epochs, batches, began, *sizes = map(int, state["position"])
-        if epochs < 0:
-            return Position(0, 0, self._began)
+        steps, epoch, batch, began, *sizes = map(int, state["position"])
+        position = Position(epoch, batch)
+        if position == _NOTHING:
+            return None, self._began
         if sizes == self._sizes:
             self._began = began
-        elif batches:
-            self._refuse_sizes(sizes, epochs, batches)
+        elif batch:
+            self._refuse_sizes(sizes, position)
         else:  # a new epoch, which begins a pass of its own
             self._began = steps
         self._steps = steps
-        for i, variable in enumerate(self._same):
+        for i, variable in enumerate(self._shared_variables):
             variable.assign(state[f"variable/{i:04d}"])
-        self._of_replicas.assign(state["of_replicas"])
+        self._replica_values.assign(state["of_replicas"])
         for layer in model.layers:  # what a `Normalization` derives, and others
             model_state.copy_state(layer, layer)
         # Copying gave all replicas what the first one has.
-        self._of_replicas.assign(state["of_replicas"])
+        self._replica_values.assign(state["of_replicas"])
         # Keras sets the metrics among them back when an epoch begins.
-        self._restored = state["of_replicas"] if batches else None
-        return Position(epochs, batches, self._began)
+        self._restored = state["of_replicas"] if batch else None
+        return position, self._began
 
-    def _refuse_sizes(self, sizes, epochs, batches):
+    def _refuse_sizes(self, sizes, position):
         names = ("batch_size", "images", "batches in an epoch")
         changes = [
             f"{name}: {_known(now)} (it began with {_known(before)})"
@@ -139,27 +129,27 @@ class Checkpoint(keras.callbacks.Callback):
         ]
         raise ValueError(
             "An epoch can go on only with the batches that it began with. "
-            f"Received, for epoch {epochs + 1} of {self.folder}, which was "
-            f"interrupted after {batches} batches: {', '.join(changes)}. Give "
-            "the same again, until that epoch has ended at least, or choose "
-            "another folder. Nothing was changed."
+            f"Received, for epoch {position.epoch + 1} of {self.folder}, which "
+            f"was interrupted after {position.batch} batches: "
+            f"{', '.join(changes)}. Give the same again, until that epoch has "
+            "ended at least, or choose another folder. Nothing was changed."
         )
 
-    def _state(self, epochs, batches):
+    def _state(self, position):
         """All that is saved: tensors by name."""
-        position = [self._steps, epochs, batches, self._began, *self._sizes]
+        numbers = [self._steps, *position, self._began, *self._sizes]
         state = {
-            "position": tf.constant(position, "int64"),
-            "of_replicas": self._of_replicas.values(),
+            "position": tf.constant(numbers, "int64"),
+            "of_replicas": self._replica_values.values(),
         }
-        for i, variable in enumerate(self._same):
+        for i, variable in enumerate(self._shared_variables):
             # What it is now: Keras's `convert_to_tensor` is the variable.
             state[f"variable/{i:04d}"] = tf.identity(variable.value)
         return state
 
     def _newest(self, state):
         """What was saved last; the state itself where nothing was."""
-        saved = self._snapshots.newest()
+        saved = self._files.newest()
         if saved is None:
             return state
         if "of_replicas" in saved:
@@ -181,24 +171,24 @@ class Checkpoint(keras.callbacks.Callback):
         return {name: saved[name] for name in state}
 
     @contextlib.contextmanager
-    def at_work(self):
+    def running(self):
         """Answers signals, and ends once all is written."""
 
-        def note(number):
+        def remember(number):
             self._signal = number
 
         self._signal = self._writing = None
         with (
             # Outside, as it may wait for longer than a second signal has.
             concurrent.futures.ThreadPoolExecutor(1) as self._writer,
-            signals.answered(note, _STOPPING, self._last_words),
+            signals.answered(remember, _STOPPING, self._last_words),
         ):
             yield
 
     def _last_words(self):
         if self._writing is not None:  # which may soon be there
             concurrent.futures.wait([self._writing], timeout=0.5)
-        latest = self._snapshots and self._snapshots.latest()
+        latest = self._files and self._files.latest()
         if latest is None:
             return "Stopped at once. Nothing is saved yet."
         return (
@@ -213,39 +203,39 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
         if self._restored is not None:
-            self._of_replicas.assign(self._restored)
+            self._replica_values.assign(self._restored)
             self._restored = None
 
     def on_train_batch_end(self, batch, logs=None):
         self._steps += 1
         # After the last one, the epoch's end is to be seen first.
         if batch + 1 != self.params["steps"]:
-            self._perhaps_save(self._epoch, batch + 1)
+            self._save_if_due(Position(self._epoch, batch + 1))
 
     def on_epoch_end(self, epoch, logs=None):
         last = epoch + 1 == self.params["epochs"] or self.model.stop_training
-        self._perhaps_save(epoch + 1, 0, last)
+        self._save_if_due(Position(epoch + 1), last)
 
     def on_train_end(self, logs=None):
         self._wait()
 
-    def _perhaps_save(self, epochs, batches, last=False):
+    def _save_if_due(self, position, last=False):
         if self._writing is not None and self._writing.done():
             self._wait()  # raises what went wrong
         stop, due = self._signal is not None, self._due()
         if distribution.is_multi_worker(self._strategy):
-            stop, due = self._ask_others(stop, due)
+            stop, due = self._agree_with_workers(stop, due)
         if stop or due or last:
-            self._save(epochs, batches)
+            self._save(position)
         if stop:
-            self._stop(epochs, batches)
+            self._stop(position)
 
     def _due(self):
         if self._unit == "step":
             return self._steps % self._every == 0
         return time.monotonic() - self._saved_at >= 60 * self._every
 
-    def _ask_others(self, stop, due):
+    def _agree_with_workers(self, stop, due):
         """Whether any worker is to stop, and whether one is due to save.
 
         Once a second, for an answer cannot be had before the step is done, and
@@ -262,27 +252,27 @@ class Checkpoint(keras.callbacks.Callback):
         self._ask_at = self._steps + paces // workers
         return stop, due
 
-    def _save(self, epochs, batches):
+    def _save(self, position):
         self._wait()
-        state = self._state(epochs, batches)
+        state = self._state(position)
         self._saved_at = time.monotonic()
-        if self._snapshots is not None:
+        if self._files is not None:
             self._writing = self._writer.submit(
-                self._snapshots.write, self._steps, state
+                self._files.write, self._steps, state
             )
 
     def _wait(self):
         if self._writing is not None:
             self._writing.result()
 
-    def _stop(self, epochs, batches):
+    def _stop(self, position):
         self._wait()
         number = self._signal or signal.SIGTERM  # of another worker
-        if self._snapshots is not None:
+        if self._files is not None:
             print(
                 f"\nStopped by {signal.Signals(number).name}, and saved after "
-                f"{epochs} epochs and {batches} steps in {self.folder}. The "
-                "same training goes on from there.",
+                f"{position.epoch} epochs and {position.batch} steps in "
+                f"{self.folder}. The same training run resumes from there.",
                 file=sys.stderr,
             )
         if number == signal.SIGINT:
@@ -294,49 +284,7 @@ def _known(number):
     return "unknown" if number < 0 else number
 
 
-class ResumedCallbacks(keras.callbacks.CallbackList):
-    """Callbacks of a training that goes on within an epoch.
-
-    Keras trains the rest of that epoch in one call of `fit` and the others in
-    the next, which to the callbacks is one training.
-
-    Args:
-        callbacks: list of them.
-        done: batches of the first epoch that were trained on before.
-        verbose, kwargs: as in `keras.callbacks.CallbackList`.
-    """
-
-    def __init__(self, callbacks, done, verbose, **kwargs):
-        super().__init__(
-            callbacks,
-            add_history=True,
-            add_progbar=verbose != 0,
-            verbose=verbose,
-            **kwargs,
-        )
-        self.done = done
-
-    @contextlib.contextmanager
-    def one_training(self):
-        """Begins it and ends it."""
-        super().on_train_begin()
-        yield
-        super().on_train_end()
-
-    def on_train_begin(self, logs=None):
-        pass  # see `one_training`
-
-    def on_train_end(self, logs=None):
-        pass
-
-    def on_train_batch_begin(self, batch, logs=None):
-        super().on_train_batch_begin(self.done + batch, logs)
-
-    def on_train_batch_end(self, batch, logs=None):
-        super().on_train_batch_end(self.done + batch, logs)
-
-
-def period(every):
+def parse_interval(every):
     """Reads "500 steps" or "10 minutes": the number, and the unit."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) *(step|minute)s?", str(every))
     number = float(match[1]) if match else 0

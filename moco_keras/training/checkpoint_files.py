@@ -19,7 +19,7 @@ from moco_keras.system import paths
 _KEPT = 3
 
 
-class Snapshots:
+class CheckpointFiles:
     """The newest three snapshots of a dict of tensors, in a folder.
 
     Args:

@@ -1,0 +1,103 @@
+"""The callbacks of every training run, and the order of all of them."""
+
+import warnings
+
+import keras
+
+from moco_keras.models import encoders
+from moco_keras.momentum import MomentumUpdate
+from moco_keras.training.checkpoint import Checkpoint
+
+
+def arrange(callbacks, momentum_update):
+    """Puts the user's callbacks in order, with those that every run needs.
+
+    What is averaged and watched for comes first, so that the others find it
+    done, then the momentum update, so that they see the key encoder after its
+    step, and a `Checkpoint` last, to save what all the others have done.
+
+    Args:
+        callbacks: what `fit` was given.
+        momentum_update: the `MomentumUpdate` to use where none was given.
+
+    Returns:
+        A list of callbacks, and the `Checkpoint` among them or None.
+
+    Raises:
+        ValueError: if there are several of a kind that must be alone.
+    """
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    callbacks = list(keras.tree.flatten(callbacks or []))
+    updates, checkpoints = (
+        [c for c in callbacks if isinstance(c, kind)]
+        for kind in (MomentumUpdate, Checkpoint)
+    )
+    for found in (updates, checkpoints):
+        if len(found) > 1:
+            raise ValueError(
+                f"`callbacks` must hold one `{type(found[0]).__name__}` at "
+                "most: the key encoder moves once a step, and a training run "
+                f"resumes from one place. Received: {len(found)}. Leave all "
+                "but one out."
+            )
+    placed = updates + checkpoints
+    others = [c for c in callbacks if not any(c is p for p in placed)]
+    updates = updates or [momentum_update]
+    arranged = [EpochWatch(), *updates, *others, *checkpoints]
+    return arranged, checkpoints[0] if checkpoints else None
+
+
+class EpochWatch(keras.callbacks.Callback):
+    """Averages statistics after an epoch; looks for what cannot be meant.
+
+    Raises:
+        ValueError: if layers were frozen or thawed without `compile`, or an
+            epoch had no batches.
+    """
+
+    _first = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.check_frozen()  # another callback may have frozen some
+        self._batches = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # A callback may have read the model, and averaged, in this epoch.
+        self.model.statistics_differ = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._batches += 1
+        if self._first:
+            self._first = False
+            self._warn_of_views()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self._batches:
+            raise ValueError(
+                "A data set must have batches to train on. Received one that "
+                f"had none for epoch {epoch + 1}. Look at where its images "
+                "come from; `drop_remainder=True` drops a batch that is not "
+                "full."
+            )
+        self.model.average_statistics()
+
+    def _warn_of_views(self):
+        """Of the first batch, whose views cannot be meant."""
+        apart, largest = self.model.views_seen.numpy()
+        if largest <= 2 and encoders.takes_pixels(self.model.query_encoder):
+            warnings.warn(
+                "The encoder takes pixels in [0, 255], and normalizes them "
+                "itself. Received a first batch of views whose largest value "
+                f"is {largest:.3g}. Use an augmenter that does not rescale, or "
+                "multiply the views by 255.",
+                stacklevel=2,
+            )
+        if apart == 0:
+            warnings.warn(
+                "The two views of an image must differ, or finding the key of "
+                "the other one teaches nothing. Received a first batch of "
+                "equal views. Use an augmenter that changes images at random, "
+                "such as those of `moco_keras.augmentations`.",
+                stacklevel=2,
+            )
