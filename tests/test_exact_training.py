@@ -11,9 +11,13 @@ from moco_keras import (
     MoCo,
     SplitBatchNormalization,
     build_encoder,
+    moco,
     optimizers,
     random,
     schedules,
+)
+from moco_keras import (
+    losses as contrastive,
 )
 
 pytestmark = pytest.mark.usefixtures("accelerator")
@@ -117,15 +121,13 @@ def with_loss_scale(optimizer, initial_scale):
     )
 
 
-def recorded(queue, calls):
-    """The queue's `contrast`; appends (q, k, keys, temperature, losses)."""
-    contrast = queue.contrast
+def recorded(calls):
+    """`fused_info_nce`; appends (q, k, keys, temperature, losses)."""
 
-    def call(q, k, temperature):
-        losses, hits = contrast(q, k, temperature)
-        seen = (q, k, queue.keys, temperature, losses)
-        calls.append(tuple(map(np.array, seen)))
-        return losses, hits
+    def call(*arguments):
+        values, correct = contrastive.fused_info_nce(*arguments)
+        calls.append(tuple(map(np.array, (*arguments, values))))
+        return values, correct
 
     return call
 
@@ -147,7 +149,7 @@ def test_twelve_steps_in_mixed_precision(case, policy, monkeypatch):
     start_from(model, pytorch.part(expected, "initial"))
     model.run_eagerly = True  # so that the spy sees values
     calls = []
-    monkeypatch.setattr(model.queue, "contrast", recorded(model.queue, calls))
+    monkeypatch.setattr(moco, "fused_info_nce", recorded(calls))
     queries = [[v.numpy() for v in model.trainable_variables]]
     remember = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: queries.append(

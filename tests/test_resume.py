@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from moco_keras import Checkpoint
+from moco_keras.training import resume
 
 IMAGES, BATCH, STEPS = 16, 4, 4  # of the training that is interrupted
 
@@ -229,6 +230,39 @@ class Batches(keras.utils.PyDataset):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "epochs", "steps", "expected"),
+    [
+        # From the beginning, and from an epoch that has not begun.
+        ((0, 0), 3, 4, [((0, 0), 3, 4)]),
+        ((2, 0), 3, 4, [((2, 0), 3, 4)]),
+        # The rest of an epoch, and then the others.
+        ((0, 1), 3, 4, [((0, 1), 1, 3), ((1, 0), 3, 4)]),
+        ((1, 3), 3, 4, [((1, 3), 2, 1), ((2, 0), 3, 4)]),
+        # The rest of the last epoch.
+        ((2, 1), 3, 4, [((2, 1), 3, 3)]),
+        # Of epochs whose number of batches nobody knows.
+        ((0, 0), 2, None, [((0, 0), 2, None)]),
+        ((0, 5), 2, None, [((0, 5), 1, None), ((1, 0), 2, None)]),
+        # Nothing is left; the run may be longer than was asked for now.
+        ((3, 0), 3, 4, [((3, 0), 3, 4)]),
+        ((4, 0), 3, 4, [((4, 0), 3, 4)]),
+        ((3, 2), 3, 4, [((3, 0), 3, 4)]),
+    ],
+)
+def test_what_is_left_of_a_run(start, epochs, steps, expected):
+    stretches = resume.stretches(resume.Position(*start), epochs, steps)
+    assert stretches == expected
+    trained = [
+        (epoch, batch)
+        for stretch in stretches
+        for epoch in range(stretch.start.epoch, stretch.epochs)
+        for batch in range(stretch.steps or 0)
+    ]
+    left = [(e, b) for e in range(epochs) for b in range(steps or 0)]
+    assert len(trained) == sum(x >= start for x in left)
+
+
 def test_a_generator_begins_its_epoch_anew(make, views, tmp_path):
     data, kwargs = Batches(views), {"batch_size": None}
     train(make(), data, tmp_path, dies_after=(1, 1), **kwargs)
