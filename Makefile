@@ -30,12 +30,12 @@ slow: $(VENV)/installed
 ## Kills runs at many moments, starts them again, and compares: ten minutes.
 SOAK ?= --kills=20 --minutes=4
 soak: $(VENV)/installed
-	PYTHONPATH=. $(BIN)/python tests/soak.py $(SOAK)
-	PYTHONPATH=. $(BIN)/python tests/soak.py $(SOAK) --replicas=2
+	PYTHONPATH=. $(BIN)/python tests/helpers/soak.py $(SOAK)
+	PYTHONPATH=. $(BIN)/python tests/helpers/soak.py $(SOAK) --replicas=2
 
 ## Checks on a GPU what needs one, in ten minutes. Fails where there is none.
 gpu: $(VENV)/installed
-	PYTHONPATH=. $(BIN)/python tests/gpu.py
+	PYTHONPATH=.:tests $(BIN)/python tests/helpers/gpu.py
 
 ## Checks the style.
 lint: $(VENV)/installed

@@ -8,9 +8,9 @@ def contrastive_logits(q, k, queue, temperature):
     """Similarities of each query with its own key and with the queue.
 
     Args:
-        q: float32 (N, C), L2-normalised queries.
-        k: float32 (N, C), L2-normalised keys; `k[n]` is the positive of `q[n]`.
-        queue: float32 (K, C), L2-normalised keys of earlier batches.
+        q: float32 (N, C), L2-normalized queries.
+        k: float32 (N, C), L2-normalized keys; `k[n]` is the positive of `q[n]`.
+        queue: float32 (K, C), L2-normalized keys of earlier batches.
         temperature: positive number that divides the cosine similarities.
 
     Returns:

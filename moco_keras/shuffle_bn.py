@@ -98,7 +98,7 @@ class SplitBatchNormalization(keras.layers.Layer):
         self.splits = arguments.whole(splits=splits)
         if synchronized and self.splits > 1:
             raise ValueError(
-                "`splits` must be 1 where batch norm is synchronized, for it "
+                "`splits` must be 1 where batch norm is synchronized, which "
                 f"takes all replicas' images together. Received: {splits}."
             )
         self.synchronized = synchronized

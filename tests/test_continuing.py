@@ -279,7 +279,7 @@ def test_devices_and_workers_begin_with_another_and_continue(
         [sys.executable, "-c", soak.TWO_DEVICES, *flags],
         check=True,
         cwd=programs.ROOT,
-        env={**os.environ, "PYTHONPATH": f"{programs.ROOT}/tests"},
+        env={**os.environ, "PYTHONPATH": f"{programs.ROOT}/tests/helpers"},
     )
     workers(first, 1)
 

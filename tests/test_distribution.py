@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow  # most start processes that train
 def start(what, replicas, folder, **env):
     """A process of the program beside this, and where its results will be."""
     folder.mkdir(exist_ok=True)
-    program = [sys.executable, str(ROOT / "tests/replicas.py")]
+    program = [sys.executable, str(ROOT / "tests/helpers/replicas.py")]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [*program, what, str(replicas), str(folder)],

@@ -29,6 +29,8 @@ TINY = {
     "unit tests": ({"paths": ["tests/test_losses.py"], "processes": 1}, 1),
 }
 
+PATH = f"{ROOT}:{ROOT}/tests"
+
 
 def tiny(name, settings, seconds=250):
     """Rows of a check that was made small."""
@@ -80,7 +82,10 @@ WITH_TWO_DEVICES = (
 def test_exchanges_run_between_parts_of_a_cpu(name, settings, count):
     settings = json.dumps(settings)
     command = [sys.executable, "-c", WITH_TWO_DEVICES, name, settings]
-    env = {"PYTHONPATH": f"{ROOT}:{ROOT}/tests", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    env = {
+        "PYTHONPATH": f"{PATH}:{ROOT}/tests/helpers",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     rows = gpu.rows_printed(name, command, 100, env)
     assert [row.passed for row in rows] == [None] * count
     assert all(float(row.value) > 0 for row in rows)
@@ -105,10 +110,10 @@ def test_an_exchange_needs_two_gpus(name, monkeypatch):
 
 def test_without_a_gpu_it_says_so():
     ended = subprocess.run(
-        [sys.executable, str(ROOT / "tests/gpu.py")],
+        [sys.executable, str(ROOT / "tests/helpers/gpu.py")],
         capture_output=True,
         text=True,
-        env={"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
+        env={"PYTHONPATH": PATH, "CUDA_VISIBLE_DEVICES": "-1"},
     )
     assert ended.returncode == 2
     assert "There is no GPU that TensorFlow can use" in ended.stderr

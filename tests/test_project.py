@@ -1,16 +1,12 @@
-import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import architecture
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = [
-    path.relative_to(ROOT / "moco_keras")
-    for path in sorted((ROOT / "moco_keras").rglob("*.py"))
-]
 
 
 def version(text):
@@ -69,45 +65,35 @@ ARROWS = {
 }
 
 
-@pytest.mark.parametrize("module", PACKAGE, ids=str)
+@pytest.mark.parametrize("module", architecture.MODULES, ids=str)
 def test_doors_are_kept(module):
     source = (ROOT / "moco_keras" / module).read_text()
     said = {word: room for word, room in DOORS.items() if word in source}
     assert said == {word: module.parts[0] for word in said}
 
 
-def imported(module):
-    """Rooms of the package that a module imports, wherever it does so."""
-    rooms = set()
-    for node in ast.walk(ast.parse((ROOT / "moco_keras" / module).read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            package, _, rest = f"{name}.".partition(".")
-            if package == "moco_keras":
-                # The package itself imports all but the programs.
-                rooms.add(rest.split(".")[0] or "the whole package")
-    return rooms
-
-
 def test_imports_point_downwards():
     """And never in a circle; programs import everything, and nothing them."""
     allowed = {}
-    for (
-        room,
-        below,
-    ) in ARROWS.items():  # a room stands below those it may import
+    # A room stands in the table below those that it may import.
+    for room, below in ARROWS.items():
         allowed[room] = set(below).union(*(allowed[other] for other in below))
-    for module in PACKAGE:
-        room = module.with_suffix("").parts[0]
-        if room in ("__init__", "recipes"):
-            continue
-        upwards = imported(module) - allowed[room] - {room}
-        assert not upwards, (module, upwards)
+    found = architecture.arrows()
+    assert set(found) == set(allowed)
+    upwards = {room: others - allowed[room] for room, others in found.items()}
+    assert not any(upwards.values()), upwards
+
+
+def test_nothing_imports_the_programs():
+    for module in architecture.MODULES:
+        if architecture.room_of(module) != "recipes":
+            assert "recipes" not in architecture.imports(module), module
+
+
+def test_the_picture_is_current():
+    """Else run `python tests/helpers/architecture.py`."""
+    page = architecture.PAGE.read_text()
+    assert architecture.with_picture(page) == page
 
 
 @pytest.mark.slow

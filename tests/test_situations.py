@@ -83,7 +83,7 @@ def test_killed_beside_a_second_process(situation, expected):
     name, program, folder = situation
     before = program.finished(folder)
     process = subprocess.Popen(
-        [sys.executable, ROOT / "tests/situations.py", name, folder],
+        [sys.executable, ROOT / "tests/helpers/situations.py", name, folder],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

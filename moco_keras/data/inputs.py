@@ -24,7 +24,7 @@ class Batches(NamedTuple):
             - shuffle: whether that is a new one every pass, or the data's own;
             - began: how many steps the model had taken when the training began;
             - taken: how many it has taken since;
-            - done: how many of them are of the epoch that is to go on.
+            - done: how many of them are of the epoch that resumes.
         steps: number of batches in a pass, or None where it is not known.
         batch_size, num_images: in a batch and in a pass, or None.
     """
@@ -250,7 +250,7 @@ def _taker(images):
 def first_batch(began, taken, steps):
     """The number of the batch that comes next, of passes of `steps` batches.
 
-    A training begins with a pass of its own.
+    A training run begins with a new pass over the data.
 
     Args:
         began, taken: see `Batches`.

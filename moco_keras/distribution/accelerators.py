@@ -62,7 +62,7 @@ def default_precision():
 
 
 def free_memory():
-    """Bytes that a training may take here, or None where that is not known.
+    """Bytes that a training run may take here, or None where it is not known.
 
     Of GPUs, those of the fullest. Of a computer, what the system and the
     control groups of the process leave, whichever is less.

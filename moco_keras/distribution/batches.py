@@ -1,4 +1,4 @@
-"""Batches and variables of which each replica has its own part."""
+"""Batches that replicas share, and variables that each has its own of."""
 
 import math
 
@@ -83,7 +83,7 @@ def _prefetched(batches, strategy):
 
 
 def predict(predict, images, batch_size, strategy):
-    """Predicts by batches of which every replica gets the same number.
+    """Predicts by batches that all replicas share equally.
 
     A convolution fails on a replica that the last images do not reach.
 
@@ -112,7 +112,7 @@ def predict(predict, images, batch_size, strategy):
 
 
 class ReplicaValues:
-    """Variables of which each replica has values of its own.
+    """Variables that have values of their own on each replica.
 
     Args:
         variables: Keras variables, float32.
@@ -126,7 +126,7 @@ class ReplicaValues:
         self._assign = tf.function(lambda x: strategy.run(self._take, (x,)))
 
     def _gather(self):
-        # As one tensor, for a message costs more than what it holds.
+        # As one tensor: a message costs more than what it holds.
         values = [tf.reshape(v.value, (1, -1)) for v in self._variables]
         return all_gather(tf.concat(values, axis=1))
 

@@ -48,7 +48,7 @@ def join(seconds=45):
     try:
         _reach(addresses, own, seconds)
     finally:
-        # Whoever has seen all goes on, and TensorFlow listens in its place.
+        # Whoever has seen all continues, and TensorFlow listens in its place.
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)  # ends `accept`
         greeter.join(timeout=1)

@@ -1,4 +1,4 @@
-"""What replicas say to each other, inside a step."""
+"""What replicas exchange inside a step."""
 
 import math
 

@@ -125,7 +125,7 @@ def check_batch(batch_size, strategy):
         raise ValueError(
             f"Batches must be of one known size, for {replicas} replicas share "
             "each. Received a data set whose last batch may be smaller. Make "
-            "it with `dataset.batch(256, drop_remainder=True)` say."
+            "it, for example, with `dataset.batch(256, drop_remainder=True)`."
         )
     if batch_size % replicas:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What the processes of a training run say to each other, between steps."""
+"""What the processes of a training run exchange between steps."""
 
 import contextlib
 import functools
@@ -65,7 +65,7 @@ def readable_worker_errors(strategy):
         raise ConnectionError(
             "All workers must run until the end. One has ended or cannot be "
             "reached any more; its own output says why. Start all workers "
-            "again; they go on from the last checkpoint where there is one. "
+            "again; they resume from the last checkpoint where there is one. "
             f"Received: {type(error).__name__}."
         ) from error
 

@@ -18,7 +18,7 @@ from moco_keras.training.steps import SteppedModel
 
 
 class PretrainingModel(SteppedModel):
-    """Trains two encoders on views of images, as a method has it.
+    """Trains two encoders on views of images by a method of pre-training.
 
     A method is a subclass: its constructor, which ends with `add_state`, its
     `train_step`, and `losses_of_views` for held-out images. All else of a
@@ -60,8 +60,8 @@ class PretrainingModel(SteppedModel):
                 batch is dropped when it is not full.
             epochs, verbose, initial_epoch: as in `keras.Model.fit`.
             callbacks: as in `keras.Model.fit`. A `MomentumUpdate` is added
-                where there is none. A `Checkpoint` among them that finds a
-                saved training resumes it, within an epoch too.
+                where there is none. A `Checkpoint` among them resumes the
+                training run that it finds saved, within an epoch too.
             validation_split: part of the images of arrays, from their end, that
                 is not trained on but evaluated after each epoch.
             validation_data: the same as `x`, to be evaluated after each epoch.
@@ -80,8 +80,8 @@ class PretrainingModel(SteppedModel):
 
         Raises:
             ValueError: if the data, the batch and the queue do not fit
-                together, or a saved training was interrupted in an epoch of
-                other batches.
+                together, or a saved run was interrupted in an epoch of other
+                batches.
             ConnectionError: if another worker is lost.
             FileNotFoundError: if a file is gone whose turn it is.
         """
@@ -249,7 +249,7 @@ class PretrainingModel(SteppedModel):
                 f"The learning rate is 0 from here on: {done} steps are done, "
                 "at which the optimizer's schedule has ended. No weight will "
                 "move. To train on, call `compile` with a new optimizer.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):

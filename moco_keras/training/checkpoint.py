@@ -1,4 +1,4 @@
-"""Saving a training, and going on with it as if nothing had happened."""
+"""Saving a training run, and resuming it as if nothing had happened."""
 
 import concurrent.futures
 import contextlib
@@ -23,24 +23,24 @@ _STOPPING = "Stopping after this step; a second signal (Ctrl-C) stops at once."
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves a training on the way; `fit` goes on from what is saved.
+    """Saves a training run on the way; `fit` resumes from what is saved.
 
-    It holds the weights of both encoders with their moving statistics, the
-    queue, the optimizer, all random states, and how far the epoch has come: a
-    training that goes on gives the numbers of one that was never interrupted,
-    to the bit. It saves at the end of the training too, and when the process
-    gets SIGTERM or Ctrl-C: the step is finished, the training saved, and `fit`
-    ends with `SystemExit` (code 143) or `KeyboardInterrupt`. A second signal
-    ends it at once, and what was saved before remains.
+    A checkpoint holds the weights of both encoders with their moving
+    statistics, the queue, the optimizer, all random states, and how far the
+    epoch has come: a run that resumes gives the numbers of one that was never
+    interrupted, to the bit. It is also saved at the end of the run, and when
+    the process gets SIGTERM or Ctrl-C: the step is finished, the run saved, and
+    `fit` ends with `SystemExit` (code 143) or `KeyboardInterrupt`. A second
+    signal ends it at once, and what was saved before remains.
 
-    A thread writes while the training goes on. The newest three are kept, in
-    TensorFlow's format, with checksums; one that is damaged is passed over.
-    Every one of many workers needs this callback; the chief alone writes and
-    reads, and the others get what it has read.
+    A thread writes while the training continues. The newest three checkpoints
+    are kept, in TensorFlow's format, with checksums; a damaged one is skipped.
+    Each of many workers needs this callback; the chief alone writes and reads,
+    and the others get what it has read.
 
     Args:
-        folder: where to save. A training that was saved there goes on. Only
-            the chief's counts.
+        folder: where to save. A run that was saved there resumes. Of many
+            workers, the chief's folder counts.
         every: how often, "500 steps" or "10 minutes".
 
     Raises:
@@ -73,7 +73,7 @@ class Checkpoint(keras.callbacks.Callback):
             present number, where nothing is saved.
 
         Raises:
-            ValueError: if an epoch of other sizes is to go on.
+            ValueError: if it was interrupted within an epoch of other sizes.
         """
         self._sizes = [-1 if size is None else size for size in sizes]
         strategy = model.distribute_strategy
@@ -106,7 +106,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._began = began
         elif batch:
             self._refuse_sizes(sizes, position)
-        else:  # a new epoch, which begins a pass of its own
+        else:  # a new epoch, which begins a new pass over the data
             self._began = steps
         self._steps = steps
         for i, variable in enumerate(self._shared_variables):
@@ -128,7 +128,7 @@ class Checkpoint(keras.callbacks.Callback):
             if before != now
         ]
         raise ValueError(
-            "An epoch can go on only with the batches that it began with. "
+            "An epoch can resume only with the batches that it began with. "
             f"Received, for epoch {position.epoch + 1} of {self.folder}, which "
             f"was interrupted after {position.batch} batches: "
             f"{', '.join(changes)}. Give the same again, until that epoch has "
@@ -163,9 +163,9 @@ class Checkpoint(keras.callbacks.Callback):
         )
         if kinds != expected:
             raise ValueError(
-                "A training can go on only with the model and the optimizer "
-                f"that it was saved from. Received, in {self.folder}, one of "
-                f"which {len(kinds - expected)} tensors differ. Build the "
+                "A training run can resume only with the model and the "
+                f"optimizer that it was saved from. Received, in {self.folder}"
+                f": {len(kinds - expected)} tensors that differ. Build the "
                 "same, or choose another folder."
             )
         return {name: saved[name] for name in state}
@@ -193,7 +193,7 @@ class Checkpoint(keras.callbacks.Callback):
             return "Stopped at once. Nothing is saved yet."
         return (
             f"Stopped at once. What was saved before, {latest}, is there. The "
-            "same training goes on from it."
+            "same training run resumes from it."
         )
 
     def on_train_begin(self, logs=None):
@@ -238,8 +238,8 @@ class Checkpoint(keras.callbacks.Callback):
     def _agree_with_workers(self, stop, due):
         """Whether any worker is to stop, and whether one is due to save.
 
-        Once a second, for an answer cannot be had before the step is done, and
-        the next one could have begun. All ask after the same steps.
+        Asked about once a second, because the answer blocks until the step is
+        done. All ask after the same steps.
         """
         if self._steps < self._ask_at:
             return False, due and self._unit == "step"  # which all know
@@ -290,7 +290,7 @@ def parse_interval(every):
     number = float(match[1]) if match else 0
     if not number or (match[2] == "step" and number % 1):
         raise ValueError(
-            "Checkpoints must be a number of steps or minutes apart, "
-            f'"500 steps" or "10 minutes" say. Received: {every!r}.'
+            "Checkpoints must be a number of steps or minutes apart, for "
+            f'example "500 steps" or "10 minutes". Received: {every!r}.'
         )
     return number, match[2]

@@ -106,7 +106,7 @@ class CheckpointFiles:
                 )
         if prefixes:
             raise ValueError(
-                "A training can go on only from what is intact. All "
+                "A training run can resume only from what is intact. All "
                 f"checkpoints in {self.folder} are damaged: "
                 f"{', '.join(prefixes)}. Nothing was changed. Bring one back "
                 "from a copy, or choose another folder to begin anew."

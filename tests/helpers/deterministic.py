@@ -1,6 +1,6 @@
 """Trains small models with TensorFlow's deterministic operations.
 
-    python tests/deterministic.py FOLDER KINDS [STEPS]
+    python tests/helpers/deterministic.py FOLDER KINDS [STEPS]
 
 KINDS are keys of `KINDS`, with commas between. Resumes what FOLDER holds.
 SIGTERM stops each model after STEPS; without, what was trained is saved.

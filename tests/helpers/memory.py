@@ -1,6 +1,6 @@
 """Compares the memory that trainings take with what programs estimate.
 
-    python tests/memory.py
+    python tests/helpers/memory.py
 
 Each line is a run of `image_folder` on photographs, of an epoch, with what it
 takes beside its model until its end, evaluations, export and pictures included.

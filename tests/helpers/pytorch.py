@@ -7,7 +7,9 @@ import numpy as np
 
 
 def load(name):
-    with np.load(Path(__file__).parent / "fixtures" / f"{name}.npz") as file:
+    with np.load(
+        Path(__file__).parents[1] / "fixtures" / f"{name}.npz"
+    ) as file:
         return dict(file)
 
 

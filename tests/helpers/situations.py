@@ -1,6 +1,6 @@
 """The four programs in the situations that users bring them into.
 
-    python tests/situations.py PROGRAM FOLDER
+    python tests/helpers/situations.py PROGRAM FOLDER
 
 runs a program in a folder that `PROGRAMS[PROGRAM].prepare` has made, until it
 is about to write what it is for. There it prints PAUSED and waits for a line.

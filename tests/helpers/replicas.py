@@ -1,6 +1,6 @@
 """Trains small models under a strategy, in a process of its own.
 
-    python tests/replicas.py WHAT REPLICAS FOLDER
+    python tests/helpers/replicas.py WHAT REPLICAS FOLDER
 
 WHAT is the name of a function below that ends with results to save. One
 strategy a process: TensorFlow's collectives on a CPU break with the second.

@@ -1,6 +1,6 @@
 """Calls an exported encoder with damaged image files.
 
-    python tests/fuzz.py FOLDER [COUNT]
+    python tests/helpers/fuzz.py FOLDER [COUNT]
 
 Every answer must be an embedding or an InvalidArgument error, and a good file
 must still be embedded as before. Prints a line of JSON.

@@ -1,6 +1,6 @@
 """Kills a run at many moments, and compares it with one that was left alone.
 
-    python tests/soak.py --kills=20 --replicas=2
+    python tests/helpers/soak.py --kills=20 --replicas=2
 
 Runs the smoke recipe twice. One of the two is killed with SIGKILL, again and
 again, and started again. In the end their weights, queues, metrics.json and
@@ -57,7 +57,10 @@ class Run:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=programs.ROOT,
-                env={**os.environ, "PYTHONPATH": f"{programs.ROOT}/tests"},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": f"{programs.ROOT}/tests/helpers",
+                },
             )
 
     def finish(self):

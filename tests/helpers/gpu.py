@@ -169,7 +169,7 @@ def rows_of(name, check, seconds):
     gpus = len(tf.config.get_visible_devices("GPU"))
     if check.gpus > max(1, gpus):
         return [Row(name, "an exchange between GPUs", "needs two GPUs")]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
     env["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     if check.gpus == 1:
         visible = env.get("CUDA_VISIBLE_DEVICES", "0")

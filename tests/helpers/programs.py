@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def start(recipe, *flags, **env):

@@ -1,6 +1,6 @@
 """Trains a tiny model for long, and watches memory and time.
 
-    python tests/long_run.py
+    python tests/helpers/long_run.py
 
 A line of JSON for every thousand steps; the memory after the first thousand,
 and the time of a step, must not grow by more than 2 % and 10 %.
