@@ -101,6 +101,10 @@ class MoCo(PretrainingModel):
         self._temperature = temperature
         self._temperature_variable.assign(temperature)
 
+    def traced_settings(self):
+        """Those that may be set between two calls of `fit`."""
+        return *super().traced_settings(), self.symmetric, self.shuffle
+
     def train_step(self, data):
         """One step of Algorithm 1; the momentum update is in its callback."""
         pairs = self._pairs(*self.training_views(data))

@@ -76,6 +76,10 @@ class SteppedModel(TwoEncoders):
         """
         raise NotImplementedError
 
+    def traced_settings(self):
+        """Attributes that a traced step depends on; a method adds its own."""
+        return (self.augmenter,)
+
     def training_views(self, data):
         """As `two_views`, and remembers what a first batch is checked for."""
         im_1, im_2 = self.two_views(data)
@@ -232,7 +236,7 @@ class SteppedModel(TwoEncoders):
 
     def _trace_anew(self):
         # Keras keeps the traced step until `compile`, whatever has been set.
-        now = self.augmenter, self.symmetric, self.shuffle
+        now = self.traced_settings()
         # Of layers `==` asks whether they are the same.
         if self._traced_with is None or now != self._traced_with():
             self.train_function = self.test_function = None
