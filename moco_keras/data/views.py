@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import arguments, distribution, random
+from moco_keras import arguments, distribution, keras_private, random
 from moco_keras.data import checks, inputs
 
 
@@ -61,11 +61,7 @@ def two_views(images, augmenter, batch_size):
 
 def random_states(augmenter):
     """The variables that hold an augmenter's random states."""
-    return [
-        v
-        for v in getattr(augmenter, "variables", [])
-        if v.name == "seed_generator_state"
-    ]
+    return keras_private.random_states(getattr(augmenter, "variables", []))
 
 
 def _draw(states):

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-from keras.src.saving import serialization_lib
 
-from moco_keras import arguments
+from moco_keras import arguments, keras_private
 from moco_keras.export import versions
 from moco_keras.system import paths
 from moco_keras.system.paths import printable
@@ -155,7 +154,7 @@ class FrozenEncoder(keras.layers.TFSMLayer):
     def from_config(cls, config, custom_objects=None, safe_mode=None):
         # Keras refuses all but files that are loaded with `safe_mode=False`,
         # `clone_model` too, which loads no file.
-        if safe_mode or serialization_lib.in_safe_mode():
+        if safe_mode or keras_private.in_safe_mode():
             raise ValueError(
                 "A model that holds an exported encoder must be loaded with "
                 "`safe_mode=False`, for a SavedModel is a program, which may "

@@ -8,11 +8,12 @@ import re
 import subprocess
 from importlib import metadata
 
+from moco_keras import keras_private
 from moco_keras.system.paths import printable
 from moco_keras.version import __version__
 
 _PACKAGES = ("keras", "tensorflow", "numpy")
-_WEIGHTS = "variables/variables.data-00000-of-00001"
+_WEIGHTS = f"variables/variables{keras_private.CHECKPOINT_DATA}"
 
 
 def write(folder, name, *, signatures, output, normalized, file, training):

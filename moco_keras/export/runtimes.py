@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from moco_keras import keras_private
 from moco_keras.models import model_state
 
 FILES = {"onnx": "encoder.onnx", "litert": "encoder.tflite"}
@@ -110,11 +111,8 @@ def _closed(embed, images):
     tf2onnx makes an input of each tensor that a function captures, such as the
     mean of a `Normalization`.
     """
-    # Not public, and what tf2onnx uses, too.
-    from tensorflow.python.framework import convert_to_constants
-
     function = tf.function(embed, input_signature=[images])
-    function = convert_to_constants.convert_variables_to_constants_v2(
+    function = keras_private.variables_to_constants(
         function.get_concrete_function()
     )
     graph = function.graph.as_graph_def()

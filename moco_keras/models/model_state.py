@@ -5,6 +5,8 @@ import tempfile
 import keras
 from keras import ops
 
+from moco_keras import keras_private
+
 
 def copy_state(source, target):
     """Gives a model the state of another, as saving and loading would.
@@ -43,10 +45,9 @@ def layers(model):
 
     Inputs are left out: they hold nothing, and copies may have more of them.
     """
-    # Keras's public list has no layers within layers.
     return [
         layer
-        for layer in model._flatten_layers()
+        for layer in keras_private.flatten_layers(model)
         if not isinstance(layer, keras.layers.InputLayer)
     ]
 
