@@ -1,6 +1,5 @@
 """SavedModels of trained encoders, for TensorFlow Serving and others."""
 
-import contextlib
 import json
 
 import keras
@@ -8,14 +7,28 @@ import numpy as np
 import tensorflow as tf
 
 from moco_keras import arguments
-from moco_keras.data import decoding
-from moco_keras.distribution import accelerators
-from moco_keras.export import model_card, runtimes, serving_warmup, versions
+from moco_keras.export import (
+    model_card,
+    runtimes,
+    serving_signatures,
+    serving_warmup,
+    verification,
+    versions,
+)
 from moco_keras.models import encoders, model_state
 from moco_keras.system import ownership, paths
-from moco_keras.system.paths import printable
 
 _OUTPUTS = ("features", "projection")
+_NOT_WRITABLE = (
+    "A folder of an encoder's versions must be one that can be written to. "
+    "Received, for {place}: {reason}. Nothing was exported, and what it held "
+    "before is as it was. Make it writable, make room, or choose another."
+)
+_TENSORFLOW_ERRORS = (
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.ResourceExhaustedError,
+)
 
 
 def export_encoder(
@@ -120,21 +133,26 @@ def export_encoder(
     )
     # A server looks at names that are numbers only.
     with (
-        _writing_to(path),
+        paths.writing(path, _NOT_WRITABLE, _TENSORFLOW_ERRORS),
         ownership.made(path),
         ownership.scratch(path) as scratch,
         paths.plain(scratch) as folder,
     ):
         partial = folder / "version"
-        signatures, expected = _write_saved_model(
+        signatures, expected = serving_signatures.write(
             encoder, images, normalize, partial
         )
         serving_warmup.write(partial, size)
         loaded = _write_keras(encoder, partial / "encoder.keras")
-        found = _embedder(loaded, normalize)(images)["embedding"]
-        _check("encoder.keras", found, expected, _tolerance(encoder))
+        embed = serving_signatures.embedding_function(loaded, normalize)
+        verification.check(
+            "encoder.keras",
+            embed(images)["embedding"],
+            expected,
+            verification.tolerance_of(encoder),
+        )
         if format is not None:
-            _write_portable(encoder, images, normalize, format, partial)
+            runtimes.write(encoder, images, normalize, format, partial)
         model_card.write(
             partial,
             path.resolve().name,
@@ -145,118 +163,6 @@ def export_encoder(
             training=training,
         )
         return versions.add_version(partial, path, version)
-
-
-@contextlib.contextmanager
-def _writing_to(path):
-    errors = tf.errors
-    try:
-        yield
-    except (
-        OSError,
-        errors.NotFoundError,
-        errors.PermissionDeniedError,
-        errors.ResourceExhaustedError,
-    ) as error:
-        if isinstance(error, OSError) and error.errno is None:
-            raise  # it has its own words
-        raise OSError(
-            "A folder of an encoder's versions must be one that can be written "
-            f"to. Received, for {printable(path)}: "
-            f"{getattr(error, 'strerror', None) or error.message}. Nothing "
-            "was exported, and what it held before is as it was. Make it "
-            "writable, make room, or choose another."
-        ) from error
-
-
-def _embedder(encoder, normalize):
-    """A function of images (N, S, S, 3), of any dtype, that a graph holds."""
-
-    def embed(images):
-        embedding = encoder(tf.cast(images, "float32"), training=False)
-        embedding = tf.cast(embedding, "float32")
-        if normalize:
-            embedding = tf.math.l2_normalize(embedding, axis=1)
-        return {"embedding": embedding}
-
-    return embed
-
-
-def _of_any_number(embed):
-    """The same function, of a batch of no images, too.
-
-    Some kernels fail on an empty one.
-    """
-
-    def embed_all(images):
-        number = tf.shape(images)[0]
-        more = [[0, tf.maximum(0, 1 - number)], *[[0, 0]] * 3]
-        return {"embedding": embed(tf.pad(images, more))["embedding"][:number]}
-
-    return embed_all
-
-
-def _checked(images, size):
-    """The same images, whose shape a server compares with the encoder's.
-
-    Others would end in an error deep within, in a crash of the process, or in
-    embeddings of something else.
-    """
-    with tf.name_scope("given"):
-        images = tf.raw_ops.PlaceholderWithDefault(
-            input=images,
-            shape=tf.TensorShape(None),  # or TensorFlow would rely on it
-            name="images",
-        )
-    return tf.ensure_shape(images, (None, size, size, 3))
-
-
-def _write_saved_model(encoder, images, normalize, folder):
-    """Returns signatures, as `model_card.write` takes them, and embeddings."""
-    from moco_keras import augmentations  # slow to import
-
-    size = images.shape[1]
-    evaluation = augmentations.evaluation(size)
-    embed = _of_any_number(_embedder(encoder, normalize))
-
-    def serve_images(images):
-        return embed(_checked(images, size))
-
-    def decode(contents):
-        return evaluation(decoding.decode(contents)[None])[0]
-
-    def serve_encoded(contents):
-        image = tf.TensorSpec((size, size, 3), "float32")
-        return embed(tf.map_fn(decode, contents, fn_output_signature=image))
-
-    images_spec = tf.TensorSpec((None, size, size, 3), "uint8", name="images")
-    contents = tf.TensorSpec((None,), "string", name="image_bytes")
-    embedding = tf.TensorSpec((None, encoder.output_shape[1]), "float32")
-    archive = keras.export.ExportArchive()
-    archive.track(encoder)
-    serve = archive.add_endpoint("serving_default", serve_images, [images_spec])
-    archive.add_endpoint("serve_encoded", serve_encoded, [contents])
-    expected = serve(images)["embedding"]
-    if not np.isfinite(expected).all():
-        raise ValueError(
-            "An encoder to export must return numbers. Received one that "
-            "returns NaN or infinity for images of noise. Export an earlier "
-            "state of it, and train with `callbacks.StopOnNaN`."
-        )
-    archive.write_out(str(folder), verbose=False)
-    signatures = tf.saved_model.load(str(folder)).signatures
-    files = tf.stack([tf.io.encode_png(image) for image in images])
-    for name, given in {
-        "serving_default": {"images": tf.constant(images)},
-        "serve_encoded": {"image_bytes": files},
-    }.items():
-        found = signatures[name](**given)["embedding"]
-        _check(name, found, expected, _tolerance(encoder))
-    outputs = {"embedding": embedding}
-    return {
-        "serving_default": ({"images": images_spec}, outputs),
-        "serve_encoded": ({"image_bytes": contents}, outputs),
-    }, expected
 
 
 def _write_keras(encoder, path):
@@ -282,55 +188,6 @@ def _write_keras(encoder, path):
             "Put `@keras.saving.register_keras_serializable()` before the "
             "class of each layer of your own, and give it a `get_config`."
         ) from error
-
-
-def _write_portable(encoder, images, normalize, format, folder):
-    file = runtimes.FILES[format]
-    spec = tf.TensorSpec((None, *images.shape[1:]), "uint8", name="images")
-    try:
-        float32 = runtimes.in_float32(encoder)
-        embed = _embedder(float32, normalize)
-        run = runtimes.write(float32, embed, spec, format, folder)
-        found = run(images)
-    except Exception as error:  # each converter and runtime has its own
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise ValueError(
-            f"An encoder to export with format={format!r} must be of "
-            "operations that the runtime has. Received one of which "
-            f"{file} cannot be made, or does not run: "
-            f"{reason.rpartition('error: ')[2]}. Nothing was exported. Replace "
-            "the layer, or export without `format`."
-        ) from error
-    # Not with the encoder, which may round to bfloat16. That the copy has its
-    # state was checked with `encoder.keras`, which is copied the same way.
-    _check(file, found, embed(images)["embedding"], _tolerance(float32))
-
-
-def _check(name, found, expected, tolerance):
-    """Refuses a part of an export that does not return what it should."""
-    error = np.max(np.abs(np.subtract(found, expected)))
-    scale = np.max(np.abs(expected))
-    if not error <= tolerance * scale:
-        raise ValueError(
-            f"`{name}` of an export must return what the encoder does. "
-            f"Received embeddings of noise that are {error:.2g} apart, where "
-            f"the largest number is {scale:.2g}. Nothing was exported. Look "
-            "for a layer that keeps values beside its weights, and have its "
-            "`save_own_variables` hold them, or one that draws random numbers "
-            "in inference."
-        )
-
-
-def _tolerance(encoder):
-    """How far roundings may bring embeddings apart; 1 is the largest number."""
-    if accelerators.on_gpu() and (
-        tf.config.experimental.tensor_float_32_execution_enabled()
-    ):
-        return 0.05
-    half = {"bfloat16", "float16"}
-    if half & {layer.compute_dtype for layer in model_state.layers(encoder)}:
-        return 0.05
-    return 1e-4
 
 
 def _json(training):

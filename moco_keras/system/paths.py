@@ -27,6 +27,31 @@ def plain(folder):
         yield link
 
 
+@contextlib.contextmanager
+def writing(place, message, also=()):
+    """Says in words that a place could not be written to.
+
+    Args:
+        place: path of what is written to while the context lasts.
+        message: of the error, with {place} and {reason} in it.
+        also: tuple of errors that mean the same, such as TensorFlow's, whose
+            `message` is the reason.
+
+    Raises:
+        OSError: with the message, for an error of the system. One that this
+            library raises has its own words, and passes.
+    """
+    try:
+        yield
+    except (OSError, *also) as error:
+        attribute = "strerror" if isinstance(error, OSError) else "message"
+        reason = getattr(error, attribute)
+        if reason is None:
+            raise
+        place = printable(place)
+        raise OSError(message.format(place=place, reason=reason)) from error
+
+
 def printable(path):
     """A path as one line of text, whatever the bytes of its name."""
     text = os.fsencode(path).decode(errors="backslashreplace")
