@@ -55,39 +55,37 @@ def export_encoder(
     - `serving_default` takes `images`, uint8 (N, S, S, 3), of the encoder's
       size, and fails with `InvalidArgument` if they are of another.
     - `serve_encoded` takes `image_bytes`, string (N,): JPEG, PNG or BMP files,
-      or GIFs, of which it takes the first picture, of up to 50 million pixels.
-      It brings them to the encoder's size as `augmentations.evaluation` does,
-      and fails with `InvalidArgument` if one of them is something else.
+      or the first pictures of GIFs, of up to 50 million pixels. It brings them
+      to the encoder's size as `augmentations.evaluation` does, and fails with
+      `InvalidArgument` if one of them is something else.
 
-    Of no images, N = 0, both return no embeddings, (0, D), and so does ONNX
+    For no images, N = 0, both return no embeddings, (0, D), and so does ONNX
     Runtime; LiteRT refuses them.
 
-    Beside it are `encoder.keras`, the same for fine-tuning, and what is known
-    of it: `encoder.json`, and `README.md` made from that. Batch norm in
-    `encoder.keras` is one of whole batches, of any size: its splits, and its
-    synchronization, are of pre-training. Where the package
-    tensorflow-serving-api is installed, there are requests in `assets.extra`
-    with which a server warms up. If requested, there is also a file for another
-    runtime, `encoder.onnx` or `encoder.tflite`, of which `images` is the input
-    and `embedding` the output, and whose arithmetic is float32.
+    Beside it are `encoder.keras`, the same encoder for fine-tuning, and its
+    record: `encoder.json`, and `README.md` made from that. Batch norm in
+    `encoder.keras` takes whole batches, of any size: splits and synchronization
+    are for pre-training only. If the package tensorflow-serving-api is
+    installed, there are requests in `assets.extra` with which a server warms
+    up. If requested, there is also a file for another runtime, `encoder.onnx`
+    or `encoder.tflite`: from `images` to `embedding`, computed in float32.
 
-    Each of these was loaded again and has embedded a batch as the encoder does
-    before the version gets its number. Of a `MoCo` whose epoch was interrupted,
-    batch norm's moving statistics are the mean over its replicas.
+    Every part is loaded again, and must embed a batch as the encoder does,
+    before the version gets its number. If an epoch of a `MoCo` was interrupted,
+    batch norm's moving statistics are averaged over its replicas first.
 
     Args:
         model: a `MoCo`, or an encoder from `build_encoder`.
         path: folder of all versions.
-        version: number of this one, 1 or more; by default the one after the
-            highest.
+        version: its number, 1 or more; by default the one after the highest.
         output: "features", those of the backbone, or "projection", what the
             loss compares.
         normalize: whether to divide each embedding by its length.
-        format: another to write too: "onnx", for ONNX Runtime, which needs the
-            packages tf2onnx, onnx and onnxruntime, or "litert", for LiteRT,
+        format: a second format to write: "onnx", for ONNX Runtime, which needs
+            the packages tf2onnx, onnx and onnxruntime, or "litert", for LiteRT,
             which was called TensorFlow Lite.
-        training: what to record of the training: settings, data, metrics; a
-            dict of what JSON can hold.
+        training: what to record of the training run, such as settings, data and
+            metrics; a dict of what JSON can hold.
 
     Returns:
         The version's folder, a `Path`.
@@ -96,12 +94,12 @@ def export_encoder(
         FileExistsError: if the version exists.
         OSError: if the folder cannot be made, or not be written to.
         ImportError: if the format's converter or runtime is not installed.
-        ValueError: if an argument is none of the above, or the encoder does not
-            take square RGB images of one size, or it is not known whether their
-            pixels are in [0, 255], or its backbone cannot be told from its
-            head, or Keras does not know one of its layers, or the format's
-            runtime one of its operations, or what was written does not return
-            what the encoder does. No version is left then.
+        ValueError: if an argument is not one of the above; if the encoder does
+            not take square RGB images of one size, or it is not known whether
+            their pixels are in [0, 255], or its backbone cannot be told from
+            its head; if Keras does not know one of its layers, or the format's
+            runtime one of its operations; or if a part does not return what the
+            encoder does. No version is left then.
     """
     encoder = getattr(model, "query_encoder", model)
     size = _image_size(encoder)
@@ -166,12 +164,12 @@ def export_encoder(
 
 
 def _write_keras(encoder, path):
-    """For fine-tuning; returns what others will load."""
+    """Writes the encoder for fine-tuning; returns what others will load."""
 
     def by_whole_batches(config):
-        # Groups and replicas are of pre-training: whoever fine-tunes has
-        # batches of any size, and lets Keras compile the step, which cannot
-        # hold an exchange between replicas.
+        # Groups and replicas are for pre-training. Fine-tuning has batches of
+        # any size, and a step that Keras compiles, in which replicas cannot
+        # exchange statistics.
         if {"splits", "synchronized"} <= config.keys():
             config |= {"splits": 1, "synchronized": False}
 
@@ -180,7 +178,7 @@ def _write_keras(encoder, path):
         return keras.models.load_model(path)
     except (NotImplementedError, TypeError, ValueError) as error:
         cause = error
-        while cause.__context__ is not None:  # of the model, of its part, ...
+        while cause.__context__ is not None:  # the model's, its part's, ...
             cause = cause.__context__
         raise ValueError(
             "An encoder to export must be of layers that Keras can load. "
@@ -222,7 +220,7 @@ def _image_size(encoder):
         )
     if not encoders.takes_pixels(encoder):
         raise ValueError(
-            "An encoder to export must take pixels in [0, 255], and normalise "
+            "An encoder to export must take pixels in [0, 255], and normalize "
             f"them itself. Received: {encoder!r}, whose range is unknown. "
             "Build it with `build_encoder`, which takes any functional Keras "
             "model as `backbone`."

@@ -9,10 +9,11 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def plain(folder):
-    """Gives a path to a folder that TensorFlow takes as it is.
+    """Gives a path to a folder that TensorFlow takes literally.
 
-    TensorFlow takes `*`, `?`, `[` and a backslash for patterns, and no name
-    that is not UTF-8. To a folder of such a path there is a link meanwhile.
+    TensorFlow takes `*`, `?`, `[` and a backslash for patterns, and refuses
+    names that are not UTF-8. While the context lasts, a folder with such a path
+    has a link to it.
 
     Args:
         folder: its path.
@@ -55,7 +56,7 @@ def writing(place, message, also=()):
 def printable(path):
     """A path as one line of text, whatever the bytes of its name."""
     text = os.fsencode(path).decode(errors="backslashreplace")
-    # Controls, which move the cursor, what ends a line, and what turns it.
+    # Control characters, ends of lines, and changes of direction.
     return re.sub(
         r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]",
         lambda c: repr(c[0])[1:-1],
