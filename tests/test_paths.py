@@ -12,7 +12,7 @@ MESSAGE = "It must be writable. Received: {place}: {reason}. Move it."
 @pytest.mark.parametrize("name", ["plain", "{0} {x}", "a\nb"])
 def test_an_error_of_the_system_is_said_in_words(name, tmp_path):
     with pytest.raises(OSError) as caught:
-        with paths.writing(tmp_path / name, MESSAGE):
+        with paths.readable_write_errors(tmp_path / name, MESSAGE):
             raise OSError(errno.ENOSPC, "No space left on device")
     place = paths.printable(tmp_path / name)
     expected = MESSAGE.replace("{place}", place)
@@ -22,7 +22,7 @@ def test_an_error_of_the_system_is_said_in_words(name, tmp_path):
 
 def test_an_error_of_our_own_passes(tmp_path):
     with pytest.raises(FileExistsError, match=r"^own words$"):
-        with paths.writing(tmp_path, MESSAGE):
+        with paths.readable_write_errors(tmp_path, MESSAGE):
             raise FileExistsError("own words")
 
 
@@ -32,8 +32,8 @@ class OtherError(Exception):
 
 def test_other_errors_pass_or_count_as_the_same(tmp_path):
     with pytest.raises(OtherError):
-        with paths.writing(tmp_path, MESSAGE):
+        with paths.readable_write_errors(tmp_path, MESSAGE):
             raise OtherError
     with pytest.raises(OSError, match=r"Received: .*: it is full\. Move it\."):
-        with paths.writing(tmp_path, MESSAGE, (OtherError,)):
+        with paths.readable_write_errors(tmp_path, MESSAGE, (OtherError,)):
             raise OtherError

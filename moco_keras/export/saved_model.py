@@ -131,7 +131,7 @@ def export_encoder(
     )
     # A server looks at names that are numbers only.
     with (
-        paths.writing(path, _NOT_WRITABLE, _TENSORFLOW_ERRORS),
+        paths.readable_write_errors(path, _NOT_WRITABLE, _TENSORFLOW_ERRORS),
         ownership.made(path),
         ownership.scratch(path) as scratch,
         paths.plain(scratch) as folder,

@@ -29,8 +29,8 @@ def plain(folder):
 
 
 @contextlib.contextmanager
-def writing(place, message, also=()):
-    """Says in words that a place could not be written to.
+def readable_write_errors(place, message, also=()):
+    """Has errors of writing to a place say what to do.
 
     Args:
         place: path of what is written to while the context lasts.
