@@ -1,4 +1,4 @@
-"""What users pass: numbers, Python's, NumPy's or tensors; seeds; paths."""
+"""Checks of what users pass: numbers of any library, seeds, paths."""
 
 import numbers
 import operator
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Of float32, in which everything is computed.
+# The range of float32, in which everything is computed.
 _LEAST, _MOST = (
     float(getattr(np.finfo("float32"), x)) for x in ("tiny", "max")
 )
@@ -39,7 +39,7 @@ PART = Kind("a number in (0, 1]", lambda x: 0 < x <= 1)
 COUNT = Kind("a positive integer below 2**31", lambda x: 1 <= x < 2**31)
 INDEX = Kind("an integer from 0 on, below 2**31", lambda x: 0 <= x < 2**31)
 VERSION = Kind("a positive integer below 2**63", lambda x: 1 <= x < 2**63)
-# NumPy and Keras take no others.
+# NumPy and Keras take no other seeds.
 SEED = Kind("an integer from 0 on, below 2**32", lambda x: 0 <= x < 2**32)
 
 
@@ -47,7 +47,7 @@ def refusal(name, value, words):
     """The error that a value is not what it must be.
 
     Args:
-        name: that users know it by, of an argument or of a --flag.
+        name: of the argument or --flag, as users know it.
         value: what was received.
         words: what it must be, after "must be".
     """
@@ -63,7 +63,7 @@ def whole(kind=COUNT, **value):
         value: the number, by the name that users know it by.
 
     Raises:
-        ValueError: if it is no whole number, or not of the kind.
+        ValueError: if it is not a whole number, or not of the kind.
     """
     ((name, number),) = value.items()
     try:
@@ -83,7 +83,7 @@ def real(kind=FINITE, **value):
         value: the number, by the name that users know it by.
 
     Raises:
-        ValueError: if it is no number, or not of the kind.
+        ValueError: if it is not a number, or not of the kind.
     """
     ((name, number),) = value.items()
     # `float` takes text, too.
@@ -119,7 +119,7 @@ def pair(kind=FINITE, **value):
 
 
 def seed(seed):
-    """Returns a seed as an `int`, or None for none."""
+    """Returns a seed as an `int`, or None if there is no seed."""
     return None if seed is None else whole(SEED, seed=seed)
 
 
@@ -130,8 +130,8 @@ def path(**value):
         value: a text or an `os.PathLike`, by the name that users know it by.
 
     Raises:
-        ValueError: if it is no path, is empty, or is in the home folder of
-            somebody who is not known here.
+        ValueError: if it is not a path, is empty, or is in the home folder of
+            a user who is not known here.
     """
     ((name, given),) = value.items()
     if not isinstance(given, (str, os.PathLike)) or not str(given):

@@ -1,9 +1,9 @@
-"""The optimiser of the paper's code."""
+"""The optimizer of the paper's code."""
 
 import keras
 from keras import ops
 
-from moco_keras import arguments
+from moco_keras import arguments, keras_private
 
 _BELOW_ONE = arguments.Kind("a number in [0, 1)", lambda x: 0 <= x < 1)
 
@@ -44,7 +44,8 @@ class SGD(keras.optimizers.Optimizer):
         self._buffers = self.add_optimizer_variables(variables, "momentum")
 
     def update_step(self, gradient, variable, learning_rate):
-        buffer = self._buffers[self._get_variable_index(variable)]
+        index = keras_private.variable_index(self, variable)
+        buffer = self._buffers[index]
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype) + self.l2 * variable
         velocity = self.momentum * buffer + gradient

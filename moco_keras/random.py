@@ -1,11 +1,11 @@
 """Random numbers that are the same everywhere, by integer operations alone.
 
 TensorFlow's own depend on whether XLA compiles the step, which Keras decides by
-the devices: one GPU and two would train on other views. The numbers here are
+the devices: two GPUs would train on other views than one. The numbers here are
 the same for both.
 
 A key is an integer tensor (2,), such as the state of a
-`keras.random.SeedGenerator`, of whose values the low 32 bits count.
+`keras.random.SeedGenerator`. Only the low 32 bits of its values count.
 """
 
 import tensorflow as tf
@@ -46,8 +46,8 @@ def _rotated_left(x, bits):
     return left | right
 
 
-# What a seed is used for, beside the states of `SeedGenerator`s that begin with
-# it: those count from 0.
+# Purposes of a seed. They differ from the states of `SeedGenerator`s with the
+# same seed, which count from 0.
 _PURPOSES = {"order": 2**32 - 1, "views": 2**32 - 2, "evaluation": 2**32 - 3}
 
 
@@ -67,7 +67,7 @@ def key(seed, purpose, number):
 
 
 def fold_in(key, number):
-    """Makes a key of its own for each number.
+    """Derives another key for each number.
 
     Args:
         key: int (2,).
@@ -85,8 +85,8 @@ def fold_in(key, number):
 def uniform(key, count, numbers):
     """Draws from [0, 1) for numbered things, such as the images of a batch.
 
-    What a number gets depends on the key and on itself, not on who else is
-    asked for.
+    The draws of a number depend on the key and on the number alone, not on the
+    others.
 
     Args:
         key: int (2,).
@@ -103,7 +103,7 @@ def uniform(key, count, numbers):
 @tf.function(jit_compile=True)
 def _uniform(key, count, numbers):
     words = _random_words(key, -(-count // 2), numbers)[:count]
-    # Of the 32 bits, those that float32 holds exactly.
+    # Only the bits that float32 holds exactly.
     bits = tf.bitwise.right_shift(words, tf.constant(8, "uint32"))
     return tf.cast(tf.cast(bits, "int32"), "float32") * 2.0**-24
 
@@ -119,7 +119,7 @@ def permutation(key, count):
         int64 (count,).
     """
     words = _one_word_each(tf.cast(key, "int64"), tf.range(count))
-    # Of equal words the first number is first, on every device.
+    # Equal words stay in their order, on every device.
     return tf.cast(tf.math.top_k(words, k=count).indices, "int64")
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules of the paper's code, serialisable with the model."""
+"""Learning-rate schedules of the paper's code, serializable with the model."""
 
 import math
 
@@ -13,7 +13,7 @@ def step_schedule(learning_rate, steps_per_epoch, milestones, factor=0.1):
 
     Args:
         learning_rate: the rate of the first epochs.
-        steps_per_epoch: optimiser steps in an epoch.
+        steps_per_epoch: optimizer steps in an epoch.
         milestones: epochs counted from 0, ascending; (120, 160) in MoCo v1.
         factor: multiplier at each milestone.
 
@@ -43,8 +43,8 @@ class EpochCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         learning_rate: the rate of the first epoch.
-        steps_per_epoch: optimiser steps in an epoch.
-        epochs: length of the training.
+        steps_per_epoch: optimizer steps in an epoch.
+        epochs: length of the training run.
 
     Reference:
         [Chen et al., 2020](https://arxiv.org/abs/2003.04297), section 3.

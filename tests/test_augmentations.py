@@ -227,9 +227,9 @@ def test_evaluation_leaves_images_of_its_size(pictures):
     np.testing.assert_array_equal(unaware(square), square)
 
 
-def test_evaluation_cuts_the_centre(rng):
+def test_evaluation_cuts_the_center(rng):
     image = np.zeros((1, 32, 64, 3), "uint8")
-    image[:, 2:30, 18:46] = 200  # the centred square of 7/8 of the shorter side
+    image[:, 2:30, 18:46] = 200  # the center: 7/8 of the shorter side
     np.testing.assert_allclose(aug.evaluation(14)(image), 200, rtol=1e-6)
 
 

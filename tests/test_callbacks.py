@@ -90,7 +90,7 @@ def test_k_is_chosen_by_the_smallest_class(images, labels):
         ({"bank": None}, "`bank` must be .images, labels.*NoneType"),
         ({"test": tf.data.Dataset.range(3)}, "`test` must be .images, labels"),
         ({"labels": [3] * 16}, "two classes or more.*labels are 3"),
-        ({"labels": [-1] * 16}, "Leave unlabelled .*only_labelled"),
+        ({"labels": [-1] * 16}, "Leave unlabeled .*only_labelled"),
         ({"labels": [0]}, "`bank_labels` must be .*16 images.*shape=.1,"),
         ({"test_labels": [0.5] * 16}, "`test_labels` must be .*float64"),
         ({"images": np.zeros((16, 8, 8, 3), "float32")}, "dtype=float32"),

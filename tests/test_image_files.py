@@ -154,7 +154,7 @@ def test_they_train(folder, make_model):
 def test_memory_is_bounded(folder):
     """A process that decodes a vast image would need 1.2 GB more."""
     code = (
-        "import moco_keras, resource; from moco_keras import image_files\n"
+        "import resource; from moco_keras.data import image_files\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"assert len(image_files.scan({str(folder)!r}).skipped) == 14\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

@@ -8,7 +8,7 @@ import pytest
 import pytorch
 import tensorflow as tf
 
-from moco_keras.augmentations import image_ops
+from moco_keras.augmentations import color_ops, image_ops
 
 pytestmark = pytest.mark.usefixtures("accelerator")
 
@@ -34,15 +34,15 @@ def jitter(images, **values):
     values = {**NEUTRAL, **values}
     values = {n: np.full(len(images), v, "float32") for n, v in values.items()}
     places = np.tile(np.arange(4), (len(images), 1))
-    return image_ops.jitter(images, **values, places=places)
+    return color_ops.jitter(images, **values, places=places)
 
 
 @pytest.mark.parametrize(
     ("name", "operation"),
     [
-        ("flip", image_ops.mirror),
-        ("grayscale", image_ops.grayscale),
-        ("solarize", partial(image_ops.solarize, threshold=128.0)),
+        ("flip", image_ops.horizontal_flip),
+        ("grayscale", color_ops.grayscale),
+        ("solarize", partial(color_ops.solarize, threshold=128.0)),
     ],
 )
 def test_operations_without_parameters(name, operation):
@@ -171,7 +171,7 @@ def test_jitter_is_torchvisions_in_each_images_order(seed, rng):
     values["hue"] = rng.uniform(-0.4, 0.4, 8).astype("float32")
     orders = rng.permuted(np.tile(np.arange(4), (8, 1)), axis=1)
     places = np.argsort(orders, axis=1)
-    result = image_ops.jitter(images, **values, places=places).numpy()
+    result = color_ops.jitter(images, **values, places=places).numpy()
     for image, order, got, i in zip(
         images, orders, result, range(8), strict=True
     ):

@@ -19,7 +19,7 @@ def test_vote_is_the_weighted_one(k, rng):
     assert accuracy == pytest.approx(np.mean(expected == truth))
 
 
-def test_neighbours_come_nearest_first(rng):
+def test_neighbors_come_nearest_first(rng):
     bank, queries = reference.unit_rows(rng, 3000), reference.unit_rows(rng, 5)
     similarities, rows = knn.nearest(bank, queries, 7)
     expected = np.argsort(-(queries @ bank.T), axis=1)[:, :7]
@@ -84,7 +84,7 @@ def test_rows_of_zeros_are_near_to_nothing():
     np.testing.assert_allclose(similarities, [[0, 0, 0], [1, 0, -0.6]])
 
 
-def test_of_equal_neighbours_the_earlier_rows_count():
+def test_of_equal_neighbors_the_earlier_rows_count():
     bank = np.tile(np.eye(3, dtype="float32"), (4, 1))
     similarities, rows = knn.nearest(bank, bank[:2], k=3)
     np.testing.assert_array_equal(rows, [[0, 3, 6], [1, 4, 7]])
@@ -133,7 +133,7 @@ def test_labels_as_data_sets_have_them(kind, columns, rng):
 
 BAD_LABELS = [
     ([0, 1], "each of the 3 images. Received: shape=(2,)"),
-    ([0, 1, -1], "Received: -1 among them. Leave unlabelled"),
+    ([0, 1, -1], "Received: -1 among them. Leave unlabeled"),
     ([0, 1, 0.5], "Received: 0.5 among them, of dtype=float64. Give each"),
     ([0, 1, np.nan], "Received: nan among them"),
     ([0, np.inf, 1], "Received: inf among them"),

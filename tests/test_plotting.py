@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from moco_keras import plotting
+from moco_keras.plotting import pictures
 
 
 def not_white(path, left, right):
@@ -61,9 +62,9 @@ def drawn_lines(figure):
 def draw(monkeypatch, tmp_path):
     """Draws curves into a file; returns the lines."""
     figures = []
-    save = plotting._save
+    save = pictures._save
     monkeypatch.setattr(
-        plotting, "_save", lambda *a: (figures.append(a[0]), save(*a))
+        pictures, "_save", lambda *a: (figures.append(a[0]), save(*a))
     )
 
     def run(epochs, **kwargs):
@@ -196,9 +197,9 @@ def draw_names(how, names, path):
 def figures(monkeypatch):
     """The figures that are drawn."""
     found = []
-    save = plotting._save
+    save = pictures._save
     monkeypatch.setattr(
-        plotting, "_save", lambda *a: (save(*a), found.append(a[0]))
+        pictures, "_save", lambda *a: (save(*a), found.append(a[0]))
     )
     return found
 

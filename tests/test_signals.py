@@ -145,7 +145,7 @@ def test_an_ignored_signal_and_another_thread_are_left_alone(ctrl_c):
 
 STUCK = """
 import hashlib
-from moco_keras import signals
+from moco_keras.system import signals
 with signals.answered(last_words=lambda: "How to resume"):
     with signals.answered({note}, "Stopping", lambda: "Stopped at once"):
         print("ready", flush=True)

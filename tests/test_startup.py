@@ -10,7 +10,7 @@ from programs import ROOT
 PROGRAM = "import sys; sys.orig_argv.append('moco_keras.recipes.textures');"
 SPEAK = """
 import os
-from moco_keras import startup
+from moco_keras.system import startup
 with startup.without_greetings():
     for line in {lines}:
         os.write(2, line.encode() + b"\\n")

@@ -1,12 +1,14 @@
 """Random views of images: pipelines of the papers, and their layers."""
 
-from moco_keras.augmentations.layers import (
+from moco_keras.augmentations.crops import (
     CenterCropAndResize,
+    RandomResizedCrop,
+)
+from moco_keras.augmentations.layers import (
     RandomColorJitter,
     RandomGaussianBlur,
     RandomGrayscale,
     RandomHorizontalFlip,
-    RandomResizedCrop,
     RandomSolarize,
 )
 from moco_keras.augmentations.pipelines import (

@@ -3,13 +3,15 @@
 import keras
 
 from moco_keras import arguments
-from moco_keras.augmentations.layers import (
+from moco_keras.augmentations.crops import (
     CenterCropAndResize,
+    RandomResizedCrop,
+)
+from moco_keras.augmentations.layers import (
     RandomColorJitter,
     RandomGaussianBlur,
     RandomGrayscale,
     RandomHorizontalFlip,
-    RandomResizedCrop,
 )
 
 
@@ -42,7 +44,7 @@ def moco_v2(image_size=224, min_area=0.2):
     """The augmentation of MoCo v2: crop, jitter, grayscale, blur, flip.
 
     The paper blurs by 0.1 to 2 pixels at 224 pixels. At another size the blur
-    is as wide a part of the picture.
+    is the same part of the picture.
 
     Args and returns: as `moco_v1`.
 
@@ -84,10 +86,10 @@ def _crop(image_size, min_area):
 
 
 def evaluation(image_size=224):
-    """The centre of an image, without chance, for features and predictions.
+    """The center of an image, not at random, for features and predictions.
 
     An image that has the size already passes as it is. Any other is cut to the
-    centred square of 7/8 of its shorter side and resized with antialiasing,
+    centered square of 7/8 of its shorter side and resized with antialiasing,
     which is the usual resize to 256 and crop to 224.
 
     Args:

@@ -10,19 +10,19 @@ from moco_keras.models import encoders
 
 
 class KNNMonitor(keras.callbacks.Callback):
-    """Classifies test images by their nearest bank images, as training goes.
+    """Classifies test images by their nearest bank images, during training.
 
     Puts `knn`, by the backbone's features, and `knn_projection`, by the head's
     output, into the logs of the epochs it evaluates: the first, each `every`-th
-    and the last. Callbacks that stand behind it in the list see them.
+    and the last. Callbacks after it in the list see them.
 
     Args:
         bank: (images, labels), uint8 (B, S, S, 3) and int (B,) or (B, 1), the
-            training images as a rule, without augmentation.
+            usually the training images, without augmentation.
         test: (images, labels) to classify. A label that the bank lacks is never
             found.
         every: epochs between evaluations.
-        k: number of neighbours that vote, at most B; by default
+        k: number of neighbors that vote, at most B; by default
             `knn.default_k`, 200 or the images of the bank's smallest class.
         temperature: of the votes, see `knn.predict`.
 
@@ -32,21 +32,21 @@ class KNNMonitor(keras.callbacks.Callback):
         k: as chosen.
 
     Raises:
-        ValueError: if images or labels are not such, the bank has one class or
-            is smaller than `k`, or, when training starts, the images are not of
-            the encoder's size.
+        ValueError: if images or labels are not as above, the bank has one class
+            or is smaller than `k`, or, when training starts, the images are not
+            of the encoder's size.
     """
 
     def __init__(self, bank, test, every=1, k=None, temperature=0.1):
         super().__init__()
-        self.bank = _labelled(bank=bank)
+        self.bank = _labeled(bank=bank)
         if len(np.unique(self.bank[1])) < 2:
             raise ValueError(
-                "`bank_labels` must be of two classes or more: in one class "
-                "any encoder finds it. Received: all labels are "
+                "`bank_labels` must be of two classes or more, because with "
+                "one any encoder is right. Received: all labels are "
                 f"{self.bank[1][0]}. Leave the callback out, or label more."
             )
-        self.test = _labelled(test=test)
+        self.test = _labeled(test=test)
         self.every = arguments.whole(every=every)
         self.k = knn.check_k(k, self.bank[1])
         self.temperature = knn.check_temperature(temperature)
@@ -77,19 +77,21 @@ class KNNMonitor(keras.callbacks.Callback):
         return bank, test
 
     def evaluate(self):
-        """Returns {"knn": share right, "knn_projection": share right}."""
+        """Returns {"knn": accuracy, "knn_projection": accuracy}."""
         bank, test = self.extract()
         names = ("knn", "knn_projection")
         return {
             name: knn.accuracy(
-                of_bank,
+                bank_features,
                 self.bank[1],
-                of_test,
+                test_features,
                 self.test[1],
                 self.k,
                 self.temperature,
             )
-            for name, of_bank, of_test in zip(names, bank, test, strict=True)
+            for name, bank_features, test_features in zip(
+                names, bank, test, strict=True
+            )
         }
 
     def on_epoch_end(self, epoch, logs=None):
@@ -99,7 +101,7 @@ class KNNMonitor(keras.callbacks.Callback):
             logs.update(self.evaluate())
 
 
-def _labelled(**pair):
+def _labeled(**pair):
     """Images with their labels, (images, int64 (N,)), checked."""
     ((name, given),) = pair.items()
     if not isinstance(given, (tuple, list)) or len(given) < 2:

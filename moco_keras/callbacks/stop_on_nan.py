@@ -1,4 +1,4 @@
-"""The callback that ends a training whose loss is not finite."""
+"""The callback that ends a training run whose loss is not finite."""
 
 import math
 
@@ -6,12 +6,12 @@ import keras
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Ends the training with an error at the first loss that is not a number.
+    """Ends the training run with an error at the first loss that is not finite.
 
     Raises:
         FloatingPointError: naming the epoch and the step. Keras's own
-            `TerminateOnNaN` ends without an error, and what comes after `fit`
-            would export a broken encoder.
+            `TerminateOnNaN` ends without an error, and whatever comes after
+            `fit` would export a broken encoder.
     """
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from moco_keras import arguments, random
 from moco_keras.data.image_sets import UNLABELLED, ImageStream, check_examples
 
-# TFDS's order, which is random, is put into another by as many neighbours.
+# TFDS's order is random. It is shuffled again within as many neighbors.
 _SHUFFLED = 4096
 
 
@@ -42,12 +42,12 @@ def find_builder(name, data_dir=None):
 
 
 def read(builder, split, examples):
-    """A split of a data set, prepared first where it is not; see `load`.
+    """Opens a split of a data set, which is prepared first if need be.
 
     Args:
         builder: what `find_builder` returns.
         split: its name.
-        examples: how many to take, the first of them; None means all.
+        examples: how many to take, the first ones; None means all.
 
     Returns:
         An `ImageStream`.
@@ -57,7 +57,7 @@ def read(builder, split, examples):
         ValueError: if it has no such split, fewer examples, or no images.
     """
     name = builder.name
-    # Of a folder that is not there yet, TFDS would warn that it is empty.
+    # TFDS would warn that a folder that is not there yet is empty.
     if not (builder.data_path.exists() and builder.is_prepared()):
         _refuse_if_offline(builder)
         builder.download_and_prepare()

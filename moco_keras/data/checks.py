@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Code that makes images of what else was given, of arrays and of tensors.
+# Code that makes images from other arrays, and from other tensors.
 _ROUND = "{}.round().astype('uint8')", "tf.cast(tf.round({}), tf.uint8)"
 _CAST = "{}.astype('uint8')", "tf.cast({}, tf.uint8)"
 _OF_ONE = (
@@ -24,7 +24,8 @@ _REPEAT_NEW = (
 )
 _DROP = "{}[..., :3]", "{}[..., :3]"
 _ONE = "{}[None]", "{}[None]"
-# By kind of number: ranges of pixels, and what brings each to [0, 255].
+# For each kind of number, ranges of pixels, and code that brings them to
+# [0, 255].
 _RANGES = {
     "bool": [((0, 1), _OF_BOOL)],
     "int": [((0, 1), _OF_BOOL), ((0, 255), _CAST), ((0, 65535), _OF_16_BITS)],
@@ -60,18 +61,18 @@ def images_of(data):
 
 
 def check_images(images, example=None, dataset="dataset"):
-    """Refuses what is not a batch of RGB images of eight bits a channel.
+    """Refuses anything but a batch of RGB images of eight bits a channel.
 
     Args:
         images: an array, tensor or `tf.TensorSpec`.
         example: of a data set, the `element_spec` that the images are part of.
-        dataset: what the user may call it.
+        dataset: what to call the data set in code that the user may paste.
 
     Raises:
         ValueError: saying what is wrong and what to do.
     """
 
-    def pass_(code):
+    def remedy_by(code):
         array, tensor = code
         if isinstance(images, np.ndarray):
             return f"pass `{array.format('images')}`"
@@ -109,18 +110,18 @@ def check_images(images, example=None, dataset="dataset"):
         elif shape is None or len(shape) != 3:
             remedy = "Pass an array or a `tf.data.Dataset` of such images."
         elif shape[-1] not in (1, 3, 4):
-            remedy = f"Of images in gray, {pass_(_REPEAT_NEW)}."
+            remedy = f"Of images in gray, {remedy_by(_REPEAT_NEW)}."
         elif isinstance(images, tf.TensorSpec):
             remedy = (
                 f"Batch them: pass `{dataset}.batch(256, drop_remainder=True)`."
             )
         else:
-            remedy = f"Of a single image, {pass_(_ONE)}."
+            remedy = f"Of a single image, {remedy_by(_ONE)}."
         raise ValueError(f"{expected} Received: {received}. {remedy}")
     if shape[-1] != 3:
         remedy = {
-            1: f"Repeat the channel: {pass_(_REPEAT)}.",
-            4: f"Drop the alpha channel: {pass_(_DROP)}.",
+            1: f"Repeat the channel: {remedy_by(_REPEAT)}.",
+            4: f"Drop the alpha channel: {remedy_by(_DROP)}.",
         }.get(shape[-1], "Put the three color channels last.")
         raise ValueError(
             f"{expected} Received: {shape[-1]} channels, shape={shape}. "
@@ -143,7 +144,7 @@ def check_images(images, example=None, dataset="dataset"):
                 if least - off <= low and high <= most + off
             ][:1]
         remedies = [
-            f"If pixels are in [{low}, {high}], {pass_(code)}."
+            f"If pixels are in [{low}, {high}], {remedy_by(code)}."
             for (low, high), code in ranges
         ] or ["Undo what has moved their pixels out of [0, 255]."]
         raise ValueError(
@@ -173,7 +174,7 @@ def check_pair(im_q, im_k):
 
 
 def _is_known(images):
-    """Whether there are values, and not only a description of them."""
+    """Whether the values are there, and not only their shape and dtype."""
     is_tensor = isinstance(images, tf.Tensor)
     return isinstance(images, np.ndarray) or (
         is_tensor and not tf.is_symbolic_tensor(images)
@@ -186,7 +187,7 @@ def check_size(images, encoder, name):
     Args:
         images: an array or tensor (N, H, W, 3).
         encoder: `keras.Model` of images.
-        name: what users know the images by.
+        name: that users know the images by.
 
     Raises:
         ValueError: saying both shapes and what to do.
@@ -202,7 +203,7 @@ def check_size(images, encoder, name):
 
 
 def _fits(images, expected):
-    """Whether the shape of a batch is what a model of such images takes."""
+    """Whether a model that takes images of a shape takes those of a batch."""
     received = tuple(images.shape[1:])
     return len(received) == len(expected) and all(
         None in (a, b) or a == b
@@ -240,7 +241,7 @@ def check_batch_size(batch_size, num_images):
 
 
 def check(images, example=None):
-    """Refuses what is neither images nor a pair of views."""
+    """Refuses anything but images or a pair of views."""
     if isinstance(images, tuple):
         check_pair(*images)
     else:

@@ -17,7 +17,7 @@ def decode(contents):
 
     Raises:
         tf.errors.InvalidArgumentError: if it is none of these, or damaged, or
-            of more than 50 million pixels, which is found out first.
+            of more than 50 million pixels, which is checked first.
     """
     height, width = tf.unstack(tf.cast(_declared_size(contents), "int64"))
     check = tf.debugging.assert_less_equal(
@@ -34,15 +34,15 @@ def decode(contents):
 
 
 def _declared_size(contents):
-    """Height and width, or the reverse, as the first bytes say; int32 (2,)."""
-    # However short the file is.
+    """Height and width in any order, as the first bytes say; int32 (2,)."""
+    # Padded, because the file may be shorter.
     head = tf.strings.join([tf.strings.substr(contents, 0, 32), bytes(32)])
 
     def begins_with(signature):
         return tf.strings.substr(head, 0, len(signature)) == signature
 
     def refuse():
-        # TensorFlow decodes other formats too, of whatever size.
+        # TensorFlow decodes other formats, too, of any size.
         check = tf.debugging.assert_less(
             tf.strings.length(contents), 0, "Neither JPEG nor PNG, GIF or BMP"
         )

@@ -26,7 +26,7 @@ _BESIDE = "In none of the folders of splits, beside it"
 
 class _File(NamedTuple):
     path: Path
-    digest: bytes  # of what it holds
+    digest: bytes  # SHA-256 of its contents
     class_name: str | None
 
 
@@ -56,7 +56,7 @@ def find(folder, on_bad_image):
         if split_of:
             split = split_of.get(name[0]) if len(name) > 1 else None
             if split is None:
-                skipped.append((path, _beside(name)))
+                skipped.append((path, _reason_left_out(name)))
                 continue
             name = name[1:]
         class_name = name[0] if len(name) > 1 else None
@@ -67,16 +67,16 @@ def find(folder, on_bad_image):
 
 
 def _splits_of(folders):
-    """By name of a folder, its split; an empty dict where they are not that."""
+    """Splits by names of folders; an empty dict if they are not splits."""
     splits = {name: SPLITS.get(name.lower()) for name in folders}
     found = set(splits.values())
-    # train and one other name of a split are enough to be meant as such.
+    # With train and one other name of a split, others may be beside them.
     is_split = "train" in found and (None not in found or len(found) > 2)
     return {k: v for k, v in splits.items() if v} if is_split else {}
 
 
-def _beside(name):
-    """Why a file is left out that is in no folder of a split."""
+def _reason_left_out(name):
+    """Why a file that is in no folder of a split is left out."""
     if len(name) == 1:
         return _BESIDE
     folder = printable(name[0])
@@ -84,7 +84,16 @@ def _beside(name):
 
 
 def stream(folder, split, examples):
-    """The images of a split, of a `Folder`, or so many of them."""
+    """Opens a split of a `Folder`.
+
+    Args:
+        folder: a `Folder`.
+        split: its name.
+        examples: how many images to take, of a fixed shuffle; None means all.
+
+    Returns:
+        An `ImageStream`.
+    """
     files = folder.splits[split]
     check_examples(examples, len(files), printable(folder.path))
     if examples is not None:

@@ -33,7 +33,7 @@ class Scan(NamedTuple):
 
     Attributes:
         files: paths of the images, in the order of `key`.
-        digests: SHA-256 of each, of what it holds.
+        digests: SHA-256 of the contents of each.
         skipped: (path, reason) of each file that is not an image, and of what
             `walk` leaves out.
     """
@@ -90,7 +90,7 @@ def scan(folder, on_bad_image="skip"):
 
 
 def bad_image(path, reason):
-    """The error that a file is no image, where none is to be skipped."""
+    """The error that a file is not an image, with `on_bad_image="error"`."""
     return ValueError(
         "A folder of images must hold nothing else. Received: "
         f"{printable(path)}: {reason}. Move it elsewhere, or skip such files, "
@@ -99,7 +99,7 @@ def bad_image(path, reason):
 
 
 def no_image(folder, skipped):
-    """The error that a folder holds other files only."""
+    """The error that a folder holds no image."""
     first = ""
     if skipped:
         path, reason = skipped[0]
@@ -112,7 +112,7 @@ def no_image(folder, skipped):
 
 
 def summary(skipped):
-    """Says what `scan` skipped, a line for each reason."""
+    """Describes what `scan` skipped, one line for each reason."""
     lines = [f"Skipped, and not taken as images: {len(skipped)}"]
     by_reason = {}
     for path, reason in skipped:
@@ -148,9 +148,9 @@ def key(path):
 def walk(folder):
     """Finds the files of a folder and of the folders in it, as `scan` does.
 
-    Each file and each folder is taken once: by its own name where it is in the
-    folder, and else by that of the first link to it. Hard links are files of
-    their own, as nothing tells which of them would be the file.
+    Each file and each folder is taken once: by its own name if it is in the
+    folder, and otherwise by that of the first link to it. Each hard link counts
+    as a file, because nothing tells which of them would be the file.
 
     Args:
         folder: its path.
@@ -162,7 +162,7 @@ def walk(folder):
     seen, real = set(), {}  # folders, and by the name that each was taken by
     places, folder_links, file_links = [arguments.path(folder=folder)], [], []
     while places or folder_links:
-        # Links wait until all is found that is there without them.
+        # Links are followed after everything that is there without them.
         place = places.pop() if places else heapq.heappop(folder_links)[1]
         target = _target(place)
         if target in seen:
@@ -199,7 +199,7 @@ def walk(folder):
 
 
 def _is_run(names):
-    """Whether these are the names of what a program that trains leaves."""
+    """Whether a folder with these names is that of a training run."""
     return "settings.json" in names and names & {"checkpoints", "history.csv"}
 
 
@@ -216,7 +216,7 @@ def _is_folder(link):
 
 
 def read(path):
-    """What a file holds, as bytes.
+    """Returns the contents of a file as bytes.
 
     Raises:
         OSError: if it is not a file, or longer than an image can be, or a
@@ -234,28 +234,28 @@ def read(path):
 
 
 def is_drawn(contents):
-    """Whether `plotting.nearest` drew what a file holds.
+    """Whether `plotting.nearest` drew the picture in a file.
 
     Args:
-        contents: bytes, all or the first thousand.
+        contents: bytes of the file, all or the first 1024.
     """
     return "\0".join(MARK).encode() in contents[:1024]
 
 
 def why_not(path):
-    """Why a file is not an image, or None."""
+    """Returns why a file is not an image, or None if it is one."""
     return _examine(path)[1]
 
 
 def _examine(path):
-    """The digest of an image file, or why it is not one; the other is None."""
+    """Returns (digest, None) for an image file, or (None, reason)."""
     try:
         contents = read(path)
         decoding.decode(contents)
     except OSError as error:
         return None, error.strerror
     except tf.errors.OpError as error:
-        # Without the operation that said it.
+        # Without the name of the operation.
         line = error.message.splitlines()[0]
         return None, re.sub(r"\{\{.*?\}\} | ?\[.*", "", line).rstrip(".")
     return hashlib.sha256(contents).digest(), None

@@ -18,12 +18,12 @@ class ImageSet(NamedTuple):
 
     Attributes:
         images: uint8 (N, H, W, 3).
-        labels: int64 (N,), -1 where there are none.
+        labels: int64 (N,), -1 for an image without one.
         class_names: a name for each label.
         source: the data set and its version, or the folder's name and a digest
             of the images' names and contents.
         skipped: (path, reason) of each file of a folder that was left out,
-            because it is no image, or for another reason.
+            because it is not an image, or for another reason.
     """
 
     images: np.ndarray
@@ -43,7 +43,7 @@ class ImageSet(NamedTuple):
         return bool((self.labels != UNLABELLED).all())
 
     def only_labelled(self):
-        """The same, of the images that have a label."""
+        """Returns an `ImageSet` of the images that have a label."""
         has_label = self.labels != UNLABELLED
         return self._replace(
             images=self.images[has_label], labels=self.labels[has_label]
@@ -51,12 +51,12 @@ class ImageSet(NamedTuple):
 
 
 class ImageStream(NamedTuple):
-    """The same, read from files when they are needed.
+    """Images that are read from files when they are needed.
 
     Attributes:
-        examples: function from a key, int64 (2,), to a `tf.data.Dataset` of
-            what is to be decoded, in the order that the key fixes. None
-            leaves it in its own.
+        encoded: function from a key, int64 (2,), to a `tf.data.Dataset` of what
+            is to be decoded, in the order that the key fixes, or from None to
+            one in the original order.
         decode: function from an element to {"image": uint8 (H, W, 3), "label":
             int64 ()}.
         num_examples: their number.
@@ -64,7 +64,7 @@ class ImageStream(NamedTuple):
         labels: of a folder, as in `ImageSet`; else None, as they are in files.
     """
 
-    examples: Callable
+    encoded: Callable
     decode: Callable
     num_examples: int
     class_names: list[str]
@@ -74,31 +74,31 @@ class ImageStream(NamedTuple):
 
     @property
     def dataset(self):
-        """A `tf.data.Dataset` of all, decoded, in their own order."""
+        """A `tf.data.Dataset` of all, decoded, in their original order."""
         return self._decoded(None)
 
     def _decoded(self, key):
-        return self.examples(key).map(
+        return self.encoded(key).map(
             self.decode, num_parallel_calls=tf.data.AUTOTUNE
         )
 
     def only_labelled(self):
-        """The same, of the images of a folder that have a label."""
+        """Returns an `ImageStream` of a folder's images that have a label."""
         has_label = self.labels != UNLABELLED
 
-        def examples(key):
-            return self.examples(key).filter(
+        def encoded(key):
+            return self.encoded(key).filter(
                 lambda example: example["label"] != UNLABELLED
             )
 
         return self._replace(
-            examples=examples,
+            encoded=encoded,
             num_examples=int(has_label.sum()),
             labels=self.labels[has_label],
         )
 
     def check_images(self):
-        """Refuses what is not a stream of RGB images, saying what to do."""
+        """Raises `ValueError`, with a remedy, if these are not RGB images."""
         example = self.dataset.batch(1).element_spec
         checks.check_images(
             example["image"], example, "moco_keras.data.read(...).dataset"
@@ -109,7 +109,7 @@ class ImageStream(NamedTuple):
 
         Args:
             count: how many, of a fixed shuffle; None takes all, in their order.
-            image_size: see `load`.
+            image_size: as in `data.load`.
 
         Returns:
             An `ImageSet`.

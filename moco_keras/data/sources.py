@@ -21,19 +21,18 @@ def load(
     """Reads a data set of images into memory.
 
     Args:
-        source: a folder of images, with a folder for each class or without;
-            or, where no folder is called so, a name of TensorFlow Datasets,
-            such as "cifar10", "name/config" or "name:1.0.0"; or "textures",
-            which draws itself. `read_folder` and `read_named` take one of the
-            two only.
+        source: a folder of images, with or without a folder for each class; or,
+            if no folder has this name, a name of TensorFlow Datasets, such as
+            "cifar10", "name/config" or "name:1.0.0"; or "textures", which are
+            drawn. `read_folder` takes folders only, `read_named` names only.
         split: the split of a TFDS data set, or of a folder: see `read_splits`.
         data_dir: where TFDS data sets are kept. By default the environment
-            variable MOCO_KERAS_DATA_DIR, or else TFDS's own default.
+            variable MOCO_KERAS_DATA_DIR, or TFDS's own default without one.
         examples: how many to take, from a fixed shuffle: the first of TFDS's
             own order, which was shuffled when the data set was made, or of a
             seeded shuffle of a folder. None takes all.
-        image_size: side in pixels to bring the images to, as
-            `augmentations.evaluation` does; needed where sizes differ.
+        image_size: side in pixels to which images are resized, as
+            `augmentations.evaluation` does; needed if their sizes differ.
         on_bad_image: whether to "skip" files of a folder that cannot be
             decoded, or to end with an "error" at the first.
 
@@ -46,7 +45,7 @@ def load(
         FileNotFoundError: if the data set is neither there nor downloadable.
         ValueError: if it has no such split, or holds something other than RGB
             images of one size, or fewer than `examples`, or, if requested, a
-            file that is no image.
+            file that is not an image.
     """
     stream = read(
         source,
@@ -84,7 +83,7 @@ def read(
 
 
 def read_folder(folder, split="train", *, examples=None, on_bad_image="skip"):
-    """Opens a folder of images, whatever it is called.
+    """Opens a folder of images, even if TFDS has a data set of its name.
 
     Args and errors: as `load`.
 
@@ -105,14 +104,14 @@ def read_folder(folder, split="train", *, examples=None, on_bad_image="skip"):
 
 
 def read_splits(folder, *, examples=None, on_bad_image="skip"):
-    """Opens a folder of images, each of its splits apart.
+    """Opens each split of a folder of images.
 
     A folder has splits if it holds folders called train and val, valid,
     validation or test, in whatever case, or train alone: as TFDS's
-    `ImageFolder` has it. The folders in these are classes, and images that are
-    in none of these are left out and listed. Any other folder is one
-    split, "train", and the folders directly in it are classes. Images that are
-    in no folder of a class have the label -1.
+    `ImageFolder` has it. The folders in these are classes, and images outside
+    of them are left out and listed. Any other folder is one split, "train", and
+    the folders directly in it are classes. Images that are in no folder of a
+    class have the label -1.
 
     Args:
         folder: its path.
@@ -138,7 +137,7 @@ def read_splits(folder, *, examples=None, on_bad_image="skip"):
 
 
 def read_named(name, split="train", *, data_dir=None, examples=None):
-    """Opens a data set of TFDS, whatever folders there are.
+    """Opens a data set of TFDS, even if there is a folder of its name.
 
     Args and errors: as `load`.
 

@@ -1,9 +1,9 @@
-"""Textures: a data set that draws its images, so that nothing is downloaded.
+"""Textures: a data set that is drawn, so that nothing is downloaded.
 
 Ten kinds of pattern, 32x32 RGB. Angle (half a radian to either side), scale,
-phase, lighting, noise and colours vary from image to image, whatever the class.
-The colours are two of a palette of three: colours of its own would give each
-image away, and a contrastive loss would need to learn nothing else.
+phase, lighting, noise and colors vary from image to image, whatever the class.
+The colors are two of a palette of three: colors that no other image has would
+give each image away, and a contrastive loss would need to learn nothing else.
 """
 
 import numpy as np
@@ -61,7 +61,7 @@ class Textures(tfds.core.GeneratorBasedBuilder):
 
 
 def draw(num_images, seed):
-    """Draws textures; the same bytes for the same arguments.
+    """Draws textures, the same bytes for the same arguments.
 
     Args:
         num_images: how many, N; classes take turns.
@@ -199,7 +199,7 @@ _PATTERNS = {name: globals()[f"_{name}"] for name in CLASSES}
 
 
 def _paint(ink, rng):
-    """Colours, lights and disturbs ink (N, 32, 32): uint8 (N, 32, 32, 3)."""
+    """Colors, lights and disturbs ink (N, 32, 32): uint8 (N, 32, 32, 3)."""
     num_images = len(ink)
 
     def uniform(low, high, *shape):

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import arguments, distribution, random
+from moco_keras import arguments, distribution, keras_private, random
 from moco_keras.data import checks, inputs
 
 
@@ -22,15 +22,15 @@ def two_views(images, augmenter, batch_size):
         batch_size: views in a batch; the last batch is dropped if not full.
 
     Returns:
-        What `MoCo.fit` takes. Of a stream, `TwoViews`: images in a new order
+        What `MoCo.fit` takes. For a stream, `TwoViews`: images in a new order
         every pass, and views, both functions of the model's seed and the
-        number of the pass. Of a data set, a data set of pairs (im_q, im_k),
+        number of the pass. For a data set, a data set of pairs (im_q, im_k),
         float32 (N, S, S, 3) each, in its order; the augmenter draws a key for
-        each pass, and the views are functions of that and of their image's
+        each pass, and the views are functions of the key and of their image's
         number.
 
     Raises:
-        ValueError: if the images are not such, or the augmenter uses random
+        ValueError: if the images are not as above, or the augmenter uses random
             layers that are not its own.
     """
     batch_size = arguments.whole(batch_size=batch_size)
@@ -51,7 +51,7 @@ def two_views(images, augmenter, batch_size):
 
     return inputs.without_autotuning(
         images.enumerate()
-        # In order, for what follows runs at the same time, in any order.
+        # In order, because what follows runs in parallel, in any order.
         .scan(tf.zeros((len(states), 2), "int64"), with_keys)
         .map(views, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size, drop_remainder=True)
@@ -61,11 +61,7 @@ def two_views(images, augmenter, batch_size):
 
 def random_states(augmenter):
     """The variables that hold an augmenter's random states."""
-    return [
-        v
-        for v in getattr(augmenter, "variables", [])
-        if v.name == "seed_generator_state"
-    ]
+    return keras_private.random_states(getattr(augmenter, "variables", []))
 
 
 def _draw(states):
@@ -102,9 +98,9 @@ def augment(augmenter, images):
 
     Args:
         augmenter: layer or callable. A layer gets `training=True`, which Keras
-            hands on to the layers within, and a callable if it takes it:
-            Keras's layers change nothing otherwise.
-        images: what it takes.
+            passes to the layers within, and so does a callable that takes it:
+            without it Keras's layers change nothing.
+        images: whatever it takes.
     """
     if isinstance(augmenter, keras.Layer):
         return augmenter(images, training=True)
@@ -141,7 +137,9 @@ class TwoViews:
 
         def read(seed, shuffle, began, taken, done):
             start = inputs.first_batch(began, taken, steps)
-            examples = self._examples(seed if shuffle else None, steps, start)
+            examples = self._numbered_examples(
+                seed if shuffle else None, steps, start
+            )
             return distribution.distribute_batches(
                 examples.batch(self.batch_size, drop_remainder=True),
                 lambda parts: self._read(parts, seed),
@@ -150,23 +148,23 @@ class TwoViews:
 
         return inputs.Batches(read, steps, self.batch_size, num_images)
 
-    def _examples(self, seed, steps, start):
-        """Numbered examples to decode, from batch `start`, without an end."""
-        of_pass = steps * self.batch_size
+    def _numbered_examples(self, seed, steps, start):
+        """Endless (number, example to decode), from batch `start` on."""
+        images_per_pass = steps * self.batch_size
 
         def in_order(number):
             key = None if seed is None else random.key(seed, "order", number)
-            return self.stream.examples(key).take(of_pass)
+            return self.stream.encoded(key).take(images_per_pass)
 
         passes = tf.data.Dataset.counter(start // steps)
-        numbers = tf.data.Dataset.counter(start // steps * of_pass)
+        numbers = tf.data.Dataset.counter(start // steps * images_per_pass)
         numbered = tf.data.Dataset.zip(numbers, passes.flat_map(in_order))
         return inputs.without_autotuning(
             numbered.skip(start % steps * self.batch_size)
         )
 
     def _read(self, parts, seed):
-        """Views of batches (n,) of examples."""
+        """Batches of views, from batches (n,) of numbered examples."""
         layers = range(len(random_states(self.augmenter)))
 
         def views(number, example):

@@ -1,1 +1,1 @@
-"""What frozen features are good for."""
+"""Evaluation of frozen features."""

@@ -35,7 +35,7 @@ def extract(encoder, images, batch_size=256):
 
 
 def outputs(encoder, images, batch_size=256):
-    """What an encoder returns in inference mode, by all replicas it is on."""
+    """Runs an encoder in inference mode, on all replicas that it is on."""
     return distribution.predict(
         lambda x, size: encoder.predict(x, batch_size=size, verbose=0),
         images,
@@ -51,7 +51,7 @@ def unit_rows(features):
     """
     features = np.reshape(features, (len(features), -1))
     features = features.astype("float32", copy=False)
-    # In float64, for a square may exceed what float32 can hold.
+    # In float64: a square may exceed the range of float32.
     squares = np.einsum("nd,nd->n", features, features, dtype="float64")
     lengths = np.sqrt(squares).astype("float32")[:, None]
     return features / np.where(lengths > 0, lengths, 1)

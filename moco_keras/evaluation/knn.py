@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of frozen features."""
+"""Weighted k-nearest-neighbor classification of frozen features."""
 
 import warnings
 
@@ -8,7 +8,7 @@ from keras import ops
 from moco_keras import arguments
 from moco_keras.evaluation import features
 
-_MOST = 200  # neighbours, in the literature
+_MOST = 200  # neighbors, in the literature
 
 
 def nearest(bank, queries, k):
@@ -17,12 +17,12 @@ def nearest(bank, queries, k):
     Args:
         bank: float (B, D), rows of any length.
         queries: float (Q, D), rows of any length.
-        k: neighbours to find, at most B.
+        k: neighbors to find, at most B.
 
     Returns:
         Similarities, float32 (Q, k), in falling order, and the int64 (Q, k)
-        rows of the bank they belong to. Of equal similarities the earlier row
-        comes first. A row of zeros has similarity 0 to all.
+        rows of the bank they belong to. Among equal similarities the earlier
+        row comes first. A row of zeros has similarity 0 to all.
 
     Raises:
         ValueError: if the bank has fewer than `k` rows, or a value is not
@@ -40,7 +40,7 @@ def nearest(bank, queries, k):
     bank, queries = features.unit_rows(bank), features.unit_rows(queries)
     bank = ops.transpose(ops.convert_to_tensor(bank))
     found = [
-        # Of equal values the first is first.
+        # Equal values stay in their order.
         ops.top_k(ops.matmul(queries[start : start + 1024], bank), k)
         for start in range(0, len(queries), 1024)  # bounds the memory
     ]
@@ -51,18 +51,18 @@ def nearest(bank, queries, k):
 def predict(bank, bank_labels, queries, k=None, temperature=0.1):
     """Classifies by a vote of the nearest images of a bank.
 
-    A neighbour of similarity s votes for its label with weight
+    A neighbor of similarity s votes for its label with weight
     exp(s / temperature).
 
     Args:
         bank: float (B, D), rows of any length.
         bank_labels: int (B,) or (B, 1), from 0.
         queries: float (Q, D), rows of any length.
-        k: number of neighbours that vote; by default `default_k(bank_labels)`.
+        k: number of neighbors that vote; by default `default_k(bank_labels)`.
         temperature: positive; the lower, the more the nearest decide.
 
     Returns:
-        int64 (Q,), the labels; of labels with equal votes the smallest.
+        int64 (Q,), the labels; among labels with equal votes the smallest.
 
     Raises:
         ValueError: if the bank has fewer than `k` images, a value is not
@@ -86,7 +86,7 @@ def predict(bank, bank_labels, queries, k=None, temperature=0.1):
 
 
 def accuracy(bank, bank_labels, queries, labels, k=None, temperature=0.1):
-    """Share of `queries` that `predict` gives their own label of `labels`.
+    """Fraction of `queries` to which `predict` gives the label in `labels`.
 
     Args:
         labels: int (Q,) or (Q, 1), from 0. One that the bank lacks is never
@@ -99,11 +99,11 @@ def accuracy(bank, bank_labels, queries, labels, k=None, temperature=0.1):
 
 
 def default_k(bank_labels):
-    """The number of neighbours that vote, where nobody says it.
+    """The number of neighbors that vote by default.
 
-    200, as in the literature, but at most the images of the bank's smallest
-    class: of more neighbours some would have to be of another class, however
-    good the features.
+    200, as in the literature, but at most as many as the bank's smallest class
+    has images: with more, some neighbors would be of another class however good
+    the features are.
 
     Args:
         bank_labels: int (B,).
@@ -113,7 +113,7 @@ def default_k(bank_labels):
 
 
 def check_k(k, bank_labels):
-    """Returns the number of neighbours that is meant, and warns of many.
+    """Returns the number of neighbors, and warns if there are too many.
 
     Args:
         k: the number, or None for `default_k`.
@@ -149,7 +149,7 @@ def check_labels(num_images, **labels):
         labels: (N,) or (N, 1), from 0, by the name that users know them by.
 
     Raises:
-        ValueError: if they are no class numbers, or not one for each image.
+        ValueError: if they are not class numbers, or not one for each image.
     """
     ((name, given),) = labels.items()
     labels = np.asarray(given)
@@ -174,7 +174,7 @@ def check_labels(num_images, **labels):
         )
     if labels.min() < 0:
         raise ValueError(
-            f"{expected} Received: {labels.min()} among them. Leave unlabelled "
+            f"{expected} Received: {labels.min()} among them. Leave unlabeled "
             "images out, as `data.load(...).only_labelled()` does."
         )
     return labels.astype("int64")

@@ -1,4 +1,4 @@
-"""Encoders that leave for servers and other programs, and come back."""
+"""Encoders for servers and other programs, exported and loaded."""
 
 from moco_keras.export.frozen_encoder import (
     FrozenEncoder,

@@ -1,4 +1,4 @@
-"""Exported encoders that come back, as frozen layers."""
+"""Exported encoders, loaded as frozen layers."""
 
 import contextlib
 import re
@@ -6,9 +6,8 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-from keras.src.saving import serialization_lib
 
-from moco_keras import arguments
+from moco_keras import arguments, keras_private
 from moco_keras.export import versions
 from moco_keras.system import paths
 from moco_keras.system.paths import printable
@@ -17,7 +16,7 @@ from moco_keras.system.paths import printable
 def load_encoder(path, version=None, *, encoded=False):
     """Loads what `export_encoder` wrote, as a frozen Keras layer.
 
-    The layer is a function of images, and a part for other models:
+    The layer is a function of images, and can be a part of other models:
 
         encoder = load_encoder("saved_models/my_encoder")
         embeddings = encoder(images)
@@ -25,18 +24,18 @@ def load_encoder(path, version=None, *, encoded=False):
         inputs = keras.Input((32, 32, 3), dtype="uint8")
         outputs = keras.layers.Dense(10)(encoder(inputs))
 
-    A model of which it is a part can be saved. Its file names the version's
-    folder, and loads while that is there:
+    A model that it is a part of can be saved. The file names the version's
+    folder, and loads as long as that is there:
 
         model.save("probe.keras")
         keras.models.load_model("probe.keras", safe_mode=False)
 
-    To train the encoder too, or to have all in one file, load `encoder.keras`
+    To train the encoder, too, or to have all in one file, load `encoder.keras`
     from the version's folder with `keras.models.load_model`.
 
     Args:
         path: folder of all versions, of one, or of a run.
-        version: number of one; by default the highest.
+        version: its number; by default the highest.
         encoded: whether the layer takes image files, string (N,), instead of
             images, uint8 (N, S, S, 3).
 
@@ -63,26 +62,26 @@ def load_encoder(path, version=None, *, encoded=False):
             f"version={version}. There are {there}."
         )
     endpoint = "serve_encoded" if encoded else "serving_default"
-    # Whole, for a model that holds it may be loaded in another directory.
+    # The full path: a model that holds it may be loaded in another directory.
     with reading(folder):
         return FrozenEncoder(str(folder.resolve()), endpoint)
 
 
 @contextlib.contextmanager
 def reading(folder):
-    """Ends with an error that names an export, if it cannot be read.
+    """Raises an error that names an export, if it cannot be read.
 
     Args:
         folder: path of its version.
 
     Raises:
-        ValueError: whatever was raised meanwhile.
+        ValueError: whatever error is raised within the context.
     """
     try:
         yield
-    except Exception as error:  # a damaged file has any part fail
+    except Exception as error:  # in a damaged file any part may fail
         lines = str(error).strip().splitlines() or [repr(error)]
-        # Without the operation that said it.
+        # Without the name of the operation.
         reason = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", lines[0]).rstrip(".")
         raise ValueError(
             "An exported encoder must be whole. Received: "
@@ -97,7 +96,7 @@ class FrozenEncoder(keras.layers.TFSMLayer):
     """An exported encoder as a layer: from images to embeddings.
 
     `load_encoder` makes one. It is not trained with the model that it is a part
-    of, and batch norm in it runs in inference mode.
+    of, and its batch norm runs in inference mode.
 
     Args:
         filepath: folder of a version.
@@ -128,12 +127,12 @@ class FrozenEncoder(keras.layers.TFSMLayer):
         with paths.plain(filepath) as folder:
             super().__init__(str(folder), call_endpoint, **kwargs)
         self.filepath = filepath
-        # XLA knows no image files.
+        # XLA cannot decode image files.
         self.supports_jit = call_endpoint != "serve_encoded"
 
     @property
     def trainable(self):
-        """Never, whatever a model around it is set to."""
+        """Always False, whatever a model around it is set to."""
         return False
 
     @trainable.setter
@@ -153,13 +152,13 @@ class FrozenEncoder(keras.layers.TFSMLayer):
 
     @classmethod
     def from_config(cls, config, custom_objects=None, safe_mode=None):
-        # Keras refuses all but files that are loaded with `safe_mode=False`,
-        # `clone_model` too, which loads no file.
-        if safe_mode or serialization_lib.in_safe_mode():
+        # Keras's own `from_config` accepts only files that are loaded with
+        # `safe_mode=False`. `clone_model`, which loads no file, fails with it.
+        if safe_mode or keras_private.in_safe_mode():
             raise ValueError(
                 "A model that holds an exported encoder must be loaded with "
-                "`safe_mode=False`, for a SavedModel is a program, which may "
-                "write files too. Received: safe_mode=True, and a model that "
+                "`safe_mode=False`, because a SavedModel is a program, which "
+                "may write files. Received: safe_mode=True, and a model that "
                 f"holds {printable(config['filepath'])}. If you trust both: "
                 "`keras.models.load_model(FILE, safe_mode=False)`."
             )
@@ -167,7 +166,7 @@ class FrozenEncoder(keras.layers.TFSMLayer):
 
 
 def _whole_pixels(images):
-    """The same as uint8; Keras builds models with images that are floats."""
+    """The images as uint8: Keras builds models with floats."""
     pixels = tf.cast(images, "uint8")
     check = tf.debugging.assert_equal(
         tf.cast(pixels, images.dtype),

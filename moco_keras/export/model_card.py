@@ -1,4 +1,4 @@
-"""What is known of an exported encoder: encoder.json and its model card."""
+"""The record of an exported encoder, encoder.json, and its model card."""
 
 import datetime
 import hashlib
@@ -8,11 +8,12 @@ import re
 import subprocess
 from importlib import metadata
 
+from moco_keras import keras_private
 from moco_keras.system.paths import printable
 from moco_keras.version import __version__
 
 _PACKAGES = ("keras", "tensorflow", "numpy")
-_WEIGHTS = "variables/variables.data-00000-of-00001"
+_WEIGHTS = f"variables/variables{keras_private.CHECKPOINT_DATA}"
 
 
 def write(folder, name, *, signatures, output, normalized, file, training):
@@ -24,8 +25,8 @@ def write(folder, name, *, signatures, output, normalized, file, training):
         signatures: {name: (inputs, outputs)}, both `tf.TensorSpec`s by name.
         output: what an embedding is, "features" or "projection".
         normalized: whether embeddings have length 1.
-        file: name of what is there for another runtime, or None.
-        training: what the user says of the training; JSON values by name.
+        file: name of the file for another runtime, or None.
+        training: the user's record of the training run; JSON values by name.
     """
     record = {
         "name": name,
@@ -50,13 +51,13 @@ def write(folder, name, *, signatures, output, normalized, file, training):
     }
     for file, text in {
         "encoder.json": json.dumps(record, indent=2) + "\n",
-        "README.md": _card(record),
+        "README.md": _model_card(record),
     }.items():
         (folder / file).write_text(text, "utf-8", errors="backslashreplace")
 
 
 def versions(packages):
-    """Of this library, of Python, and of installed packages; by name."""
+    """Versions of this library, of Python, and of installed packages."""
     return {
         "moco_keras": __version__,
         "python": platform.python_version(),
@@ -76,9 +77,9 @@ def _sha256(path):
 
 
 def _git_revision():
-    """That of the folder in which the program runs; None where there is none.
+    """The git revision of the working directory, or None.
 
-    It ends in "-dirty" where files differ from it.
+    It ends in "-dirty" if files differ from it.
     """
     command = "git describe --always --dirty --abbrev=40 --exclude=*"
     try:
@@ -90,7 +91,7 @@ def _git_revision():
     return said.stdout.strip() or None
 
 
-def _card(record):
+def _model_card(record):
     name = re.sub(r"([\\`*_\[\]<>&$~#|])", r"\\\1", printable(record["name"]))
     lines = [
         f"# {name}",
@@ -122,7 +123,7 @@ def _card(record):
         "",
         f"`images` have pixels from 0 to 255 and {size} by {size} of them. "
         "`image_bytes` are JPEG, PNG, BMP or GIF files of any size, whose "
-        "centre is resized.",
+        "center is resized.",
         "",
         "    import tensorflow as tf",
         "",

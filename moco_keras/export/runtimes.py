@@ -1,4 +1,4 @@
-"""Encoders for runtimes other than TensorFlow's: ONNX's and LiteRT."""
+"""Encoders for other runtimes than TensorFlow: ONNX Runtime and LiteRT."""
 
 import importlib.util
 import tempfile
@@ -8,6 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from moco_keras import keras_private
+from moco_keras.export import verification
+from moco_keras.export.serving_signatures import embedding_function
 from moco_keras.models import model_state
 
 FILES = {"onnx": "encoder.onnx", "litert": "encoder.tflite"}
@@ -39,7 +42,7 @@ def check(format):
 def in_float32(encoder):
     """The same encoder, with the same state, that computes in float32.
 
-    The runtimes know little of bfloat16.
+    The other runtimes have few operations in bfloat16.
     """
 
     def compute_in_float32(config):
@@ -57,7 +60,47 @@ def in_float32(encoder):
         keras.config.set_dtype_policy(policy)
 
 
-def write(encoder, embed, images, format, folder):
+def write(encoder, images, normalize, format, folder):
+    """Writes the file of an encoder for another runtime, and runs it.
+
+    Args:
+        encoder: a `keras.Model` from images to embeddings.
+        images: uint8 (N, S, S, 3), to check it on.
+        normalize: whether to divide each embedding by its length.
+        format: "onnx" or "litert".
+        folder: a `Path`, where `FILES[format]` is to be.
+
+    Raises:
+        ValueError: if the encoder has operations that the runtime lacks, or the
+            file does not return what the encoder does.
+    """
+    file = FILES[format]
+    spec = tf.TensorSpec((None, *images.shape[1:]), "uint8", name="images")
+    try:
+        float32 = in_float32(encoder)
+        embed = embedding_function(float32, normalize)
+        run = _convert(float32, embed, spec, format, folder / file)
+        found = run(images)
+    except Exception as error:  # each converter and runtime has its own
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"An encoder to export with format={format!r} must be of "
+            "operations that the runtime has. Received one of which "
+            f"{file} cannot be made, or does not run: "
+            f"{reason.rpartition('error: ')[2]}. Nothing was exported. Replace "
+            "the layer, or export without `format`."
+        ) from error
+    # Not with the encoder, which may round to bfloat16. That the copy has its
+    # state was checked with `encoder.keras`, which is copied the same way.
+    verification.check(
+        file,
+        found,
+        embed(images)["embedding"],
+        verification.tolerance_of(float32),
+    )
+
+
+def _convert(encoder, embed, images, format, path):
     """Converts a function of images, and writes its file.
 
     Args:
@@ -65,13 +108,12 @@ def write(encoder, embed, images, format, folder):
         embed: function from images to {"embedding": float32 (N, D)}.
         images: `tf.TensorSpec` of its input.
         format: "onnx" or "litert".
-        folder: a `Path`, where `FILES[format]` is to be.
+        path: a `Path`, of the file.
 
     Returns:
         A function of images, uint8 (N, S, S, 3), to what the file's runtime
         makes of them, float32 (N, D).
     """
-    path = folder / FILES[format]
     if format == "onnx":
         return _write_onnx(embed, images, path)
     with tempfile.TemporaryDirectory() as saved:
@@ -95,7 +137,7 @@ def _write_onnx(embed, images, path):
     import tf2onnx
 
     tf2onnx.convert.from_function(
-        tf.function(_closed(embed, images), input_signature=[images]),
+        tf.function(_without_captures(embed, images), input_signature=[images]),
         input_signature=[images],
         custom_op_handlers={"Erfc": (_erfc, [])},
         output_path=str(path),
@@ -104,17 +146,14 @@ def _write_onnx(embed, images, path):
     return lambda images: session.run(["embedding"], {"images": images})[0]
 
 
-def _closed(embed, images):
-    """The same function, of which what it captures is a part.
+def _without_captures(embed, images):
+    """The same function, with whatever it captures as constants in it.
 
     tf2onnx makes an input of each tensor that a function captures, such as the
     mean of a `Normalization`.
     """
-    # Not public, and what tf2onnx uses, too.
-    from tensorflow.python.framework import convert_to_constants
-
     function = tf.function(embed, input_signature=[images])
-    function = convert_to_constants.convert_variables_to_constants_v2(
+    function = keras_private.variables_to_constants(
         function.get_concrete_function()
     )
     graph = function.graph.as_graph_def()
@@ -122,16 +161,16 @@ def _closed(embed, images):
     (returned,) = (tensor.name for tensor in function.outputs)
     values = [value.numpy() for value in function.captured_inputs]
 
-    def closed(images):
+    def call(images):
         inputs = {given: images, **dict(zip(captured, values, strict=True))}
         (embedding,) = tf.graph_util.import_graph_def(graph, inputs, [returned])
         return {"embedding": embedding}
 
-    return closed
+    return call
 
 
 def _erfc(graph, node, name, arguments):
-    """Makes of 1 - erf(x), which TensorFlow's `gelu` holds, what ONNX knows."""
+    """Converts 1 - erf(x), a part of TensorFlow's `gelu`, for ONNX."""
     shapes = [graph.get_shape(node.output[0])]
     dtypes = [graph.get_dtype(node.output[0])]
     graph.remove_node(name)

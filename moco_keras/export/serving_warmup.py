@@ -1,4 +1,4 @@
-"""Requests that TensorFlow Serving answers before it lets others in."""
+"""Requests that TensorFlow Serving answers before it is ready for others."""
 
 import numpy as np
 import tensorflow as tf
@@ -9,8 +9,8 @@ _BATCHES = (1, 32)
 def write(folder, size):
     """Adds `assets.extra/tf_serving_warmup_requests` to an exported encoder.
 
-    Where the package tensorflow-serving-api is not installed, whose format it
-    is, nothing is written, and the first callers wait longer.
+    Without the package tensorflow-serving-api, which defines their format,
+    nothing is written, and the first callers wait longer.
 
     Args:
         folder: a `Path`, in which the SavedModel is.

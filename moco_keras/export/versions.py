@@ -4,7 +4,7 @@ from moco_keras.system.paths import printable
 
 
 def add_version(partial, path, version=None):
-    """Gives a folder its number in that of all versions, which nobody else has.
+    """Makes a folder the next version, under a number that nobody else has.
 
     Args:
         partial: the folder, a `Path` on the same disk.
@@ -24,12 +24,12 @@ def add_version(partial, path, version=None):
         except OSError:
             if not folder.exists():
                 raise
-            if version is not None:  # made meanwhile
+            if version is not None:  # somebody has just made it
                 raise exists(folder) from None
 
 
 def exists(folder):
-    """The error that a version is there already."""
+    """The error that a version exists."""
     return FileExistsError(
         f"A version must not exist yet. Received: {printable(folder)}, which "
         "does. Nothing was overwritten; choose another number, or none for the "
@@ -38,7 +38,7 @@ def exists(folder):
 
 
 def numbers(path):
-    """Those of the versions in a folder."""
+    """Numbers of the versions in a folder."""
     if not path.is_dir():
         return []
     return [int(p.name) for p in path.iterdir() if p.name.isdecimal()]

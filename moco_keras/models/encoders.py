@@ -36,10 +36,10 @@ def build_encoder(
 ):
     """Builds an encoder from pixels to projections.
 
-    The encoder normalises its pixels itself (with the mean and deviation of
-    CIFAR-10 at up to 64 pixels, of ImageNet above), so that whoever calls it,
-    in training, in evaluation or behind a server, passes plain pixels. That is
-    why no augmentation of this library ends with a normalisation.
+    The encoder normalizes its pixels itself (with the mean and deviation of
+    CIFAR-10 at up to 64 pixels, of ImageNet above), so that every caller, in
+    training, in evaluation or behind a server, passes plain pixels. That is why
+    no augmentation of this library ends with a normalization.
 
     Args:
         backbone: "resnet18", "resnet34", "resnet50", or a functional Keras
@@ -53,8 +53,8 @@ def build_encoder(
         width: channels of a ResNet's first stage; 64 in the papers.
         bn_splits: groups of a ResNet's batch norms on one device, see
             `SplitBatchNormalization`.
-        norm: of a ResNet: "batch", by the images of each replica, or "sync", by
-            those of all replicas together.
+        norm: batch norm of a ResNet: "batch", over the images of each replica,
+            or "sync", over those of all replicas together.
         pixels: what a Keras model as `backbone` takes: "normalized" pixels, or
             "raw" ones in [0, 255], because it normalizes them itself, as
             `keras.applications.EfficientNetB0` does. By default "normalized";
@@ -62,12 +62,12 @@ def build_encoder(
 
     Returns:
         A functional `keras.Model` from float (N, S, S, 3), pixels in [0, 255],
-        to float (N, C), not normalised.
+        to float (N, C), not normalized.
 
     Raises:
         ValueError: if a name is unknown, a number is not positive, the
-            backbone does not fit, or Keras is set to something else than
-            channels last and float32.
+            backbone does not fit, or Keras is set to anything but channels last
+            and float32.
 
     Reference:
         v1: [He et al., 2020](https://arxiv.org/abs/1911.05722); v2:
@@ -103,7 +103,7 @@ def build_encoder(
             if small
             else (IMAGENET_MEAN, IMAGENET_STD)
         )
-        # Given a row of pixels: TensorFlow is slow to repeat three numbers.
+        # For a row of pixels: TensorFlow is slow to repeat three numbers.
         mean, std = (np.tile(values, (image_size, 1)) for values in (mean, std))
         normalization = (1 / 255 / std).tolist(), (-mean / std).tolist()
     x = layers.Rescaling(*normalization, dtype="float32", name=_NORMALIZATION)(
@@ -139,9 +139,9 @@ def backbone(encoder):
 
     Returns:
         A functional `keras.Model` from images, as the encoder takes them, to
-        features (N, D), sharing the encoder's weights, and the splits of its
-        batch norms. To fine-tune on batches that these do not divide, load
-        `encoder.keras` of an export, which has none.
+        features (N, D). It shares the encoder's weights, and its batch norms
+        keep their splits. To fine-tune on batches that these do not divide,
+        load `encoder.keras` of an export, which has no splits.
 
     Raises:
         ValueError: if the encoder has no layer called "features".
@@ -161,7 +161,7 @@ def check_defaults():
     """Refuses settings of Keras that images and encoders here cannot follow.
 
     Raises:
-        ValueError: saying which, and how to set it back.
+        ValueError: naming the setting, and how to set it back.
     """
     for name, required in (
         ("image_data_format", "channels_last"),
@@ -184,7 +184,7 @@ def check_defaults():
 
 
 def takes_pixels(encoder):
-    """Whether an encoder takes pixels in [0, 255], as `build_encoder`'s do."""
+    """Whether an encoder takes pixels in [0, 255], as those built here do."""
     return any(
         layer.name == _NORMALIZATION and isinstance(layer, layers.Rescaling)
         for layer in encoder.layers
@@ -234,7 +234,7 @@ def _own_normalization(model):
 
 
 def _takes_plain_pixels(layer):
-    """Whether a layer brings pixels in [0, 255] to a scale around 1."""
+    """Whether a layer scales pixels in [0, 255] to about 1."""
     if isinstance(layer, layers.Rescaling):
         return np.max(np.abs(layer.scale)) < 0.1
     # Images that are normalized already have means around 0.
@@ -244,7 +244,7 @@ def _takes_plain_pixels(layer):
 
 
 def _flat(model):
-    """The layers of a model, and of the models among them."""
+    """The layers of a model, and of the models in it."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _flat(layer)
@@ -253,8 +253,8 @@ def _flat(model):
 
 
 def _apply(model, x):
-    """Calls a user's backbone, with an error that says what was expected."""
-    # Only a functional model has either before it is called.
+    """Calls a user's backbone; errors say what was expected."""
+    # Only functional models have inputs and outputs before they are called.
     ends = [
         len(keras.tree.flatten(getattr(model, name, None)))
         for name in ("inputs", "outputs")

@@ -1,27 +1,28 @@
-"""The state of models: their weights, and what layers keep beside them."""
+"""The state of models: their weights, and what else their layers keep."""
 
 import tempfile
 
 import keras
 from keras import ops
 
+from moco_keras import keras_private
+
 
 def copy_state(source, target):
-    """Gives a model the state of another, as saving and loading would.
+    """Copies the state of a model to another, as saving and loading would.
 
-    It copies the weights, and what else a layer saves: a `Normalization` gets
-    its mean and variance, a lookup its table, and a layer of yours whatever its
-    `save_own_variables` and `save_assets` hold. Random states are left alone,
-    as a file leaves them: two encoders must not drop the same units.
+    It copies the weights, and whatever else a layer saves: a `Normalization`
+    gets its mean and variance, a lookup its table, and a layer of yours what
+    its `save_own_variables` and `save_assets` hold. Random states stay as they
+    are, as when a file is loaded: two encoders must not drop the same units.
 
-    A model may be given its own state. Its layers then derive anew what they
-    derive from their weights, which is due after the weights were assigned one
-    by one.
+    Source and target may be the same model. Its layers then derive again what
+    they derive from their weights. Do so after assigning weights one by one.
 
     Args:
-        source: a Keras model or layer. Of variables that differ between
-            replicas, those of the first count.
-        target: of the same structure.
+        source: a Keras model or layer. Where variables differ between replicas,
+            those of the first one are copied.
+        target: one of the same structure.
     """
     weights = source.get_weights()
     for one, other in zip(layers(source), layers(target), strict=True):
@@ -34,30 +35,29 @@ def copy_state(source, target):
             with tempfile.TemporaryDirectory() as folder:
                 one.save_assets(folder)
                 other.load_assets(folder)
-    # What a layer merges when it saves, such as LoRA's factors, stays apart.
+    # What a layer merges as it saves, such as LoRA's factors, stays separate.
     target.set_weights(weights)
 
 
 def layers(model):
     """The layers of a model at any depth, itself the first.
 
-    Inputs are left out: they hold nothing, and copies may have more of them.
+    Input layers are left out: they have no state, and copies may have more.
     """
-    # Keras's public list has no layers within layers.
     return [
         layer
-        for layer in model._flatten_layers()
+        for layer in keras_private.flatten_layers(model)
         if not isinstance(layer, keras.layers.InputLayer)
     ]
 
 
 def reconfigured(model, change):
-    """Copies a model with its state, some of it configured otherwise.
+    """Copies a model with its state, but with changes to its configs.
 
     Args:
         model: a functional or sequential model, of layers that Keras can load.
-        change: function that is given the config of each part of the model, at
-            any depth, a dict that it may alter.
+        change: function that gets the config of each part of the model, at any
+            depth, a dict that it may change.
     """
     serialized = keras.saving.serialize_keras_object(model)
     serialized.pop("compile_config", None)

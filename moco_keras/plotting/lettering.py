@@ -1,4 +1,4 @@
-"""Text that is not ours, such as the names of folders, in pictures."""
+"""Text that users choose, such as the names of folders, in pictures."""
 
 import bisect
 import math
@@ -7,11 +7,11 @@ from moco_keras.system.paths import printable
 
 
 class Lettering:
-    r"""Writes texts that may hold anything as the text that they are.
+    r"""Writes any text literally: nothing in it is markup.
 
-    Nothing in them is markup. A character that matplotlib's own font lacks is
-    drawn by the first installed font that has it. What no font has, and what is
-    no character, is written as in Python's strings: "\u732b", "\n", "\xff".
+    A character that matplotlib's own font lacks is drawn by the first installed
+    font that has it. What no font has, and what is not a character, is written
+    as in Python's strings: "\u732b", "\n", "\xff".
 
     Args:
         texts: all that are to be written.
@@ -32,7 +32,7 @@ class Lettering:
             for entry in font_manager.fontManager.ttflist
             if (entry.style, entry.weight, entry.stretch)
             == ("normal", 400, "normal")
-            # Which draws a box for every character.
+            # It draws a box for every character.
             and not entry.name.startswith("Last Resort")
         )
         for name, path in fonts:
@@ -43,13 +43,13 @@ class Lettering:
         self._missing = missing
 
     def title(self, axes, lines, width, **style):
-        """Gives a picture its title.
+        """Sets the title of a picture.
 
         Args:
             axes: matplotlib's, of the picture.
-            lines: a text for each line. The middle of a long one is left out.
-            width: what a line may take, in inches.
-            style: as `axes.set_title` takes it.
+            lines: the text of each line. The middle of a long one is left out.
+            width: largest width of a line, in inches.
+            style: further arguments of `axes.set_title`.
         """
         title = axes.set_title(
             "", family=self._families, parse_math=False, usetex=False, **style
@@ -87,7 +87,7 @@ class Lettering:
 
 
 def _drawn_by(path, characters):
-    """Those of the characters that a font's file has as outlines."""
+    """The characters for which a font's file has outlines."""
     from matplotlib import font_manager
 
     try:

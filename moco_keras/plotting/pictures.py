@@ -18,16 +18,16 @@ def curves(epochs, path, raw_pixels=None, untrained=None):
 
     Args:
         epochs: a dict for each epoch, of numbers or of a CSV file's texts:
-            "loss", "contrastive_accuracy", and "knn" where it was evaluated;
+            "loss", "contrastive_accuracy", and "knn" if it was evaluated;
             "epoch" counts from 1, or from 0 as Keras does. Or what `fit`
             returns, or its `history`, lists by the same names.
         path: of the PNG file.
         raw_pixels, untrained: kNN accuracies to compare with, or None.
 
     Raises:
-        ValueError: if something is missing, or is no number.
+        ValueError: if something is missing, or is not a number.
     """
-    epochs = _rows(epochs)
+    epochs = _epoch_rows(epochs)
     number = [int(e["epoch"]) for e in epochs]
     lines = {"untrained": untrained, "raw pixels": raw_pixels}
     lines = {name: x for name, x in lines.items() if x is not None}
@@ -40,7 +40,7 @@ def curves(epochs, path, raw_pixels=None, untrained=None):
         (panels[-2], "loss", "InfoNCE loss, nats"),
         (panels[-1], "contrastive_accuracy", "contrastive accuracy"),
     ):
-        # The marks show an epoch that is alone.
+        # The marks show a single epoch, too.
         axes.plot(number, [e[name] for e in epochs], "o-", color=_OTHER, ms=3)
         axes.set_title(title)
     for axes in panels:
@@ -50,8 +50,8 @@ def curves(epochs, path, raw_pixels=None, untrained=None):
     _save(figure, path)
 
 
-def _rows(epochs):
-    """The epochs that `curves` takes as dicts of numbers, counted from 1."""
+def _epoch_rows(epochs):
+    """The epochs that `curves` takes, as dicts of numbers, counted from 1."""
     epochs = getattr(epochs, "history", epochs)
     if isinstance(epochs, dict):
         epochs = _rows_of_history(epochs)
@@ -95,14 +95,14 @@ def _rows_of_history(history):
 
 
 def _number(name, text):
-    """A number of a CSV file too; None where there is none."""
+    """Converts to a number, which may be a text of a CSV file; or None."""
     if text is None or text in ("", "NA"):  # as `CSVLogger` writes
         return None
     try:
         return float(text)
     except (TypeError, ValueError):
         if name not in ("epoch", "loss", "contrastive_accuracy", "knn"):
-            return None  # nothing that is drawn
+            return None  # it is not drawn
         raise ValueError(
             f"`epochs` must hold numbers. Received: {name}={text!r}."
         ) from None
@@ -155,14 +155,14 @@ def views(images, im_q, im_k, path):
 
 
 def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
-    """Draws images beside their nearest neighbours, framed by their labels.
+    """Draws images beside their nearest neighbors, framed by their labels.
 
     Args:
         queries: uint8 (N, H, W, 3).
         query_labels: int (N,).
-        bank: uint8 (N, k, H, W, 3), the neighbours, nearest first.
+        bank: uint8 (N, k, H, W, 3), the neighbors, nearest first.
         bank_labels: int (N, k).
-        class_names: a name for each label; none leaves the frames away.
+        class_names: a name for each label; without names there are no frames.
         path: of the PNG file.
     """
     num_queries, k = bank_labels.shape

@@ -50,7 +50,7 @@ def made(folder, exist_ok=True):
 
 @contextlib.contextmanager
 def scratch(folder):
-    """Makes a folder in another one, for what is to be moved there when whole.
+    """Makes a folder in another one, in which to prepare what is moved there.
 
     It is removed at the end, and so are those that dead processes left there.
 
@@ -90,7 +90,7 @@ def _is_free(place, what):
 
 @contextlib.contextmanager
 def hold(place, what):
-    """Keeps a place to this process while the context lasts.
+    """Locks a place for this process while the context lasts.
 
     A lock file says who holds it: `.lock` in a folder, `.NAME.lock` beside a
     file. The lock itself is the operating system's, which frees it when its
@@ -130,7 +130,7 @@ def hold(place, what):
 
 
 def _locked(lock, place, what):
-    """Opens and locks a lock file, which is at its path then.
+    """Opens and locks a lock file, and checks that it is still at its path.
 
     Returns:
         Its descriptor, and whether it is locked.
@@ -155,7 +155,7 @@ def _locked(lock, place, what):
         except (ImportError, OSError) as error:
             reason = error
             break
-        os.close(file)  # its owner took it away before it was locked here
+        os.close(file)  # its owner removed it before it was locked here
     else:
         file = _opened(lock, place, what)
     warnings.warn(
@@ -167,7 +167,7 @@ def _locked(lock, place, what):
 
 
 def _opened(lock, place, what):
-    """Opens a lock file, unless something else has its name."""
+    """Opens a lock file, unless another file has its name."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     file = os.open(lock, flags, 0o666)
     start = b""

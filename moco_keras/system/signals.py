@@ -20,28 +20,29 @@ _PATIENCE = 1.0
 # Seconds in which signals count as one: `timeout` and others send each twice,
 # to a program and to its group.
 _TOGETHER = 0.2
-# What to say when the process ends here, by each context that is entered.
+# Functions that return what to say when the process ends here, of each context
+# that is entered.
 _last_words = []
 
 
 @contextlib.contextmanager
-def answered(note=None, answer="Stopping ...", last_words=None):
+def answered(handler=None, answer="Stopping ...", last_words=None):
     """Answers SIGINT and SIGTERM while it is entered.
 
-    The first signal is given to `note`, or ends the program without one. A
-    second one, unless it is sent along with the first, always does: by the
-    handler that was set before, or, if the main thread has not left within a
-    second, by ending the process.
+    The first signal is given to `handler`, or ends the program without one. A
+    second signal, unless it is sent along with the first, always ends it: by
+    the handler that was set before, or, if the main thread has not left within
+    a second, by ending the process.
 
     Args:
-        note: function of the number of the first signal, called in the main
-            thread as soon as it can be. If there is none, the signal raises
+        handler: function of the number of the first signal, called in the main
+            thread as soon as it can be. Without one, the signal raises
             `KeyboardInterrupt`, or `SystemExit` of code 143.
-        answer: what is printed when the first signal is there; without `note`
-            only where the main thread cannot act within a second.
-        last_words: function that returns what to say when a signal acts that
-            `note` did not take, where there is `note`; and in any case if the
-            process ends here. None says nothing.
+        answer: what is printed when the first signal comes; without a handler,
+            only if the main thread cannot act within a second.
+        last_words: function that returns what to print when the process ends
+            here, and, with a handler, at every signal after the first. None
+            prints nothing.
 
     In another thread than the main one, and for a signal that is ignored,
     nothing is set. Everything is as it was afterwards.
@@ -65,12 +66,12 @@ def answered(note=None, answer="Stopping ...", last_words=None):
     def handle(number, frame):
         if repeats[0]():
             return
-        with_note = note is not None and not handled
+        is_first = not handled
         with there:
             handled.append(number)
             there.notify()
-        if with_note:
-            note(number)
+        if handler is not None and is_first:
+            handler(number)
         elif callable(handlers[number]):
             handlers[number](number, frame)
         elif number == signal.SIGINT:
@@ -94,14 +95,14 @@ def answered(note=None, answer="Stopping ...", last_words=None):
                 continue
             count += 1
             if count == 1:
-                if note is not None or not acts():
+                if handler is not None or not acts():
                     _say(answer)
                 continue
-            if note is not None and last_words is not None:
+            if handler is not None and last_words is not None:
                 _say(last_words())
             # A handler's exception may be swallowed, as in a finalizer.
             if not left.wait(_PATIENCE):
-                _end(number, said=note is not None and last_words)
+                _end(number, said=handler is not None and last_words)
 
     own, other = socket.socketpair()
     other.setblocking(False)
@@ -116,8 +117,8 @@ def answered(note=None, answer="Stopping ...", last_words=None):
             yield
         finally:
             left.set()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            for number, before_it in handlers.items():
+                signal.signal(number, before_it)
             signal.set_wakeup_fd(before)
             _last_words.pop()
             other.send(b"\0")

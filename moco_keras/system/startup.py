@@ -10,12 +10,12 @@ import sys
 # others they make a step about twice as fast.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# A program decides what it prints; the logging of a script that imports this
-# library is left alone. `python -m` imports the package before the program, so
-# the command line has to tell which of them this is.
+# A program of ours decides what it prints; the logging of a script that imports
+# this library is left alone. Only the command line tells which of them this is,
+# because `python -m` imports the package before the program.
 _PROGRAM = any(arg.startswith("moco_keras.recipes.") for arg in sys.orig_argv)
 if _PROGRAM:
-    # Greetings are not news; warnings are.
+    # Warnings and errors only.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     # Ctrl-C ends it without a traceback, until its work begins.
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:

@@ -61,7 +61,7 @@ def test_other_runtimes_return_the_same(
     assert f"`{file}` is the same for" in card
 
 
-@keras.saving.register_keras_serializable(package="test_portable")
+@keras.saving.register_keras_serializable(package="test_runtimes")
 class Within(keras.layers.Layer):
     """A layer that makes another, of which its config says nothing."""
 
@@ -125,7 +125,7 @@ def test_layers_that_are_more_than_weights(
     np.testing.assert_allclose(embedding, wanted, rtol=0, atol=1e-5)
 
 
-@keras.saving.register_keras_serializable(package="test_portable")
+@keras.saving.register_keras_serializable(package="test_runtimes")
 class Unknown(keras.layers.Layer):
     """An operation that neither runtime has."""
 
