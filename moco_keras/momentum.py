@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from moco_keras import keras_private
 from moco_keras.models import model_state
 
 
@@ -15,8 +16,7 @@ def parameters(encoder):
     return [
         variable
         for layer in model_state.layers(encoder)
-        # Keras has no public list that frozen layers stay in.
-        for variable in layer._trainable_variables
+        for variable in keras_private.parameters(layer)
     ]
 
 

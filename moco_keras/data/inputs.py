@@ -1,38 +1,13 @@
 """What `MoCo.fit` accepts: images, or ready pairs of views, checked early."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from moco_keras import distribution, random
-from moco_keras.data import checks
-
-
-class Batches(NamedTuple):
-    """What `fit` was given, as batches.
-
-    Attributes:
-        read: function that returns them. It takes the following, which
-            generators ignore:
-
-            - seed: the integer that fixes, with the number of the pass, the
-              order;
-            - shuffle: whether that is a new one every pass, or the data's own;
-            - began: how many steps the model had taken when the training began;
-            - taken: how many it has taken since;
-            - done: how many of them are of the epoch that resumes.
-        steps: number of batches in a pass, or None where it is not known.
-        batch_size, num_images: in a batch and in a pass, or None.
-    """
-
-    read: Callable
-    steps: int | None = None
-    batch_size: int | None = None
-    num_images: int | None = None
+from moco_keras.data import batching, checks
 
 
 def training_batches(data, batch_size, strategy, steps_per_epoch=None):
@@ -51,7 +26,7 @@ def training_batches(data, batch_size, strategy, steps_per_epoch=None):
         steps_per_epoch: batches in an epoch where the user has chosen, or None.
 
     Returns:
-        `Batches`.
+        `batching.Batches`.
 
     Raises:
         ValueError: if the images cannot be trained on.
@@ -62,7 +37,7 @@ def training_batches(data, batch_size, strategy, steps_per_epoch=None):
     if isinstance(data, tf.data.Dataset):
         return _of_dataset(data, strategy, steps_per_epoch=steps_per_epoch)
     if _is_generator(data):
-        return Batches(lambda *position: data)
+        return batching.Batches(lambda *position: data)
     images = checks.images_of(data)
     checks.check(images)
     batch_size = batch_size or 32
@@ -74,14 +49,14 @@ def training_batches(data, batch_size, strategy, steps_per_epoch=None):
 
     def read(seed, shuffle, began, taken, done):
         seed = seed if shuffle else None
-        start = first_batch(began, taken, steps)
+        start = batching.first_batch(began, taken, steps)
         return distribution.distribute_batches(
             _rows(num_images, (steps, batch_size), seed, start),
             lambda parts: parts.map(take, num_parallel_calls=tf.data.AUTOTUNE),
             strategy,
         )
 
-    return Batches(read, steps, batch_size, num_images)
+    return batching.Batches(read, steps, batch_size, num_images)
 
 
 def _of_dataset(dataset, strategy, **steps):
@@ -111,9 +86,11 @@ def _of_dataset(dataset, strategy, **steps):
         if steps_chosen:
             passes = dataset.repeat()
             skipped = taken % steps if steps else taken
-        return without_autotuning(passes.skip(skipped) if skipped else passes)
+        return batching.without_autotuning(
+            passes.skip(skipped) if skipped else passes
+        )
 
-    return Batches(read, steps, batch_size)
+    return batching.Batches(read, steps, batch_size)
 
 
 def evaluation_batches(data, batch_size, strategy, **steps):
@@ -140,7 +117,7 @@ def evaluation_batches(data, batch_size, strategy, **steps):
         return dataset, chosen or batches.steps
     if isinstance(data, tf.data.Dataset):
         _of_dataset(data, strategy, **steps)  # checks it
-        return without_autotuning(data), chosen
+        return batching.without_autotuning(data), chosen
     if _is_generator(data):
         return data, chosen
     images = checks.images_of(data)
@@ -156,7 +133,7 @@ def evaluation_batches(data, batch_size, strategy, **steps):
         batch_size, drop_remainder=replicas > 1
     )
     dataset = distribution.distribute_batches(
-        without_autotuning(rows),
+        batching.without_autotuning(rows),
         lambda parts: parts.map(take, num_parallel_calls=tf.data.AUTOTUNE),
         strategy,
     )
@@ -247,47 +224,6 @@ def _taker(images):
     )
 
 
-def first_batch(began, taken, steps):
-    """The number of the batch that comes next, of passes of `steps` batches.
-
-    A training run begins with a new pass over the data.
-
-    Args:
-        began, taken: see `Batches`.
-    """
-    return -(-began // steps) * steps + taken
-
-
-def has_ended(batches):
-    """Whether a data set of unknown length has no more batches."""
-    return (
-        isinstance(batches, tf.data.Dataset)
-        and batches.cardinality() == tf.data.UNKNOWN_CARDINALITY
-        and next(iter(batches.take(1)), None) is None
-    )
-
-
-def without_autotuning(dataset):
-    """Turns tf.data's tuner off where the user has not decided about it.
-
-    When Keras drops an iterator, as it does after every epoch, TensorFlow often
-    waits for the tuner's thread to wake by itself: up to as long again as the
-    epoch took, and up to a minute. Without it `tf.data.AUTOTUNE` means as many
-    parallel calls as there are cores, which leaves little to tune.
-
-    Args:
-        dataset: a `tf.data.Dataset`.
-
-    Returns:
-        The same elements.
-    """
-    if dataset.options().autotune.enabled is not None:
-        return dataset
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options)
-
-
 def _rows(num_images, shape, seed, start):
     """The rows of each batch, from batch `start`, without an end.
 
@@ -304,7 +240,7 @@ def _rows(num_images, shape, seed, start):
         return tf.reshape(rows[: steps * batch_size], shape)
 
     passes = tf.data.Dataset.counter(start // steps).map(rows_of_pass)
-    return without_autotuning(passes.unbatch().skip(start % steps))
+    return batching.without_autotuning(passes.unbatch().skip(start % steps))
 
 
 def _take(array, rows):

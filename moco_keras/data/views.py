@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from moco_keras import arguments, distribution, keras_private, random
-from moco_keras.data import checks, inputs
+from moco_keras.data import batching, checks
 
 
 def two_views(images, augmenter, batch_size):
@@ -49,7 +49,7 @@ def two_views(images, augmenter, batch_size):
     def views(keys, number, image):
         return _two_views(augmenter, tf.unstack(keys), number, image)
 
-    return inputs.without_autotuning(
+    return batching.without_autotuning(
         images.enumerate()
         # In order, because what follows runs in parallel, in any order.
         .scan(tf.zeros((len(states), 2), "int64"), with_keys)
@@ -136,7 +136,7 @@ class TwoViews:
         steps = num_images // self.batch_size
 
         def read(seed, shuffle, began, taken, done):
-            start = inputs.first_batch(began, taken, steps)
+            start = batching.first_batch(began, taken, steps)
             examples = self._numbered_examples(
                 seed if shuffle else None, steps, start
             )
@@ -146,7 +146,7 @@ class TwoViews:
                 strategy,
             )
 
-        return inputs.Batches(read, steps, self.batch_size, num_images)
+        return batching.Batches(read, steps, self.batch_size, num_images)
 
     def _numbered_examples(self, seed, steps, start):
         """Endless (number, example to decode), from batch `start` on."""
@@ -159,7 +159,7 @@ class TwoViews:
         passes = tf.data.Dataset.counter(start // steps)
         numbers = tf.data.Dataset.counter(start // steps * images_per_pass)
         numbered = tf.data.Dataset.zip(numbers, passes.flat_map(in_order))
-        return inputs.without_autotuning(
+        return batching.without_autotuning(
             numbered.skip(start % steps * self.batch_size)
         )
 

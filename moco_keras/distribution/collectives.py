@@ -4,6 +4,8 @@ import math
 
 import tensorflow as tf
 
+from moco_keras import keras_private
+
 
 def num_replicas():
     """Number of replicas that run this together; 1 outside `strategy.run`."""
@@ -30,28 +32,12 @@ def all_gather(values):
     # A worker's only replica gets its images on no device, and TensorFlow
     # cannot gather those.
     words = tf.identity(_as_words(values))
-    gather = _single_gather(replica, words)
+    gather = None
+    if words.shape.is_fully_defined() and not tf.executing_eagerly():
+        gather = keras_private.single_gather(replica)
     gathered = gather(words, None) if gather else replica.all_gather(words, 0)
     length = values.shape[0] and values.shape[0] * num_replicas()
     return _from_words(gathered, values.dtype, (length, *values.shape[1:]))
-
-
-def _single_gather(replica, values):
-    """TensorFlow's gather for shapes that are known, or None.
-
-    The public one gathers the shapes first, by a collective of its own that
-    every other one waits for. This one is private: where TensorFlow no longer
-    has it, the public one is used.
-    """
-    if tf.executing_eagerly() or not values.shape.is_fully_defined():
-        return None
-    cross_device = getattr(replica.strategy.extended, "_cross_device_ops", None)
-    launchers = getattr(cross_device, "_launchers", None)
-    number = getattr(replica, "_replica_id", None)
-    if not launchers or number is None:
-        return None
-    own = launchers[number % len(launchers)]  # they are this worker's
-    return getattr(own, "_all_gather", None)
 
 
 # TensorFlow's collectives take no type of less than four bytes but float16.
@@ -139,16 +125,16 @@ def apply_gradients(optimizer, gradients, variables):
     ]
     gradients, variables = (list(x) for x in zip(*given, strict=True))
     sums = [
-        optimizer._accumulated_gradients[optimizer._get_variable_index(v)]
-        for v in variables
+        keras_private.accumulated_gradients(optimizer, v) for v in variables
     ]
+    applied = keras_private.num_applied(optimizer)
     # Added up now, so that all replicas hold the same sums, which are saved.
     gradients = replica.all_reduce("SUM", gradients)
 
     def accumulate(gradients):
         for total, g in zip(sums, gradients, strict=True):
             total.assign_add(g)
-        optimizer._iterations.assign_add(1)
+        applied.assign_add(1)
 
     def update(gradients):
         means = [
@@ -166,7 +152,7 @@ def apply_gradients(optimizer, gradients, variables):
     def together(strategy, gradients):
         each = strategy.extended.call_for_each_replica
         tf.cond(
-            (optimizer._iterations + 1) % steps == 0,
+            (applied + 1) % steps == 0,
             lambda: each(update, (gradients,)),
             lambda: each(accumulate, (gradients,)),
         )

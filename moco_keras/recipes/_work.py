@@ -16,7 +16,7 @@ from moco_keras import (
     distribution,
     optimizers,
 )
-from moco_keras.data import inputs
+from moco_keras.data import batching, inputs
 from moco_keras.distribution import accelerators
 from moco_keras.evaluation import knn as classifier
 from moco_keras.key_queue import KeyQueue
@@ -54,7 +54,7 @@ def _random_pixels(*shape, seed=0):
 
 def _fit(model, batches, s):
     """Repeats `fit` on the same batches, kept in memory."""
-    batches = inputs.without_autotuning(
+    batches = batching.without_autotuning(
         tf.data.Dataset.from_tensors(batches).repeat(s["steps"])
     )
 
@@ -140,7 +140,7 @@ def read_files(s):
     stream = data.read_named(
         s["data"], data_dir=s["large_data_dir"], examples=s["num_images"]
     )
-    batches = inputs.without_autotuning(
+    batches = batching.without_autotuning(
         stream.dataset.shuffle(10_000)
         .batch(s["batch_size"])
         .prefetch(tf.data.AUTOTUNE)

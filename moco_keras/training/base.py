@@ -5,19 +5,18 @@ import functools
 import sys
 import warnings
 
-import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import arguments, distribution
-from moco_keras.data import inputs
+from moco_keras import arguments, distribution, keras_private
+from moco_keras.data import batching, inputs
 from moco_keras.distribution import accelerators
 from moco_keras.training import resume, run_callbacks
 from moco_keras.training.keras_arguments import counts, refuse_weights
 from moco_keras.training.steps import SteppedModel
 
 
-class PretrainingModel(SteppedModel):
+class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
     """Trains two encoders on views of images by a method of pre-training.
 
     A method is a subclass: its constructor, which ends with `add_state`, its
@@ -141,7 +140,7 @@ class PretrainingModel(SteppedModel):
             read = functools.partial(self._read, batches, shuffle, began)
             if start.batch and not (steps or isinstance(x, tf.data.Dataset)):
                 start = resume.Position(start.epoch)  # a generator begins anew
-            if start.batch and inputs.has_ended(read(start.batch)):
+            if start.batch and batching.has_ended(read(start.batch)):
                 start = resume.Position(start.epoch + 1)
             stretches = resume.stretches(start, epochs, steps)
             if stretches[0].start.batch:
@@ -167,7 +166,7 @@ class PretrainingModel(SteppedModel):
             return history
 
     def _read(self, batches, shuffle, began, batch):
-        """The batches from one of an epoch on; see `inputs.Batches`."""
+        """The batches from one of an epoch on; see `batching.Batches`."""
         # All processes have the same state.
         seed = int(ops.convert_to_numpy(self._shuffle_seed.state)[0])
         taken = self._steps_taken() - began
@@ -207,7 +206,7 @@ class PretrainingModel(SteppedModel):
         refuse_weights(sample_weight=sample_weight)
         strategy = self.distribute_strategy
         # Those of `fit` are batches already.
-        if not kwargs.get("_use_cached_eval_dataset"):
+        if not keras_private.called_by_fit(kwargs):
             batch_size, steps = counts(batch_size=batch_size, steps=steps)
             x, steps = inputs.evaluation_batches(
                 x, batch_size, strategy, steps=steps
@@ -236,13 +235,11 @@ class PretrainingModel(SteppedModel):
 
     def _warn_of_a_schedule_that_has_ended(self, steps):
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        # Keras has no public way to the schedule itself.
-        schedule = optimizer._learning_rate
-        if not isinstance(
-            schedule, keras.optimizers.schedules.LearningRateSchedule
-        ):
+        schedule = keras_private.learning_rate_schedule(optimizer)
+        if schedule is None:
             return
-        done = int(ops.convert_to_numpy(optimizer._iterations))
+        applied = keras_private.num_applied(optimizer)
+        done = int(ops.convert_to_numpy(applied))
         # A warm-up begins at 0, too.
         if all(float(schedule(done + i)) == 0 for i in (0, 1, steps)):
             warnings.warn(
@@ -251,8 +248,3 @@ class PretrainingModel(SteppedModel):
                 "move. To train on, call `compile` with a new optimizer.",
                 stacklevel=4,
             )
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Under a strategy Keras would take a batch from the data, to build what
-        # is not built. Here everything is.
-        pass

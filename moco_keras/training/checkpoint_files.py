@@ -14,6 +14,11 @@ from pathlib import Path
 import tensorflow as tf
 
 from moco_keras import arguments
+from moco_keras.keras_private import (
+    CHECKPOINT_DATA,
+    CHECKPOINT_INDEX,
+    CHECKPOINT_PARTIAL,
+)
 from moco_keras.system import paths
 
 _KEPT = 3
@@ -72,8 +77,8 @@ class CheckpointFiles:
         """Removes all but so many of the newest."""
         for prefix in self._prefixes()[newest:]:
             # The index first: without it the rest counts for nothing.
-            for path in (f"{prefix}.index", f"{prefix}.data-00000-of-00001"):
-                Path(path).unlink(missing_ok=True)
+            for suffix in (CHECKPOINT_INDEX, CHECKPOINT_DATA):
+                Path(prefix + suffix).unlink(missing_ok=True)
 
     def latest(self):
         """What the files of the newest begin with, or None; see `newest`."""
@@ -115,11 +120,11 @@ class CheckpointFiles:
 
     def _prefixes(self):
         """What the snapshots' files begin with, the newest first."""
-        paths = self.folder.glob("*.index")
-        return sorted((str(p.with_suffix("")) for p in paths), reverse=True)
+        found = self.folder.glob(f"*{CHECKPOINT_INDEX}")
+        return sorted((str(p.with_suffix("")) for p in found), reverse=True)
 
     def _remove_partial(self):
-        for path in self.folder.glob("*.tempstate*"):
+        for path in self.folder.glob(f"*{CHECKPOINT_PARTIAL}*"):
             path.unlink(missing_ok=True)
 
 

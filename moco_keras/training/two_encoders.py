@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import distribution, momentum
+from moco_keras import distribution, keras_private, momentum
 from moco_keras.data import checks
 from moco_keras.data.views import augment
 from moco_keras.models import encoders, model_state
@@ -221,9 +221,7 @@ class TwoEncoders(keras.Model):
 
     def saved_states(self):
         """The variables that Keras itself would not save."""
-        # Keras lists the random ones among the variables.
-        random = [v for v in self.variables if v.name == "seed_generator_state"]
-        return [*random, self.steps]
+        return [*keras_private.random_states(self.variables), self.steps]
 
 
 def unit_rows(x):
