@@ -3,8 +3,8 @@
     python recipes/serving_client.py --server=localhost:8500 \
         --model=my_encoder photo.jpg drawing.png
 
-For each file it prints a line of JSON. It needs the package
-tensorflow-serving-api, but neither Keras nor moco_keras.
+Prints a line of JSON for each file. Needs the package tensorflow-serving-api,
+but neither Keras nor moco_keras.
 """
 
 import json
@@ -27,7 +27,7 @@ flags.DEFINE_float("timeout", 10.0, "seconds to wait for an answer")
 
 
 def main(argv):
-    """Sends the files in batches, and prints what comes back."""
+    """Sends the files in batches and prints the embeddings."""
     paths = argv[1:]
     if not paths:
         raise app.UsageError("Expected image files. Received none.")
@@ -46,7 +46,7 @@ def main(argv):
 
 
 def _embed(stub, contents):
-    """Embeddings, float32 (N, D), of what N image files hold."""
+    """Returns embeddings, float32 (N, D), of the contents of N image files."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = FLAGS.model
     request.model_spec.signature_name = "serve_encoded"
