@@ -25,9 +25,9 @@ def jit_compiled(function):
 def apply_where(function):
     """Makes a function of (images, apply, ...) from one of (images, ...).
 
-    Of images (N, H, W, 3), those where `apply`, bool (N,), is false stay as
-    they are. Nothing is computed for a single image that stays. In a batch some
-    nearly always change, and checking would make a GPU wait.
+    Images (N, H, W, 3) stay as they are where `apply`, bool (N,), is false.
+    Nothing is computed for a single image that stays. In a batch some nearly
+    always change, and checking would make a GPU wait.
     """
 
     @jit_compiled

@@ -108,7 +108,7 @@ def _weighted_neighbors(images, weights, axis):
         ops.take(images, ops.full((reach,), edge, "int32"), axis=axis)
         for edge in edges
     )
-    # Padded before the compiled kernel, which would pad anew for every tap.
+    # Padded before the compiled kernel, which would pad once for every tap.
     padded = ops.concatenate([before, images, after], axis=axis)
     return _weighted_windows(images, padded, weights, axis)
 

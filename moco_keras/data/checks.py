@@ -110,13 +110,13 @@ def check_images(images, example=None, dataset="dataset"):
         elif shape is None or len(shape) != 3:
             remedy = "Pass an array or a `tf.data.Dataset` of such images."
         elif shape[-1] not in (1, 3, 4):
-            remedy = f"Of images in gray, {remedy_by(_REPEAT_NEW)}."
+            remedy = f"For images in gray, {remedy_by(_REPEAT_NEW)}."
         elif isinstance(images, tf.TensorSpec):
             remedy = (
                 f"Batch them: pass `{dataset}.batch(256, drop_remainder=True)`."
             )
         else:
-            remedy = f"Of a single image, {remedy_by(_ONE)}."
+            remedy = f"For a single image, {remedy_by(_ONE)}."
         raise ValueError(f"{expected} Received: {received}. {remedy}")
     if shape[-1] != 3:
         remedy = {

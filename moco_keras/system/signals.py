@@ -128,7 +128,7 @@ def answered(handler=None, answer="Stopping ...", last_words=None):
 def _repeats():
     """A function that tells whether a call comes along with one before.
 
-    Those that do are no beginning: a held Ctrl-C counts again, in time.
+    Such a call does not restart the clock: a held Ctrl-C counts again, in time.
     """
     first = [-math.inf]
 

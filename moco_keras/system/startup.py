@@ -21,8 +21,8 @@ if _PROGRAM:
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-# Infos, absl's remark on them, and that there is no driver or no GPU: where
-# there should be one, `accelerators.warn_of_unused_gpu` says so.
+# Infos, absl's remark on them, and that there is no driver or no GPU, of which
+# `accelerators.warn_of_unused_gpu` warns if there should be one.
 _GREETINGS = (
     rb"I\d{4} |WARNING: All log messages before absl::InitializeLog\(\)|"
     rb"E\d{4} .*cuInit: .*(\(303\)|CUDA_ERROR_NO_DEVICE)"
@@ -44,7 +44,7 @@ def without_greetings():
     Its libraries speak as they are loaded, before they read
     TF_CPP_MIN_LOG_LEVEL. All else passes, from a process of its own, so that
     the last words of a process that is aborted do, too. With
-    TF_CPP_MIN_LOG_LEVEL=0, and in what is no program, everything passes.
+    TF_CPP_MIN_LOG_LEVEL=0, and outside of programs, everything passes.
     """
     asked_for = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0"
     if not _PROGRAM or asked_for or sys.stderr is None:  # which is closed
