@@ -56,7 +56,7 @@ def advised(function, bad, of="", **names):
 
 def pixels(given):
     if isinstance(given, tf.data.Dataset):
-        given = np.concatenate([checks.images_of(x) for x in given])
+        given = np.concatenate([checks.unpack_images(x) for x in given])
     return np.asarray(given)
 
 

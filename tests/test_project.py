@@ -73,19 +73,6 @@ def test_doors_are_kept(module):
     assert said == {word: module.parts[0] for word in said}
 
 
-@pytest.mark.parametrize("module", architecture.MODULES, ids=str)
-def test_private_parts_of_others_have_one_door(module):
-    source = (ROOT / "moco_keras" / module).read_text()
-    found = re.findall(r"(?<!self)(?<!cls)(?<!_)\b[\w\])]+\._[a-z]\w*", source)
-    found += re.findall(r"keras\.src|tensorflow\.python", source)
-    # Of named tuples; names that are public all the same; modules.
-    allowed = ("._replace", "._asdict", "os._exit", "recipes._work")
-    found = [x for x in found if not x.endswith(allowed)]
-    found = [x for x in found if not x.startswith(("self.", "cls."))]
-    if str(module) != "keras_private.py":
-        assert found == []
-
-
 def test_imports_point_downwards():
     """And never in a circle; programs import everything, and nothing them."""
     allowed = {}

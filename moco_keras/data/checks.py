@@ -33,7 +33,7 @@ _RANGES = {
 }
 
 
-def images_of(data):
+def unpack_images(data):
     """Finds the images in what a data set yields.
 
     Args:
@@ -51,7 +51,7 @@ def images_of(data):
             )
         return data["image"]
     if isinstance(data, (tuple, list)):
-        first = images_of(data[0])
+        first = unpack_images(data[0])
         if isinstance(first, tuple):  # ((im_q, im_k),), as Keras wraps it
             return first
         if len(data) > 1 and len(getattr(data[1], "shape", ())) == 4:

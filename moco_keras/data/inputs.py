@@ -19,8 +19,8 @@ def training_batches(data, batch_size, strategy, steps_per_epoch=None):
     batches that the user chose begins again where it ends.
 
     Args:
-        data: as `images_of`, of arrays, or a `tf.data.Dataset`, or `TwoViews`,
-            or a generator of any kind that Keras takes.
+        data: as `unpack_images` takes them, of arrays, or a
+            `tf.data.Dataset`, or `TwoViews`, or a generator of any kind that Keras takes.
         batch_size: images in a batch; None means 32 for arrays, as in Keras.
         strategy: whose replicas share each batch.
         steps_per_epoch: batches in an epoch where the user has chosen, or None.
@@ -38,7 +38,7 @@ def training_batches(data, batch_size, strategy, steps_per_epoch=None):
         return _of_dataset(data, strategy, steps_per_epoch=steps_per_epoch)
     if _is_generator(data):
         return batching.Batches(lambda *position: data)
-    images = checks.images_of(data)
+    images = checks.unpack_images(data)
     checks.check(images)
     batch_size = batch_size or 32
     distribution.check_batch(batch_size, strategy)
@@ -63,7 +63,7 @@ def _of_dataset(dataset, strategy, **steps):
     """`Batches` of a data set; `steps` is the user's number, by its name."""
     ((name, steps_chosen),) = steps.items()
     spec = dataset.element_spec
-    checks.check(checks.images_of(spec), spec)
+    checks.check(checks.unpack_images(spec), spec)
     batch_size = keras.tree.flatten(spec)[0].shape[0]
     distribution.check_batch(batch_size, strategy)
     steps = int(dataset.cardinality())
@@ -120,7 +120,7 @@ def evaluation_batches(data, batch_size, strategy, **steps):
         return batching.without_autotuning(data), chosen
     if _is_generator(data):
         return data, chosen
-    images = checks.images_of(data)
+    images = checks.unpack_images(data)
     checks.check(images)
     num_images, take = _number_of(images), _taker(images)
     if batch_size is None:
@@ -147,7 +147,7 @@ def single_batch(data, strategy):
     Raises:
         ValueError: if it is not one, or the replicas cannot share it.
     """
-    images = checks.images_of(data)
+    images = checks.unpack_images(data)
     checks.check(images)
     size = _number_of(images)
     distribution.check_batch(size, strategy)
@@ -166,7 +166,7 @@ def split(data, share):
             f"to split off. Received: {type(data).__name__}. Split it with "
             "`take` and `skip`, and pass a part as `validation_data`."
         )
-    images = checks.images_of(data)
+    images = checks.unpack_images(data)
     checks.check(images)
     num_images = _number_of(images)
     first = math.floor(num_images * (1.0 - share))

@@ -37,14 +37,14 @@ def two_views(images, augmenter, batch_size):
     if not isinstance(images, tf.data.Dataset):
         return TwoViews(images, augmenter, batch_size)
     example = images.batch(1).element_spec
-    checks.check_images(checks.images_of(example), example)
+    checks.check_images(checks.unpack_images(example), example)
 
     states = random_states(augmenter)
 
     def with_keys(keys, numbered):
         number, example = numbered
         keys = tf.cond(number == 0, lambda: _draw(states), lambda: keys)
-        return keys, (keys, number, checks.images_of(example))
+        return keys, (keys, number, checks.unpack_images(example))
 
     def views(keys, number, image):
         return _two_views(augmenter, tf.unstack(keys), number, image)

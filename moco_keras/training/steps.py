@@ -86,7 +86,7 @@ class SteppedModel(TwoEncoders):
         values = tf.cast(im_1, "float32")
         apart = tf.reduce_max(tf.abs(values - tf.cast(im_2, "float32")))
         largest = tf.reduce_max(values)
-        if isinstance(checks.images_of(data), tuple):
+        if isinstance(checks.unpack_images(data), tuple):
             largest = 255.0  # the pixels of ready views are the user's business
         self.views_seen.assign(tf.stack([apart, largest]))
         return im_1, im_2

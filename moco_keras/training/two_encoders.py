@@ -84,7 +84,7 @@ class TwoEncoders(keras.Model):
         Returns:
             A pair of views, float (N, S, S, 3).
         """
-        images = checks.images_of(data)
+        images = checks.unpack_images(data)
         if isinstance(images, tuple):
             im_1, im_2 = images
             checks.check_pair(im_1, im_2)
@@ -101,7 +101,7 @@ class TwoEncoders(keras.Model):
 
     def call(self, images, training=False):
         """Projects uint8 images: float32 (N, C), L2-normalized."""
-        images = checks.images_of(images)
+        images = checks.unpack_images(images)
         checks.check_images(images)
         images = self._evaluation(images)
         return unit_rows(self.query_encoder(images, training=training))
