@@ -19,8 +19,8 @@ def training_batches(data, batch_size, strategy, steps_per_epoch=None):
     batches that the user chose begins again where it ends.
 
     Args:
-        data: as `unpack_images` takes them, of arrays, or a
-            `tf.data.Dataset`, or `TwoViews`, or a generator of any kind that Keras takes.
+        data: arrays as `unpack_images` takes them, a `tf.data.Dataset`,
+            `TwoViews`, or a generator of any kind that Keras takes.
         batch_size: images in a batch; None means 32 for arrays, as in Keras.
         strategy: whose replicas share each batch.
         steps_per_epoch: batches in an epoch where the user has chosen, or None.
