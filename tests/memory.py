@@ -17,7 +17,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from moco_keras.recipes import _pretrain, _threads, benchmark, image_folder
+from moco_keras.recipes import _pretrain, _threads, image_folder
+from moco_keras.recipes.benchmark import __main__ as benchmark
 
 POINTS = [
     {"encoder": encoder, "image_size": size, "batch_size": batch, **more}

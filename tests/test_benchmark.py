@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from moco_keras import data
-from moco_keras.recipes import benchmark
+from moco_keras.recipes.benchmark import __main__ as benchmark
 
 
 def test_unknown_benchmarks_are_refused():

@@ -21,7 +21,8 @@ from moco_keras.distribution import accelerators
 from moco_keras.evaluation import knn as classifier
 from moco_keras.key_queue import KeyQueue
 from moco_keras.momentum import MomentumUpdate
-from moco_keras.recipes import _served, _threads, _worker
+from moco_keras.recipes import _threads
+from moco_keras.recipes.benchmark import serving_workloads, timing
 
 
 def _encoder(s):
@@ -291,16 +292,16 @@ if __name__ == "__main__":
         end_to_end,
         saved,
         replicas,
-        _served.serve_encoded,
-        _served.decode_and_encode,
-        _served.serve_images,
-        _served.encode_images,
-        _served.load_export,
+        serving_workloads.serve_encoded,
+        serving_workloads.decode_and_encode,
+        serving_workloads.serve_images,
+        serving_workloads.encode_images,
+        serving_workloads.load_export,
         momentum_update,
         queue,
         knn,
     )
-    _worker.serve(
+    timing.serve(
         works,
         ("keras", "tensorflow"),
         tf.profiler.experimental.Profile,

@@ -115,7 +115,7 @@ _NOT_OF_PEER = {
 # On a GPU the peer does only what ends with a number on the host: nothing else
 # waits for the GPU.
 _AWAITED = {"step", "end_to_end"}
-_OURS = [sys.executable, "-m", "moco_keras.recipes._work"]
+_OURS = [sys.executable, "-m", "moco_keras.recipes.benchmark.workloads"]
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", list(_BENCHMARKS), "benchmarks to run")
@@ -218,7 +218,7 @@ def _sides(settings, with_peer):
     if accelerators.on_gpu():
         with_peer = with_peer and work in _AWAITED
     if with_peer and work not in _NOT_OF_PEER:
-        script = Path(__file__).with_name(f"_{FLAGS.peer}.py")
+        script = Path(__file__).with_name(f"{FLAGS.peer}_workloads.py")
         theirs = [_path("peer_python"), str(script)]
         float32 = {**settings, "precision": "float32"}
         sides.append(_Side(FLAGS.peer, theirs, float32))

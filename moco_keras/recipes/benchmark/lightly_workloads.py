@@ -7,8 +7,8 @@ import copy
 import io
 from pathlib import Path
 
-import _worker
 import numpy as np
+import timing
 import torch
 from lightly import transforms
 from lightly.loss import NTXentLoss
@@ -210,7 +210,7 @@ if __name__ == "__main__":
         queue,
         knn,
     )
-    _worker.serve(
+    timing.serve(
         works,
         ("lightly", "torch", "torchvision"),
     )

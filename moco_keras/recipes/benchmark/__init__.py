@@ -1,0 +1,1 @@
+"""Measures how fast everything is: `python -m moco_keras.recipes.benchmark`."""
