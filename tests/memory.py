@@ -18,7 +18,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from moco_keras.recipes import _pretrain, _threads, image_folder
-from moco_keras.recipes.benchmark import __main__ as benchmark
+from moco_keras.recipes.benchmark.data_files import draw_photograph
 
 POINTS = [
     {"encoder": encoder, "image_size": size, "batch_size": batch, **more}
@@ -85,7 +85,7 @@ def draw(folder):
     """Writes photographs: a few, many times, as links."""
     files = []
     for number in range(16):
-        jpeg = tf.io.encode_jpeg(benchmark._draw_photograph(number), quality=90)
+        jpeg = tf.io.encode_jpeg(draw_photograph(number), quality=90)
         files.append(jpeg.numpy())
     for number in range(800):
         place = Path(folder, "ab"[number % 2], f"{number}.jpg")

@@ -1,1 +1,1 @@
-"""Measures how fast everything is: `python -m moco_keras.recipes.benchmark`."""
+"""The benchmark: `python -m moco_keras.recipes.benchmark`."""
