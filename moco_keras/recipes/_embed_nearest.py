@@ -72,7 +72,7 @@ def show(encoder, query, settings, picture):
 
 
 def _pixels(path):
-    """Its pixels, or some of them where it is large."""
+    """The pixels of an image file, of a large one only some."""
     image = decoding.decode(path.read_bytes()).numpy()
     step = max(1, max(image.shape) // 256)
     return image[::step, ::step].copy()

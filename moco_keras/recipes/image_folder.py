@@ -40,7 +40,7 @@ class FolderSettings(_settings.Settings):
     )
 
 
-_TESTS = 1000  # at most, where nobody says how many
+_TESTS = 1000  # at most, by default
 _OF_BANK = 4  # images, for each to test with
 _NAMED = 8  # classes, in what is printed
 
