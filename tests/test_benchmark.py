@@ -10,7 +10,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from moco_keras import data
-from moco_keras.recipes import benchmark
+from moco_keras.recipes.benchmark import __main__ as benchmark
+from moco_keras.recipes.benchmark import data_files, sides
 
 
 def test_unknown_benchmarks_are_refused():
@@ -28,14 +29,14 @@ def test_unknown_benchmarks_are_refused():
 def test_sides_take_turns_and_are_compared(monkeypatch, capsys):
     settings = {"work": "queue", "steps": 2, "batch_size": 8, "cores": 1}
     works = [{**settings, "queue_size": size} for size in (32, 64)]
-    monkeypatch.setitem(benchmark._BENCHMARKS, "queue", works)
+    monkeypatch.setitem(benchmark.BENCHMARKS, "queue", works)
     monkeypatch.setattr(benchmark, "_common", dict)
     flags = {"repeats": 3, "peer": None}
     monkeypatch.setattr(benchmark, "FLAGS", type("Flags", (), flags))
     benchmark._measure("queue", files={})
-    *sides, ratio = map(json.loads, capsys.readouterr().out.splitlines())
-    assert [side["settings"]["queue_size"] for side in sides] == [32, 64]
-    for side in sides:
+    *lines, ratio = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [side["settings"]["queue_size"] for side in lines] == [32, 64]
+    for side in lines:
         turns = side["of_each_turn"]
         assert len(turns) == 3 and min(turns) > 0
         assert side["milliseconds"] == sorted(turns)[1]
@@ -45,7 +46,7 @@ def test_sides_take_turns_and_are_compared(monkeypatch, capsys):
         assert side["peak_memory_mib"] > 100
         assert set(side["versions"]) == {"keras", "tensorflow", "python"}
     assert ratio["ratio_of_times"] == pytest.approx(
-        sides[0]["milliseconds"] / sides[1]["milliseconds"], rel=0.01
+        lines[0]["milliseconds"] / lines[1]["milliseconds"], rel=0.01
     )
     assert ratio["which_differ_by"] == {"queue_size": [32, 64]}
 
@@ -53,11 +54,11 @@ def test_sides_take_turns_and_are_compared(monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_side_that_dies_is_named():
     with pytest.raises(ChildProcessError, match="moco_keras ended with exit"):
-        benchmark._Side("moco_keras", benchmark._OURS, {"cores": 1})
+        sides.Side("moco_keras", sides.OURS, {"cores": 1})
 
 
 def test_photographs_are_as_long_as_photographs():
-    picture = benchmark._draw_photograph(0)
+    picture = data_files.draw_photograph(0)
     assert picture.shape == (375, 500, 3)
     length = len(tf.io.encode_jpeg(picture, quality=90).numpy())
     assert 40_000 < length < 70_000
@@ -73,7 +74,7 @@ def test_a_data_set_is_made_larger(textures_dir, tmp_path):
 
     small = labels("train", textures_dir)
     wanted = 2 * len(small) + 1
-    benchmark._link_again("textures", textures_dir, tmp_path, wanted)
+    data_files.link_again("textures", textures_dir, tmp_path, wanted)
     large = labels("train", tmp_path)
     assert len(large) == 3 * len(small)
     np.testing.assert_array_equal(np.bincount(large), 3 * np.bincount(small))

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,9 +17,17 @@ import tensorflow as tf
 from replicas import free_ports, tf_config
 
 import moco_keras
-from moco_keras import data, schedules
+from moco_keras import data, plotting, schedules
 from moco_keras.data import textures
-from moco_keras.recipes import _pretrain, _run_dir, _settings, _start
+from moco_keras.recipes import (
+    _data,
+    _history,
+    _pretrain,
+    _publishing,
+    _run_files,
+    _settings,
+    _start,
+)
 
 SETTINGS = _settings.Settings(
     width=2,
@@ -35,7 +44,7 @@ SETTINGS = _settings.Settings(
 def read(settings):
     images, labels = textures.draw(24, seed=0)
     whole = data.ImageSet(images, labels, list(textures.CLASSES), "textures")
-    return _pretrain.Images(whole, whole, whole)
+    return _data.Images(whole, whole, whole)
 
 
 def train(folder, **changes):
@@ -105,10 +114,10 @@ def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
 
     capsys.readouterr()
     interrupt(
-        monkeypatch, go_on, _run_dir.History, "on_epoch_end", on=in_the_third
+        monkeypatch, go_on, _history.History, "on_epoch_end", on=in_the_third
     )
     assert (
-        "finished after 2 epochs, and goes on to 4" in capsys.readouterr().out
+        "finished after 2 epochs, and continues to 4" in capsys.readouterr().out
     )
     assert before.items() <= contents(run, *RESULTS).items()
     for epochs in (2, 6):
@@ -118,13 +127,13 @@ def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
     def is_metrics(file, value):
         return file.name == "metrics.json"
 
-    interrupt(monkeypatch, go_on, _run_dir, "write_json", on=is_metrics)
+    interrupt(monkeypatch, go_on, _run_files, "write_json", on=is_metrics)
     assert before.items() <= contents(run, *RESULTS).items()
 
     def is_last(file, place):
         return place == run / "metrics.json"
 
-    interrupt(monkeypatch, go_on, _run_dir.Path, "replace", on=is_last)
+    interrupt(monkeypatch, go_on, Path, "replace", on=is_last)
     capsys.readouterr()
     assert go_on() == run  # which puts the last results in their places
     assert "are in their places" in capsys.readouterr().out
@@ -152,7 +161,7 @@ def test_pictures_decide_nothing(tmp_path, monkeypatch, capsys):
     def fail(*args):
         raise ValueError("ParseSyntaxException:\nprice_$10_$20")
 
-    monkeypatch.setattr(_pretrain.plotting, "neighbours", fail)
+    monkeypatch.setattr(plotting, "neighbours", fail)
     with pytest.raises(ValueError, match="Received: .*splits"):
         train(tmp_path / "run", bn_splits=3)  # no divisor of the batch
     assert not (tmp_path / "run").exists()
@@ -218,7 +227,7 @@ def test_a_run_begins_with_another(tmp_path, monkeypatch, capsys):
     def go_on():
         return train(run, **given)
 
-    interrupt(monkeypatch, go_on, _run_dir.History, "on_epoch_end")
+    interrupt(monkeypatch, go_on, _history.History, "on_epoch_end")
     file.unlink()
     go_on()
     assert_same(run, whole)
@@ -368,15 +377,15 @@ def test_results_are_published_whole(tmp_path, monkeypatch):
 
     def begin(folder):
         (folder / "encoder" / "1").mkdir(parents=True)
-        _run_dir.write_json(folder / "settings.json", {"of": "old"})
-        _run_dir.write_json(folder / "metrics.json", {"of": "old"})
-        _run_dir.write_json(folder / "settings.continued.json", record)
+        _run_files.write_json(folder / "settings.json", {"of": "old"})
+        _run_files.write_json(folder / "metrics.json", {"of": "old"})
+        _run_files.write_json(folder / "settings.continued.json", record)
 
     def write(folder):
-        with _run_dir.results(folder) as place:
+        with _publishing.results(folder) as place:
             (place / "encoder" / "1").mkdir(parents=True)
             (place / "encoder" / "1" / "new").touch()
-            _run_dir.write_json(place / "metrics.json", {"of": "new"})
+            _run_files.write_json(place / "metrics.json", {"of": "new"})
 
     def state(folder):
         return {
@@ -407,8 +416,8 @@ def test_results_are_published_whole(tmp_path, monkeypatch):
         calls.clear()
         with monkeypatch.context() as patch:
             for name in ("rename", "replace", "mkdir", "unlink"):
-                function = getattr(_run_dir.Path, name)
-                patch.setattr(_run_dir.Path, name, interrupted(function, at))
+                function = getattr(Path, name)
+                patch.setattr(Path, name, interrupted(function, at))
             try:
                 write(folder)
             except KeyboardInterrupt:
@@ -419,6 +428,6 @@ def test_results_are_published_whole(tmp_path, monkeypatch):
         if not ready:
             assert before.items() <= state(folder).items()
             write(folder)
-        _run_dir.complete(folder)
+        _publishing.complete(folder)
         assert state(folder) == expected, at
     assert at > 8

@@ -7,7 +7,7 @@ from PIL import Image
 
 from moco_keras import augmentations, data
 from moco_keras.data import builders
-from moco_keras.recipes import _pretrain, _settings
+from moco_keras.recipes import _data, _settings
 
 
 def write_images(folder, sizes, mode="RGB", suffix="png"):
@@ -100,7 +100,7 @@ def test_a_name_is_asked_for_as_such(textures_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     named = data.read_named("textures", "test", data_dir=textures_dir)
     assert (named.source, named.num_examples) == ("textures/1.0.0", 2000)
-    read = _pretrain.by_name("textures")
+    read = _data.by_name("textures")
     images = read(
         _settings.Settings(
             data_dir=str(textures_dir),

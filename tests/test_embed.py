@@ -16,7 +16,7 @@ from PIL import Image
 
 import moco_keras
 from moco_keras import plotting
-from moco_keras.recipes import embed
+from moco_keras.recipes import _embed_files, _embed_nearest, _embed_parts, embed
 from moco_keras.recipes.embed import EmbedSettings
 from moco_keras.system import ownership
 
@@ -52,7 +52,7 @@ def folder(rng, tmp_path):
 
 @pytest.fixture
 def settings(encoder, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "_FILES_OF_A_PART", 8)
+    monkeypatch.setattr(_embed_parts, "_FILES_OF_A_PART", 8)
     return EmbedSettings(
         encoder=str(encoder.parent),
         images=str(folder),
@@ -122,7 +122,7 @@ def test_links_to_what_is_there_are_left_out_and_said(settings, folder, capsys):
 
 def test_it_goes_on_where_it_was(settings, monkeypatch):
     embed.embed(changed(settings, out=settings.out.replace("fea", "whole_fea")))
-    embed_batch, batches = embed._embed_batch, []
+    embed_batch, batches = _embed_parts._embed_batch, []
 
     def stop_at(number):
         def embed_some(*args):
@@ -134,11 +134,11 @@ def test_it_goes_on_where_it_was(settings, monkeypatch):
         return embed_some
 
     # Parts of 3, 3 and 2 batches, for 8, 8 and 7 files.
-    monkeypatch.setattr(embed, "_embed_batch", stop_at(5))
+    monkeypatch.setattr(_embed_parts, "_embed_batch", stop_at(5))
     with pytest.raises(KeyboardInterrupt):
         embed.embed(settings)
     batches.clear()
-    monkeypatch.setattr(embed, "_embed_batch", stop_at(None))
+    monkeypatch.setattr(_embed_parts, "_embed_batch", stop_at(None))
     embed.embed(settings)
     embedded = sum(len(paths) for _, paths, _ in batches)
     assert embedded >= 8 + 7 and batches[0][1][0].name != "0.png"
@@ -155,31 +155,31 @@ def test_it_goes_on_where_it_was(settings, monkeypatch):
 def interrupt(settings, monkeypatch):
     """Ends an embedding when only its parts are there."""
     with monkeypatch.context() as patch:
-        patch.setattr(embed, "_join", lambda *args: 1 / 0)
+        patch.setattr(_embed_parts, "join", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             embed.embed(settings)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_words(number, settings, monkeypatch, capsys):
-    embed_batch = embed._embed_batch
+    embed_batch = _embed_parts._embed_batch
 
     def embed_some(*args):
         os.kill(os.getpid(), number)
         return embed_batch(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(embed, "_embed_batch", embed_some)
+        patch.setattr(_embed_parts, "_embed_batch", embed_some)
         with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:
             embed.embed(settings)
     if number == signal.SIGTERM:
         assert ended.value.code == 128 + number
-    assert "To go on, give the same command again" in capsys.readouterr().err
+    assert "To resume, give the same command again" in capsys.readouterr().err
     embed.embed(settings)
 
 
 def test_a_full_disk_ends_it_and_it_goes_on(settings, monkeypatch):
-    save, saved = embed._save, []
+    save, saved = _embed_files.save_npz, []
 
     def fill_up(path, **arrays):
         saved.append(path)
@@ -187,7 +187,7 @@ def test_a_full_disk_ends_it_and_it_goes_on(settings, monkeypatch):
             raise OSError(28, "No space left on device")
         save(path, **arrays)
 
-    monkeypatch.setattr(embed, "_save", fill_up)
+    monkeypatch.setattr(_embed_files, "save_npz", fill_up)
     with pytest.raises(OSError, match=r"No space left.*\n.*same command"):
         embed.embed(settings)
     embed.embed(settings)
@@ -214,10 +214,10 @@ def test_a_damaged_part_is_named_and_embedded_again(
     flip_a_bit(first, first.read_bytes().index(expected.tobytes()))
     second.write_bytes(second.read_bytes()[:-100])
     with monkeypatch.context() as patch:
-        join = embed._join
+        join = _embed_parts.join
         patch.setattr(
-            embed,
-            "_join",
+            _embed_parts,
+            "join",
             lambda parts, *args: (
                 np.testing.assert_array_equal(
                     third.stat().st_mtime_ns, untouched
@@ -245,13 +245,13 @@ def test_no_flipped_bit_goes_unseen(tmp_path):
         "reasons": np.array(["why"]),
     }
     path = tmp_path / "part.npz"
-    embed._save(path, **arrays)
+    _embed_files.save_npz(path, **arrays)
     whole, refused = path.read_bytes(), 0
     for place in range(len(whole)):
         path.write_bytes(whole)
         flip_a_bit(path, place, place % 8)
         try:
-            with embed._open(path, arrays) as found:
+            with _embed_files.open_npz(path, arrays) as found:
                 for name, array in arrays.items():
                     np.testing.assert_array_equal(found[name], array)
                     assert found[name].dtype == array.dtype
@@ -261,7 +261,7 @@ def test_no_flipped_bit_goes_unseen(tmp_path):
     for length in range(0, len(whole), 10):
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError):
-            embed._open(path, arrays)
+            _embed_files.open_npz(path, arrays)
 
 
 def test_a_damaged_file_of_embeddings_is_named(settings):
@@ -378,7 +378,7 @@ def test_images_that_change_meanwhile_are_refused(
     change, settings, folder, tmp_path, monkeypatch
 ):
     """A disk that vanishes is not one of files that are no images."""
-    embed_batch, moved = embed._embed_batch, folder.with_name("moved")
+    embed_batch, moved = _embed_parts._embed_batch, folder.with_name("moved")
 
     def embed_some(encoder, paths, pool):
         if paths[0].name == "within":
@@ -387,10 +387,10 @@ def test_images_that_change_meanwhile_are_refused(
             (folder / "0.png").write_bytes(b"no image any more")
         else:
             folder.rename(moved)
-        monkeypatch.setattr(embed, "_embed_batch", embed_batch)
+        monkeypatch.setattr(_embed_parts, "_embed_batch", embed_batch)
         return embed_batch(encoder, paths, pool)
 
-    monkeypatch.setattr(embed, "_embed_batch", embed_some)
+    monkeypatch.setattr(_embed_parts, "_embed_batch", embed_some)
     with pytest.raises(ValueError, match="0.png, which has changed or is gone"):
         embed.embed(settings)
     assert not [*tmp_path.glob("*.partial/*.npz")]
@@ -491,7 +491,7 @@ def test_it_goes_on_from_another_folder(settings, folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     interrupt(changed(settings, images="images"), monkeypatch)
     monkeypatch.chdir(folder / "within")
-    monkeypatch.setattr(embed, "_embed_batch", None)  # it is done
+    monkeypatch.setattr(_embed_parts, "_embed_batch", None)  # it is done
     embed.embed(settings)
     with np.load(settings.out) as found:
         assert found["files"][0] == "0.png"
@@ -527,7 +527,7 @@ def test_neighbours(settings, encoder, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         plotting, "nearest", lambda *args: (drawn.append(args), draw(*args))
     )
-    monkeypatch.setattr(embed, "_embed_in_parts", None)  # it is done
+    monkeypatch.setattr(_embed_parts, "embed_in_parts", None)  # it is done
     embed.embed(changed(settings, neighbours=str(query)))
     paths = [
         path
@@ -610,7 +610,7 @@ def test_names_are_taken_as_they_are(settings, folder, capsys):
 
 def test_large_pictures_are_drawn_small(tmp_path):
     Image.new("RGB", (3000, 500)).save(tmp_path / "large.png")
-    assert embed._picture(tmp_path / "large.png").shape == (46, 273, 3)
+    assert _embed_nearest._pixels(tmp_path / "large.png").shape == (46, 273, 3)
 
 
 @pytest.mark.parametrize(
@@ -724,7 +724,7 @@ def test_it_is_killed_and_goes_on(settings, tmp_path, rng):
     third = programs.finish(third)
     assert third.returncode in (0, 128 + signal.SIGTERM), third.stderr
     if third.returncode:
-        assert "To go on, give the same command again." in third.stderr
+        assert "To resume, give the same command again." in third.stderr
         assert written.items() <= parts().items()
     result = programs.run(*command)
     assert result.returncode == 0, result.stderr

@@ -9,7 +9,7 @@ from PIL import Image
 
 from moco_keras.data import textures
 from moco_keras.distribution import accelerators
-from moco_keras.recipes import _pretrain, image_folder
+from moco_keras.recipes import _data, _evaluation, _pretrain, image_folder
 
 
 def write(folder, **counts):
@@ -37,7 +37,7 @@ def test_images_of_classes(tmp_path):
     images = read(tmp_path)
     assert (images.train.num_examples, images.test.num_examples) == (15, 3)
     assert images.bank.num_examples == 12
-    assert _pretrain._why_no_knn(images) is None
+    assert _evaluation.why_no_knn(images) is None
     assert images.notes == [
         "Classes, the folders of the training images: cats 10, dogs 5",
         "Tests: some of the images, also trained on, without their names",
@@ -61,7 +61,7 @@ def test_a_stray_file_is_trained_on_and_takes_no_knn_away(tmp_path):
     images = read(tmp_path)
     assert images.train.num_examples == 16
     assert images.bank.num_examples + images.test.num_examples == 15
-    assert _pretrain._why_no_knn(images) is None
+    assert _evaluation.why_no_knn(images) is None
     assert images.notes[0].endswith("on, without a class: 1 image")
 
 
@@ -136,8 +136,8 @@ def test_that_there_is_no_knn_is_said(counts, note, why, tmp_path, capsys):
     write(tmp_path, **counts)
     images = read(tmp_path)
     assert note in images.notes[0]
-    _pretrain._say_what_there_is(images)
-    _pretrain._before(images, {})
+    _data.print_notes(images)
+    _evaluation.print_baselines(images, {})
     printed = capsys.readouterr().out
     assert images.notes[0] in printed
     assert "\nNo kNN: " in printed and why in printed
@@ -168,7 +168,7 @@ def pretrain(**changes):
     small = dataclasses.replace(
         image_folder._DEFAULTS,
         image_size=32,
-        encoder="resnet18",
+        backbone="resnet18",
         width=4,
         batch_size=8,
         queue_size=16,

@@ -11,7 +11,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ctrl_c")]
 SMALL = ("--width=4", "--batch_size=8", "--bn_splits=1", "--epochs=1")
 # Its steps take seconds, and its first one is compiled for as long.
-LARGE = ("--encoder=resnet50", "--stem=cifar", "--batch_size=64")
+LARGE = ("--backbone=resnet50", "--stem=cifar", "--batch_size=64")
 
 
 class Program:

@@ -14,13 +14,17 @@ from PIL import Image
 from programs import ROOT
 
 import moco_keras
-from moco_keras import data
+from moco_keras import data, distribution
 from moco_keras.data import textures
 from moco_keras.distribution import accelerators
 from moco_keras.recipes import (
-    _plan,
+    _data,
+    _defaults,
+    _history,
+    _memory,
+    _model,
     _pretrain,
-    _run_dir,
+    _progress,
     _settings,
     image_folder,
 )
@@ -37,11 +41,11 @@ def test_what_fits_fits_together(replicas, on_gpu, symmetric):
     before = 0
     for images in (1, 2, 9, 30, 100, 766, 1999, 2000, 10_000, 10**5, 1_281_167):
         settings = dataclasses.replace(
-            open_, **_plan.what_fits(open_, images, on_gpu, replicas)
+            open_, **_defaults.what_fits(open_, images, on_gpu, replicas)
         )  # which refuses a queue that is too short
         batch_size = settings.batch_size
         assert batch_size % replicas == 0
-        _pretrain.splits(settings, replicas)
+        _model.bn_splits_per_replica(settings, replicas)
         assert before <= batch_size <= 256
         before = batch_size
         if images >= 2 * replicas:
@@ -55,7 +59,7 @@ def test_what_fits_fits_together(replicas, on_gpu, symmetric):
 
 def test_what_fits_a_set_of_photographs_and_imagenet():
     few, many = (
-        _plan.what_fits(OPEN, images, on_gpu)
+        _defaults.what_fits(OPEN, images, on_gpu)
         for images, on_gpu in ((766, False), (1_281_167, True))
     )
     assert few == {
@@ -89,12 +93,12 @@ def test_what_fits_a_set_of_photographs_and_imagenet():
 )
 def test_the_rest_fits_what_is_given(given, expected):
     settings = dataclasses.replace(OPEN, **given)
-    assert expected.items() <= _plan.what_fits(settings, 700, False).items()
+    assert expected.items() <= _defaults.what_fits(settings, 700, False).items()
 
 
 @pytest.mark.parametrize("images", range(1, 40))
 def test_few_images_fill_batches_and_groups(images):
-    fits = _plan.what_fits(OPEN, images, False)
+    fits = _defaults.what_fits(OPEN, images, False)
     assert min(8, images) / 2 < fits["batch_size"] <= images
     if images > 1:
         assert fits["batch_size"] >= 2 * fits["bn_splits"]
@@ -105,13 +109,13 @@ def test_epochs_have_no_cliffs(on_gpu):
     """One image more or fewer changes little; more images are more work."""
     before = None
     for images in range(1, 250_000, 97):
-        fits = _plan.what_fits(OPEN, images, on_gpu)
+        fits = _defaults.what_fits(OPEN, images, on_gpu)
         if before:
             least = min(0.9 * before, before - 1)
             assert least <= fits["epochs"] <= before
         before = fits["epochs"]
     seen = [
-        _plan.what_fits(OPEN, images, on_gpu)["epochs"] * images
+        _defaults.what_fits(OPEN, images, on_gpu)["epochs"] * images
         for images in (100, 1_999, 2_000, 10_000, 19_999, 20_000, 10**6)
     ]
     assert sorted(seen, key=lambda x: round(x, -5)) == seen
@@ -127,7 +131,7 @@ def test_epochs_have_no_cliffs(on_gpu):
 def test_too_many_groups_are_named_by_their_flag(given, images, words):
     settings = dataclasses.replace(OPEN, bn_splits=100, **given)
     with pytest.raises(ValueError, match=f"--bn_splits=100, {words}") as caught:
-        _plan.what_fits(settings, images, False)
+        _defaults.what_fits(settings, images, False)
     assert "--batch_size" not in str(caught.value)
 
 
@@ -135,15 +139,15 @@ def test_too_many_groups_are_named_by_their_flag(given, images, words):
 def test_groups_of_batch_norm_fit_any_batch(replicas):
     for batch_size in range(replicas, 1000, replicas):
         settings = dataclasses.replace(OPEN, batch_size=batch_size)
-        fits = _plan.what_fits(settings, 10_000, False, replicas)
+        fits = _defaults.what_fits(settings, 10_000, False, replicas)
         settings = dataclasses.replace(settings, **fits)
-        groups = _pretrain.splits(settings, replicas)
+        groups = _model.bn_splits_per_replica(settings, replicas)
         assert batch_size // replicas % groups == 0
 
 
 def test_flags_that_are_given_win(monkeypatch):
     given = {
-        "encoder": "resnet34",
+        "backbone": "resnet34",
         "width": 8,
         "image_size": 40,
         "batch_size": 24,
@@ -156,17 +160,17 @@ def test_flags_that_are_given_win(monkeypatch):
     assert given.keys() == set(_settings.FITTED)
     for name, value in given.items():
         settings = dataclasses.replace(OPEN, **{name: value})
-        for complete in (_plan.for_device, _of_images):
+        for complete in (_defaults.for_device, _of_images):
             settings = complete(settings, STRATEGY)
         assert getattr(settings, name) == value
         assert None not in [getattr(settings, n) for n in given]
     settings = _settings.Settings(precision="float32")
-    assert _plan.for_device(settings, STRATEGY) == settings
+    assert _defaults.for_device(settings, STRATEGY) == settings
     assert _of_images(settings, STRATEGY) == settings
 
 
 def _of_images(settings, strategy):
-    return _plan.for_images(settings, 700, strategy)
+    return _defaults.for_images(settings, 700, strategy)
 
 
 def test_the_docs_have_the_same_tables():
@@ -176,16 +180,16 @@ def test_the_docs_have_the_same_tables():
         for line in text.splitlines()
         if line.startswith("|")
     ]
-    for name in ("encoder", "width", "image_size"):
-        values = [str(_plan.OF_DEVICE[gpu][name]) for gpu in (False, True)]
+    for name in ("backbone", "width", "image_size"):
+        values = [str(_defaults.OF_DEVICE[gpu][name]) for gpu in (False, True)]
         assert [f"`--{name}`", *values] in rows
     all_seen, limits = zip(
-        *((f"{n:,}", f"{a}, {b}") for n, a, b in _plan.OF_EPOCHS.values()),
+        *((f"{n:,}", f"{a}, {b}") for n, a, b in _defaults.OF_EPOCHS.values()),
         strict=True,
     )
     assert ["`--epochs`: images in all of them", *all_seen] in rows
     assert ["`--epochs`: at least, at most", *limits] in rows
-    for fewer_than, *values in _plan.OF_IMAGES:
+    for fewer_than, *values in _defaults.OF_IMAGES:
         expected = [f"{value:g}" for value in values]
         first = "more" if fewer_than == np.inf else f"fewer than {fewer_than:,}"
         assert [first, *expected] in rows
@@ -193,17 +197,18 @@ def test_the_docs_have_the_same_tables():
 
 def build(**changes):
     settings = dataclasses.replace(
-        OPEN, **{"width": 4, "encoder": "resnet18", "image_size": 16, **changes}
+        OPEN,
+        **{"width": 4, "backbone": "resnet18", "image_size": 16, **changes},
     )
-    complete = _of_images(_plan.for_device(settings, STRATEGY), STRATEGY)
-    model = _pretrain.build_model(complete, 700, complete.image_size)
+    complete = _of_images(_defaults.for_device(settings, STRATEGY), STRATEGY)
+    model = _model.build_model(complete, 700, complete.image_size)
     return settings, complete, model
 
 
 @pytest.fixture
 def memory(monkeypatch):
     """Sets what is free; the evaluation, of 256 images, takes nothing."""
-    monkeypatch.setattr(_plan, "_EVALUATED", 0)
+    monkeypatch.setattr(_memory, "_EVALUATED", 0)
 
     def set_to(free):
         monkeypatch.setattr(accelerators, "free_memory", lambda: free)
@@ -213,7 +218,7 @@ def memory(monkeypatch):
 
 def test_memory_grows_with_all_that_takes_it(memory):
     _, settings, model = build()
-    estimate = _plan.Memory.of(model, settings)
+    estimate = _memory.Memory.of(model, settings)
     base = estimate.needed(64)
     assert estimate.needed(128) > base
     for changes in (
@@ -221,13 +226,13 @@ def test_memory_grows_with_all_that_takes_it(memory):
         {"width": 8},
         {"image_size": 24},
         {"queue_size": 65536},
-        {"encoder": "resnet50"},
+        {"backbone": "resnet50"},
     ):
         _, settings, model = build(**changes)
-        assert _plan.Memory.of(model, settings).needed(64) > base, changes
+        assert _memory.Memory.of(model, settings).needed(64) > base, changes
     keras.config.set_dtype_policy("mixed_bfloat16")
     _, settings, model = build()
-    assert _plan.Memory.of(model, settings).needed(64) < base
+    assert _memory.Memory.of(model, settings).needed(64) < base
     for images in (1, 10, 1000):
         need = estimate.needed(images)
         assert estimate.room_for(need) == images
@@ -252,57 +257,57 @@ def test_memory_grows_with_all_that_takes_it(memory):
 )
 def test_a_model_that_is_too_large_is_not_made(name, value, memory):
     settings = dataclasses.replace(
-        OPEN, encoder="resnet18", image_size=96, **{"width": 64, name: value}
+        OPEN, backbone="resnet18", image_size=96, **{"width": 64, name: value}
     )
     memory(None)
-    _plan.for_images(settings, 700, STRATEGY)
+    _defaults.for_images(settings, 700, STRATEGY)
     memory(20e9)
     with pytest.raises(ValueError, match=rf"{value}.*\. Lower --{name}, which"):
-        _plan.for_images(settings, 700, STRATEGY)
+        _defaults.for_images(settings, 700, STRATEGY)
 
 
-@pytest.mark.parametrize("encoder", _plan._WEIGHTS)
-def test_backbones_have_so_many_weights(encoder):
-    made = moco_keras.build_encoder(encoder, 32, 1)
-    counted = _plan._WEIGHTS[encoder]
+@pytest.mark.parametrize("backbone", _memory._WEIGHTS)
+def test_backbones_have_so_many_weights(backbone):
+    made = moco_keras.build_encoder(backbone, 32, 1)
+    counted = _memory._WEIGHTS[backbone]
     assert counted == pytest.approx(made.count_params(), rel=0.02)
 
 
 def test_a_batch_that_was_not_given_fits_the_memory(memory, capsys):
     asked, settings, model = build(image_size=96)
-    asked = _plan.for_device(asked, STRATEGY)
-    estimate = _plan.Memory.of(model, settings)
+    asked = _defaults.for_device(asked, STRATEGY)
+    estimate = _memory.Memory.of(model, settings)
     for free in (None, estimate.needed(64)):
         memory(free)
-        fits = _plan.for_memory(settings, asked, model, 700, STRATEGY)
+        fits = _defaults.for_memory(settings, asked, model, 700, STRATEGY)
         assert fits == settings
     assert capsys.readouterr().out == ""
     memory(estimate.needed(64) - 1)
-    fits = _plan.for_memory(settings, asked, model, 700, STRATEGY)
+    fits = _defaults.for_memory(settings, asked, model, 700, STRATEGY)
     assert fits == _of_images(
         dataclasses.replace(asked, batch_size=32), STRATEGY
     )
     assert "--batch_size=32 was chosen" in capsys.readouterr().out
     memory(estimate.needed(7))
     with pytest.raises(ValueError, match=r"free\. (Set|Lower) --"):
-        _plan.for_memory(settings, asked, model, 700, STRATEGY)
+        _defaults.for_memory(settings, asked, model, 700, STRATEGY)
 
 
 def test_a_batch_that_was_given_is_refused(memory):
     asked, settings, model = build(
         image_size=96, batch_size=96, bn_splits=8, width=16
     )
-    memory(_plan.Memory.of(model, settings).needed(50))
+    memory(_memory.Memory.of(model, settings).needed(50))
     with pytest.raises(
         ValueError,
-        match="--batch_size=96, --encoder=resnet18, --width=16 and images of "
+        match="--batch_size=96, --backbone=resnet18, --width=16 and images of "
         r"96x96 pixels, which need about .* GB; .* GB are free. Set "
         "--batch_size=48, or lower --width",
     ):
-        _plan.for_memory(settings, asked, model, 700, STRATEGY)
+        _defaults.for_memory(settings, asked, model, 700, STRATEGY)
     memory(1e6)
     with pytest.raises(ValueError, match="free. Lower --width, or --image_si"):
-        _plan.for_memory(settings, asked, model, 700, STRATEGY)
+        _defaults.for_memory(settings, asked, model, 700, STRATEGY)
 
 
 def test_a_run_with_a_checkpoint_goes_on_with_little_memory(
@@ -312,10 +317,10 @@ def test_a_run_with_a_checkpoint_goes_on_with_little_memory(
     asked, settings, model = build(batch_size=96, run_dir=str(tmp_path))
     memory(1e6)
     with pytest.raises(ValueError, match="are free"):
-        _plan.for_memory(settings, asked, model, 700, STRATEGY)
+        _defaults.for_memory(settings, asked, model, 700, STRATEGY)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "ckpt-1.index").touch()
-    fits = _plan.for_memory(settings, asked, model, 700, STRATEGY)
+    fits = _defaults.for_memory(settings, asked, model, 700, STRATEGY)
     assert fits == settings
     assert "Warning: this run may need" in capsys.readouterr().err
 
@@ -326,18 +331,18 @@ def test_gpus_share_a_batch_and_each_has_its_memory(memory, monkeypatch):
     class TwoReplicas:
         num_replicas_in_sync = 2
 
-    monkeypatch.setattr(_plan.distribution, "is_chief", lambda _: True)
-    monkeypatch.setattr(_plan.distribution, "of_chief", lambda x, _: x)
-    monkeypatch.setattr(_plan.distribution, "num_workers", lambda _: 1)
-    memory(_plan.Memory.of(model, settings).needed(41))
+    monkeypatch.setattr(distribution, "is_chief", lambda _: True)
+    monkeypatch.setattr(distribution, "broadcast", lambda x, _: x)
+    monkeypatch.setattr(distribution, "num_workers", lambda _: 1)
+    memory(_memory.Memory.of(model, settings).needed(41))
     with pytest.raises(ValueError, match="Set --batch_size=40"):
-        _plan.for_memory(settings, asked, model, 700, TwoReplicas())
+        _defaults.for_memory(settings, asked, model, 700, TwoReplicas())
     monkeypatch.setattr(accelerators, "on_gpu", lambda: True)
-    fits = _plan.for_memory(settings, asked, model, 700, TwoReplicas())
+    fits = _defaults.for_memory(settings, asked, model, 700, TwoReplicas())
     assert fits == settings
-    memory(_plan.Memory.of(model, settings).needed(20))
+    memory(_memory.Memory.of(model, settings).needed(20))
     with pytest.raises(ValueError, match="Set --batch_size=40"):
-        _plan.for_memory(settings, asked, model, 700, TwoReplicas())
+        _defaults.for_memory(settings, asked, model, 700, TwoReplicas())
 
 
 def test_what_a_training_is_about_to_do_is_said(memory, capsys):
@@ -345,8 +350,8 @@ def test_what_a_training_is_about_to_do_is_said(memory, capsys):
     asked, settings, model = build(queue_size=1024)
     images, labels = np.zeros((700, 16, 16, 3), "uint8"), np.zeros(700, int)
     whole = data.ImageSet(images, labels, ["a"], "photos 1234")
-    images = _pretrain.Images(whole, whole, whole)
-    _plan.say(asked, settings, model, images, STRATEGY)
+    images = _data.Images(whole, whole, whole)
+    _progress.print_overview(asked, settings, model, images, STRATEGY)
     said = capsys.readouterr().out
     for words in (
         "images   700 to train on, of photos 1234",
@@ -367,13 +372,13 @@ def test_what_a_training_is_about_to_do_is_said(memory, capsys):
 def test_few_images_are_said_to_be_few(memory, capsys):
     memory(23_000_000_000)
     asked = dataclasses.replace(OPEN, width=4, image_size=16, symmetric=True)
-    asked = _plan.for_device(asked, STRATEGY)
-    settings = _plan.for_images(asked, 8, STRATEGY)
-    model = _pretrain.build_model(settings, 8, 16)
+    asked = _defaults.for_device(asked, STRATEGY)
+    settings = _defaults.for_images(asked, 8, STRATEGY)
+    model = _model.build_model(settings, 8, 16)
     images, labels = np.zeros((8, 16, 16, 3), "uint8"), np.zeros(8, int)
     whole = data.ImageSet(images, labels, ["a"], "photos")
-    images = _pretrain.Images(whole, whole, whole)
-    _plan.say(asked, settings, model, images, STRATEGY)
+    images = _data.Images(whole, whole, whole)
+    _progress.print_overview(asked, settings, model, images, STRATEGY)
     said = capsys.readouterr().out
     assert "Note: 8 images are too few to learn from" in said
     assert "would fit" not in said  # no shorter queue holds a step
@@ -382,7 +387,7 @@ def test_few_images_are_said_to_be_few(memory, capsys):
 def test_how_long_it_takes_is_said_once(monkeypatch, capsys, tmp_path):
     now = itertools.count(100.0, 6.0)
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
-    pace = _plan.Pace(tmp_path)
+    pace = _progress.Pace(tmp_path)
     pace.set_params({"epochs": 200, "steps": 50})
     pace.on_epoch_begin(0)
     for batch in range(20):
@@ -396,7 +401,7 @@ def test_how_long_it_takes_is_said_once(monkeypatch, capsys, tmp_path):
         f"{tmp_path} resumes."
     ]
     for epochs, words in ((3, "About 18 seconds an epoch, 18 s"), (2, "")):
-        pace = _plan.Pace(tmp_path)  # of a short epoch, which began before
+        pace = _progress.Pace(tmp_path)  # of a short epoch, which began before
         pace.set_params({"epochs": epochs, "steps": 3})
         pace.on_epoch_begin(1)
         for batch in (1, 2):
@@ -407,9 +412,9 @@ def test_how_long_it_takes_is_said_once(monkeypatch, capsys, tmp_path):
 @pytest.mark.slow
 def test_a_resumed_run_keeps_what_was_chosen(tmp_path, monkeypatch, capsys):
     """On a device for which other settings are chosen."""
-    size = {"encoder": "resnet18", "width": 4, "image_size": 16}
-    other = {"encoder": "resnet34", "width": 8, "image_size": 24}
-    monkeypatch.setattr(_plan, "OF_DEVICE", {False: size, True: other})
+    size = {"backbone": "resnet18", "width": 4, "image_size": 16}
+    other = {"backbone": "resnet34", "width": 8, "image_size": 24}
+    monkeypatch.setattr(_defaults, "OF_DEVICE", {False: size, True: other})
     images, labels = textures.draw(48, seed=0)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         place = tmp_path / "images" / textures.CLASSES[label]
@@ -426,14 +431,14 @@ def test_a_resumed_run_keeps_what_was_chosen(tmp_path, monkeypatch, capsys):
     def train():
         _pretrain.pretrain(settings, "image_folder", image_folder.read)
 
-    end = _run_dir.History.on_epoch_end
+    end = _history.History.on_epoch_end
 
     def interrupt(self, epoch, logs=None):
         end(self, epoch, logs)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_run_dir.History, "on_epoch_end", interrupt)
+        patch.setattr(_history.History, "on_epoch_end", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train()
     monkeypatch.setattr(accelerators, "on_gpu", lambda: True)

@@ -14,11 +14,15 @@ from moco_keras.recipes import _cli
 
 @pytest.mark.parametrize(
     "program",
-    [p.stem for p in (ROOT / "moco_keras/recipes").glob("[a-z]*.py")],
+    [
+        *(p.stem for p in (ROOT / "moco_keras/recipes").glob("[a-z]*.py")),
+        "benchmark.__main__",
+    ],
 )
 def test_help_keeps_the_lines_of_its_examples(program):
     doc = importlib.import_module(f"moco_keras.recipes.{program}").__doc__
-    assert f"    python -m moco_keras.recipes.{program}" in doc
+    name = program.removesuffix(".__main__")
+    assert f"    python -m moco_keras.recipes.{name}" in doc
     assert all(len(line) <= 80 for line in doc.splitlines())
 
 

@@ -97,6 +97,16 @@ def test_the_picture_is_current():
     assert architecture.with_picture(page) == page
 
 
+def test_a_module_fits_on_a_few_screens():
+    lengths = {
+        str(module): len(
+            (architecture.PACKAGE / module).read_text().splitlines()
+        )
+        for module in architecture.MODULES
+    }
+    assert {name: n for name, n in lengths.items() if n > 300} == {}
+
+
 @pytest.mark.slow
 def test_readme_trains_and_exports(tmp_path):
     (code,) = re.findall(

@@ -19,6 +19,9 @@ from moco_keras import data
 from moco_keras.data import builders, textures
 from moco_keras.distribution import accelerators
 from moco_keras.recipes import (
+    _data,
+    _evaluation,
+    _model,
     _pretrain,
     _settings,
     _threads,
@@ -52,11 +55,11 @@ def run_smoke(textures_dir, tmp_path_factory):
     """Runs the smoke test: gives what it printed and the folder it left."""
 
     def run_with(seed):
-        export_dir = tmp_path_factory.mktemp("smoke")
-        flags = f"--export_dir={export_dir}", f"--seed={seed}"
+        output_dir = tmp_path_factory.mktemp("smoke")
+        flags = f"--output_dir={output_dir}", f"--seed={seed}"
         result = run(*programs.smoke(textures_dir, *flags))
         assert result.returncode == 0, result.stderr
-        return result, only_run(export_dir / "textures")
+        return result, only_run(output_dir / "textures")
 
     return run_with
 
@@ -175,7 +178,7 @@ def test_a_folder_of_images_stopped_and_gone_on_with(tmp_path):
         f"--images={folder}",
         f"--run_dir={run_dir}",
         "--checkpoint_every=1 step",
-        "--encoder=resnet18",
+        "--backbone=resnet18",
         "--image_size=16",
         "--train_examples=61",
         "--test_examples=9",
@@ -219,7 +222,7 @@ def test_a_run_takes_the_branches_of_a_gpu(tmp_path, monkeypatch):
         images=str(tmp_path / "images"),
         run_dir=str(tmp_path / "run"),
         image_size=32,
-        encoder="resnet18",
+        backbone="resnet18",
         width=4,
         batch_size=8,
         queue_size=16,
@@ -258,7 +261,7 @@ def test_a_run_in_use_is_refused(textures_dir, tmp_path):
 )
 def test_how_many_neighbours_vote_is_said(labels, words):
     bank = data.ImageSet(None, np.array(labels), [], "")
-    assert _pretrain._neighbours(bank) == words
+    assert _evaluation.describe_k(bank) == words
 
 
 @pytest.mark.parametrize(
@@ -267,8 +270,8 @@ def test_how_many_neighbours_vote_is_said(labels, words):
 def test_a_run_needs_images_to_evaluate_with(part, what, images, tmp_path):
     some = data.ImageSet(images, np.zeros(16, "int64"), ["noise"], "noise")
     none = data.ImageSet(images[:0], np.zeros(0, "int64"), ["noise"], "noise")
-    given = _pretrain.Images(some, some, some)._replace(**{part: none})
-    settings = _settings.Settings(export_dir=str(tmp_path / "new"))
+    given = _data.Images(some, some, some)._replace(**{part: none})
+    settings = _settings.Settings(output_dir=str(tmp_path / "new"))
     with pytest.raises(ValueError, match=f"no images to {what} with, of 16"):
         _pretrain.pretrain(settings, "recipe", lambda settings: given)
     assert not (tmp_path / "new").exists()
@@ -300,10 +303,10 @@ def test_the_home_folder_has_a_short_name(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     values = flags.FlagValues()
     _settings.define_flags(_settings.Settings(), values)
-    values(["program", "--run_dir=~/run", "--export_dir=runs~"])
+    values(["program", "--run_dir=~/run", "--output_dir=runs~"])
     settings = _settings.from_flags(flag_values=values)
     assert settings.run_dir == f"{tmp_path}/run"
-    assert settings.export_dir == "runs~"
+    assert settings.output_dir == "runs~"
 
 
 def test_a_bad_image_ends_a_run_if_told_so(tmp_path):
@@ -326,7 +329,7 @@ def test_workers_train_as_one_and_the_chief_alone_writes(
             "--seed=7",
             "--epochs=1",
             f"--run_dir={tmp_path}/run{i}",
-            f"--export_dir={tmp_path}/runs",
+            f"--output_dir={tmp_path}/runs",
         )
         command = programs.smoke(textures_dir, *flags)
         config = tf_config(ports, i)
@@ -352,7 +355,7 @@ def test_workers_train_as_one_and_the_chief_alone_writes(
 
 
 def test_a_misspelt_flag(tmp_path):
-    result = run("cifar10", "--temprature=0.2", f"--export_dir={tmp_path}")
+    result = run("cifar10", "--temprature=0.2", f"--output_dir={tmp_path}")
     assert result.returncode != 0
     assert "Unknown command line flag 'temprature'" in result.stderr
     assert "Did you mean: temperature" in result.stderr
@@ -384,7 +387,7 @@ def test_an_error_names_the_flag_that_shows_where_it_happened():
 
 def test_missing_data_ends_at_once_with_one_message(tmp_path):
     result = run(
-        "cifar10", f"--data_dir={tmp_path}/none", f"--export_dir={tmp_path}/out"
+        "cifar10", f"--data_dir={tmp_path}/none", f"--output_dir={tmp_path}/out"
     )
     if result.returncode == 0:
         pytest.skip("CIFAR-10 can be downloaded here")
@@ -397,10 +400,10 @@ def test_missing_data_ends_at_once_with_one_message(tmp_path):
 
 @pytest.mark.slow
 def test_nan_ends_the_run_and_keeps_what_was_exported(textures_dir, smoke):
-    export_dir = smoke[1].parent.parent
+    output_dir = smoke[1].parent.parent
     before = {p: p.stat().st_mtime_ns for p in smoke[1].rglob("*")}
     flags = (
-        f"--export_dir={export_dir}",
+        f"--output_dir={output_dir}",
         "--learning_rate=1e30",
         "--bn_splits=1",
     )
@@ -447,7 +450,7 @@ def test_bad_settings(changes, message):
 @pytest.mark.parametrize(("replicas", "splits"), [(1, 8), (2, 4), (16, 1)])
 def test_devices_share_the_groups_of_batch_norm(replicas, splits):
     settings = _settings.Settings(width=4, batch_size=16, queue_size=32)
-    model = _pretrain.build_model(settings, 16, 8, replicas)
+    model = _model.build_model(settings, 16, 8, replicas)
     norms = {
         layer.splits
         for layer in model.query_encoder.layers

@@ -9,7 +9,14 @@ import tensorflow as tf
 
 from moco_keras import data
 from moco_keras.distribution import accelerators
-from moco_keras.recipes import _plan, _pretrain, _run_dir
+from moco_keras.recipes import (
+    _data,
+    _defaults,
+    _history,
+    _record,
+    _run_dir,
+    _run_files,
+)
 from moco_keras.recipes._settings import Settings
 
 
@@ -20,8 +27,8 @@ def open_folder(images):
     noise = data.ImageSet(images, labels, ["noise"], "noise")
 
     def open_with(settings, recipe="recipe", source=noise, trains=32):
-        images = _pretrain.Images(source, noise, noise)
-        record = _run_dir.make(
+        images = _data.Images(source, noise, noise)
+        record = _record.make(
             settings, recipe, images, tf.distribute.get_strategy()
         )
         with _run_dir.own(settings, recipe) as (folder, _):
@@ -36,7 +43,7 @@ def open_folder(images):
 
 
 def test_every_run_has_a_new_folder(open_folder, tmp_path):
-    settings = Settings(export_dir=str(tmp_path))
+    settings = Settings(output_dir=str(tmp_path))
     folders = {open_folder(settings) for _ in range(3)}
     assert len(folders) == 3
     for folder in folders:
@@ -55,7 +62,7 @@ def test_an_unfinished_run_goes_on_with_its_own_settings(
     assert open_folder(moved) == folder
     written = (folder / "settings.json").read_text()
     other = dataclasses.replace(moved, momentum=0.5, symmetric=True)
-    with pytest.raises(ValueError, match="goes on with what it began") as error:
+    with pytest.raises(ValueError, match="resumes with what it began") as error:
         open_folder(other)
     assert "--momentum=0.5 (it began with 0.9)" in str(error.value)
     assert "--symmetric=True (it began with False)" in str(error.value)
@@ -72,11 +79,11 @@ def test_a_run_resumes_in_its_own_precision(open_folder, tmp_path):
     """On whatever it resumes, where nobody asks for another."""
     strategy = tf.distribute.get_strategy()
     settings = Settings(run_dir=str(tmp_path))
-    chosen = _plan.for_device(settings, strategy)
+    chosen = _defaults.for_device(settings, strategy)
     assert chosen.precision == accelerators.default_precision()
     began = dataclasses.replace(settings, precision="mixed_float16")
     open_folder(began)
-    chosen = _plan.for_device(settings, strategy)
+    chosen = _defaults.for_device(settings, strategy)
     assert chosen == began
     open_folder(chosen)
 
@@ -114,12 +121,12 @@ def test_a_finished_run_is_continued_by_more_epochs(open_folder, tmp_path):
     assert "--epochs" not in str(error.value)
     # Nothing is kept of a mistake of which no step was trained.
     open_folder(dataclasses.replace(settings, epochs=4000), trains=0)
-    assert _run_dir.begun(tmp_path)["settings"]["epochs"] == 2
+    assert _record.read(tmp_path)["settings"]["epochs"] == 2
     assert open_folder(longer, trains=64) == tmp_path
     assert (tmp_path / "settings.json").read_text() == written
-    assert _run_dir.begun(tmp_path)["continued_after_epochs"] == [2]
+    assert _record.read(tmp_path)["continued_after_epochs"] == [2]
     open_folder(longer)
-    assert _run_dir.begun(tmp_path)["continued_after_epochs"] == [2]
+    assert _record.read(tmp_path)["continued_after_epochs"] == [2]
     for epochs in (2, 4):
         with pytest.raises(ValueError, match=rf"epochs={epochs} .it began wi"):
             open_folder(dataclasses.replace(settings, epochs=epochs))
@@ -134,7 +141,7 @@ def test_a_damaged_record_is_named(open_folder, tmp_path):
             open_folder(settings)
     (tmp_path / "history.csv").write_text("epoch,loss\n1,0.45x\n")
     with pytest.raises(ValueError, match=r"history.csv must hold.*0\.45x"):
-        _run_dir.History(tmp_path / "history.csv")
+        _history.History(tmp_path / "history.csv")
 
 
 def test_history_goes_on_where_the_training_does(tmp_path):
@@ -144,7 +151,7 @@ def test_history_goes_on_where_the_training_does(tmp_path):
         {"loss": 1e-7},
         {"loss": float("inf"), "knn": 1.0},
     ]
-    whole = _run_dir.History(path)
+    whole = _history.History(path)
     for i, logs in enumerate(epochs):
         whole.on_epoch_begin(i)
         whole.on_epoch_end(i, logs)
@@ -152,7 +159,7 @@ def test_history_goes_on_where_the_training_does(tmp_path):
         {"epoch": i + 1, **logs} for i, logs in enumerate(epochs)
     ]
     written = path.read_text()
-    again = _run_dir.History(path)
+    again = _history.History(path)
     assert again.epochs == whole.epochs
     for i, logs in enumerate(epochs[1:], 1):
         again.on_epoch_begin(i)
@@ -185,10 +192,10 @@ def test_a_folder_in_which_nothing_was_kept_is_free(open_folder, tmp_path):
     (run / "notes.txt").write_text("mine")
     other = dataclasses.replace(settings, seed=1, precision="mixed_float16")
     strategy = tf.distribute.get_strategy()
-    chosen = _plan.for_device(settings, strategy)
+    chosen = _defaults.for_device(settings, strategy)
     assert chosen.precision == accelerators.default_precision()
     open_folder(other, recipe="another")
-    assert _run_dir.begun(run)["recipe"] == "another"
+    assert _record.read(run)["recipe"] == "another"
     assert {p.name for p in run.iterdir()} == {
         "checkpoints",
         "notes.txt",
@@ -208,7 +215,7 @@ def test_results_without_a_checkpoint_are_not_overwritten(
     (tmp_path / result).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / result).touch()
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    with pytest.raises(FileExistsError, match="neither of these. Nothing was"):
+    with pytest.raises(FileExistsError, match="neither of them. Nothing was"):
         open_folder(settings, trains=False)
     with pytest.raises(ValueError, match="seed=1 .it began with 0"):
         open_folder(dataclasses.replace(settings, seed=1), trains=False)
@@ -228,12 +235,30 @@ def test_a_run_has_one_owner(open_folder, tmp_path):
         assert (folder / ".partial").is_dir()
         (folder / ".partial").rmdir()
     open_folder(settings)
-    new = Settings(export_dir=str(tmp_path))  # of one second, too
+    new = Settings(output_dir=str(tmp_path))  # of one second, too
     with (
         _run_dir.own(new, "r") as (first, _),
         _run_dir.own(new, "r") as (second, _),
     ):
         assert first != second
+
+
+def test_a_record_with_earlier_names_is_resumed(open_folder, tmp_path):
+    settings = Settings(run_dir=str(tmp_path), backbone="resnet34")
+    open_folder(settings)
+    file = tmp_path / "settings.json"
+    record = json.loads(file.read_text())
+    before = record["settings"]
+    before["encoder"] = before.pop("backbone")
+    before["export_dir"] = before.pop("output_dir")
+    file.write_text(json.dumps(record))
+    given = dataclasses.replace(settings, backbone=None)
+    chosen = _defaults.for_device(given, tf.distribute.get_strategy())
+    assert chosen.backbone == "resnet34"
+    open_folder(settings)
+    another = dataclasses.replace(settings, backbone="resnet18")
+    with pytest.raises(ValueError, match=r"18 \(it began with resnet34"):
+        open_folder(another)
 
 
 def test_what_a_killed_process_left_is_removed(open_folder, tmp_path):
@@ -248,7 +273,7 @@ def test_what_a_killed_process_left_is_removed(open_folder, tmp_path):
     assert left == {"checkpoints", "settings.json", "mine.partial"}
 
 
-@pytest.mark.parametrize("flag", ["run_dir", "export_dir"])
+@pytest.mark.parametrize("flag", ["run_dir", "output_dir"])
 def test_a_file_is_no_folder(flag, open_folder, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for path in (tmp_path / "file", tmp_path / "file" / "within"):
@@ -256,7 +281,7 @@ def test_a_file_is_no_folder(flag, open_folder, tmp_path):
             open_folder(Settings(**{flag: str(path)}))
 
 
-@pytest.mark.parametrize("flag", ["run_dir", "export_dir"])
+@pytest.mark.parametrize("flag", ["run_dir", "output_dir"])
 def test_a_disk_that_is_full_or_read_only(flag, open_folder, small_disk):
     disk, make_read_only = small_disk
     settings = Settings(**{flag: str(disk / "run")})
@@ -280,10 +305,10 @@ def test_names_of_any_bytes_are_the_same_again(images, tmp_path):
     names = ["price_$10_$20", os.fsdecode(b"caf\xe9"), "\n"]
     noise = data.ImageSet(images, np.arange(16) % 3, names, "noise")
     settings = Settings(run_dir=str(tmp_path))
-    record = _run_dir.make(
+    record = _record.make(
         settings,
         "recipe",
-        _pretrain.Images(noise, noise, noise),
+        _data.Images(noise, noise, noise),
         tf.distribute.get_strategy(),
     )
     for _ in range(2):
@@ -291,12 +316,12 @@ def test_names_of_any_bytes_are_the_same_again(images, tmp_path):
             _run_dir.open_folder(folder, record)
             (folder / "checkpoints").mkdir(exist_ok=True)
             (folder / "checkpoints" / "1.index").touch()
-        assert _run_dir.begun(folder) == record
+        assert _record.read(folder) == record
 
 
 def test_a_list_of_skipped_files_is_of_now(tmp_path):
     path = tmp_path / "skipped.csv"
-    _run_dir.write_skipped(path, [("a.jpg", "no image")])
+    _run_files.write_skipped(path, [("a.jpg", "no image")])
     assert "a.jpg" in path.read_text()
-    _run_dir.write_skipped(path, [])
+    _run_files.write_skipped(path, [])
     assert not path.exists()

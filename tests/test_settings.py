@@ -10,7 +10,14 @@ import pytest
 from absl import flags
 
 from moco_keras import distribution
-from moco_keras.recipes import _pretrain, _settings, embed, export, image_folder
+from moco_keras.recipes import (
+    _model,
+    _pretrain,
+    _settings,
+    embed,
+    export,
+    image_folder,
+)
 
 PROGRAMS = {
     "cifar10": _settings.Settings(),
@@ -121,10 +128,10 @@ def test_groups_and_devices_divide_a_batch(
 ):
     settings = _settings.Settings(batch_size=batch_size, bn_splits=bn_splits)
     if words is None:
-        _pretrain.splits(settings, replicas)
+        _model.bn_splits_per_replica(settings, replicas)
         return
     with pytest.raises(ValueError, match=words):
-        _pretrain.splits(settings, replicas)
+        _model.bn_splits_per_replica(settings, replicas)
 
 
 def test_they_are_checked_before_anything_is_read(monkeypatch):
@@ -135,7 +142,7 @@ def test_they_are_checked_before_anything_is_read(monkeypatch):
 
 
 PATHS = {
-    "cifar10": {"data_dir", "export_dir", "run_dir", "init_from"},
+    "cifar10": {"data_dir", "output_dir", "run_dir", "init_from"},
     "embed": {"encoder", "images", "out", "neighbours"},
     "export": {"model", "path"},
 }

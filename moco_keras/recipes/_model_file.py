@@ -13,7 +13,7 @@ def load(path, flag):
 
     Args:
         path: of a .keras file.
-        flag: that named it, "--model" say, for messages.
+        flag: that named it, such as "--model", for messages.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -11,9 +11,9 @@ from moco_keras.arguments import COUNT
 from moco_keras.training import checkpoint
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-# What a program may leave open, None: see `_plan`.
+# What a program may leave open, None: see `_defaults`.
 FITTED = (
-    "encoder",
+    "backbone",
     "width",
     "image_size",
     "batch_size",
@@ -78,20 +78,22 @@ class Bounded:
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Bounded):
-    """What a training is told; the defaults are the paper's notebook's."""
+    """What a training run is told; by default as the paper's notebook."""
 
     data_dir: str | None = path(
         None,
         "where TensorFlow Datasets keeps its data; by default the environment "
         "variable MOCO_KERAS_DATA_DIR, or else its own default",
     )
-    export_dir: str = path(
-        "saved_models", "where the folder of the run is written"
+    output_dir: str = path(
+        "saved_models",
+        "the folder of all runs, in which each gets one named PROGRAM/TIME",
     )
     run_dir: str | None = path(
         None,
-        "the folder of the run instead; a run that was interrupted there goes "
-        "on from its last checkpoint, and a finished one with more --epochs",
+        "the folder of this run, instead of one in --output_dir; a run that "
+        "was interrupted there resumes from its last checkpoint, and a "
+        "finished one continues with more --epochs",
     )
     init_from: str | None = path(
         None,
@@ -107,8 +109,10 @@ class Settings(Bounded):
     test_examples: int | None = setting(
         None, "test on the first N of a fixed shuffle; all by default", COUNT
     )
-    encoder: str | None = setting(
-        "resnet18", "backbone", choices=("resnet18", "resnet34", "resnet50")
+    backbone: str | None = setting(
+        "resnet18",
+        "architecture of the encoder, without its head",
+        choices=("resnet18", "resnet34", "resnet50"),
     )
     stem: str = setting(
         "auto",

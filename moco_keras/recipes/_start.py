@@ -1,4 +1,4 @@
-"""What a run begins with where it is given another one's model.keras."""
+"""What a run begins with if --init_from names another one's model.keras."""
 
 import tensorflow as tf
 

@@ -7,7 +7,7 @@ The defaults are those of the paper's CIFAR-10 notebook: 200 epochs, for a GPU.
 Settings of other sizes are in the top-level folder recipes/.
 """
 
-from moco_keras.recipes import _pretrain
+from moco_keras.recipes import _data, _pretrain
 
 if __name__ == "__main__":
-    _pretrain.run("cifar10", _pretrain.by_name("cifar10"))
+    _pretrain.run("cifar10", _data.by_name("cifar10"))

@@ -15,7 +15,13 @@ from pathlib import Path
 
 import moco_keras
 from moco_keras import arguments
-from moco_keras.recipes import _cli, _model_file, _run_dir, _settings
+from moco_keras.recipes import (
+    _cli,
+    _model_file,
+    _publishing,
+    _record,
+    _settings,
+)
 from moco_keras.system.paths import printable
 
 
@@ -56,7 +62,7 @@ def export(settings):
             "--model must be given: the folder of a run, or a .keras file."
         )
     given, path = Path(settings.model), settings.path
-    _run_dir.complete(given)
+    _publishing.complete(given)
     file = given / "model.keras" if given.is_dir() else given
     if not file.is_file():
         raise FileNotFoundError(
@@ -97,7 +103,7 @@ def _training(folder):
                 file=sys.stderr,
             )
             parts.append({})
-    return _run_dir.training(*parts)
+    return _record.training_summary(*parts)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 from moco_keras import data
 from moco_keras.arguments import COUNT
 from moco_keras.distribution import accelerators
-from moco_keras.recipes import _pretrain, _settings
+from moco_keras.recipes import _data, _pretrain, _settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FolderSettings(_settings.Settings):
     )
 
 
-_TESTS = 1000  # at most, where nobody says how many
+_TESTS = 1000  # at most, by default
 _OF_BANK = 4  # images, for each to test with
 _NAMED = 8  # classes, in what is printed
 
@@ -79,7 +79,7 @@ def read(settings):
         _about_tests(splits, name),
         *lost,
     ]
-    return _pretrain.Images(train, bank, tests, notes)
+    return _data.Images(train, bank, tests, notes)
 
 
 def _check_room(count, settings):

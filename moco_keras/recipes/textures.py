@@ -6,7 +6,7 @@ The data set draws itself: ten kinds of pattern, 32x32 RGB, 20,000 images to
 train on and 2,000 to test. Minutes on a CPU.
 """
 
-from moco_keras.recipes import _pretrain, _settings
+from moco_keras.recipes import _data, _pretrain, _settings
 
 _DEFAULTS = _settings.Settings(
     stem="imagenet",
@@ -21,4 +21,4 @@ _DEFAULTS = _settings.Settings(
 )
 
 if __name__ == "__main__":
-    _pretrain.run("textures", _pretrain.by_name("textures"), _DEFAULTS)
+    _pretrain.run("textures", _data.by_name("textures"), _DEFAULTS)

@@ -9,13 +9,13 @@ import keras
 import tensorflow as tf
 
 from moco_keras import build_encoder, distribution
-from moco_keras.recipes import _work
+from moco_keras.recipes.benchmark import training_workloads
 
 
 def step(precision, jit, turns, matrix, **settings):
     """Times steps on ready views, against a large matrix product."""
     settings |= {"precision": precision, "jit": jit}
-    run, images = _work.step(settings)
+    run, images = training_workloads.step(settings)
     seconds = median_seconds(run, turns)
     encoder = build_encoder("resnet18", 32, width=settings["width"])
     # The queries forward, twice that backward, and the keys forward.
@@ -72,7 +72,7 @@ def median_seconds(run, turns):
 
 def metrics(turns, **settings):
     """Times steps of `fit` as they are, and where metrics stay tensors."""
-    run, _ = _work.step(settings)
+    run, _ = training_workloads.step(settings)
     seconds = [median_seconds(run, turns)]
     to_floats = "keras.src.utils.python_utils.pythonify_logs"
     with mock.patch(to_floats, lambda logs: logs or {}):

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from moco_keras.recipes import _pretrain, _threads, benchmark, image_folder
+from moco_keras.recipes import _model, _pretrain, _threads, image_folder
+from moco_keras.recipes._memory import Memory
+from moco_keras.recipes.benchmark.data_files import draw_photograph
 
 POINTS = [
-    {"encoder": encoder, "image_size": size, "batch_size": batch, **more}
-    for encoder, size, batch, more in [
+    {"backbone": backbone, "image_size": size, "batch_size": batch, **more}
+    for backbone, size, batch, more in [
         ("resnet18", 32, 256, {}),
         ("resnet18", 64, 64, {}),
         ("resnet18", 96, 64, {}),
@@ -44,7 +46,7 @@ def measure(point, photographs):
     """Trains in this process; returns MiB estimated and taken."""
     _threads.share_cores()
     seen = {}
-    build, memory = _pretrain._built, _pretrain._plan.Memory.needed
+    build, memory = _model.build_replicated, Memory.needed
 
     def built(*args):
         model = build(*args)
@@ -55,7 +57,7 @@ def measure(point, photographs):
         seen["estimate"] = memory(self, images) / 2**20
         return memory(self, images)
 
-    _pretrain._built, _pretrain._plan.Memory.needed = built, needed
+    _model.build_replicated, Memory.needed = built, needed
     settings = dataclasses.replace(
         image_folder._DEFAULTS,
         images=photographs,
@@ -84,7 +86,7 @@ def draw(folder):
     """Writes photographs: a few, many times, as links."""
     files = []
     for number in range(16):
-        jpeg = tf.io.encode_jpeg(benchmark._draw_photograph(number), quality=90)
+        jpeg = tf.io.encode_jpeg(draw_photograph(number), quality=90)
         files.append(jpeg.numpy())
     for number in range(800):
         place = Path(folder, "ab"[number % 2], f"{number}.jpg")

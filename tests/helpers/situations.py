@@ -21,8 +21,10 @@ import tensorflow as tf
 import moco_keras
 from moco_keras.data import textures
 from moco_keras.recipes import (
+    _data,
+    _embed_parts,
+    _history,
     _pretrain,
-    _run_dir,
     _settings,
     embed,
     export,
@@ -78,7 +80,7 @@ class Training:
         write_images(folder / "images")
         self.again(folder, epochs=1)
         with mock.patch.object(
-            _run_dir.History, "on_epoch_end", side_effect=KeyboardInterrupt
+            _history.History, "on_epoch_end", side_effect=KeyboardInterrupt
         ):
             try:
                 self.again(folder)
@@ -87,13 +89,13 @@ class Training:
         raise AssertionError("It was not interrupted.")
 
     def again(self, folder, **changes):
-        kind, read, own = _settings.Settings, _pretrain.by_name("textures"), {}
+        kind, read, own = _settings.Settings, _data.by_name("textures"), {}
         if self.recipe == "image_folder":
             kind, read = image_folder.FolderSettings, image_folder.read
             own = {"images": str(folder / "images"), "image_size": 32}
         run_dir = folder / changes.pop("run_dir", "run")
         settings = kind(
-            encoder="resnet18",
+            backbone="resnet18",
             width=2,
             bn_splits=1,
             batch_size=8,
@@ -171,7 +173,7 @@ class Embedding:
             out=str(folder / out),
             batch_size=5,
         )
-        with mock.patch.object(embed, "_FILES_OF_A_PART", 10):
+        with mock.patch.object(_embed_parts, "_FILES_OF_A_PART", 10):
             embed.embed(settings)
 
     def finished(self, folder):

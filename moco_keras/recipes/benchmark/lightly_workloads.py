@@ -1,4 +1,4 @@
-"""The benchmark's work in lightly and PyTorch, for an interpreter with both.
+"""The benchmark's workloads in lightly, for an interpreter that has it.
 
 Its own modules, joined as its documentation's MoCo example joins them.
 """
@@ -7,8 +7,8 @@ import copy
 import io
 from pathlib import Path
 
-import _worker
 import numpy as np
+import timing
 import torch
 from lightly import transforms
 from lightly.loss import NTXentLoss
@@ -210,7 +210,7 @@ if __name__ == "__main__":
         queue,
         knn,
     )
-    _worker.serve(
+    timing.time_on_request(
         works,
         ("lightly", "torch", "torchvision"),
     )

@@ -1,4 +1,4 @@
-"""The benchmark's work on exports, and on their parts without them."""
+"""The benchmark's workloads on exports, and on their parts without them."""
 
 import tempfile
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""One side of a benchmark: a process that repeats a piece of work when asked.
+"""One side of a benchmark: a process that times a workload whenever asked.
 
-Nothing of the library is imported here, for other libraries run it too.
+Nothing of the library is imported here, because other libraries run it too.
 """
 
 import json
@@ -12,13 +12,13 @@ from importlib import metadata
 from pathlib import Path
 
 
-def serve(works, packages, profile=None):
-    """Prepares the work of the command line and times it for each line read.
+def time_on_request(works, packages, profile=None):
+    """Prepares the workload of the command line; times it for each line read.
 
     Args:
         works: functions from settings to (run, images): a function without
             arguments, and the number of images it treats.
-        packages: whose versions are told.
+        packages: whose versions are reported.
         profile: function from a folder to a context that traces into it, for
             the setting of that name.
     """
@@ -32,12 +32,12 @@ def serve(works, packages, profile=None):
             run()
     versions = {name: metadata.version(name) for name in packages}
     versions["python"] = platform.python_version()
-    _tell({"images": images, "versions": versions})
+    _send({"images": images, "versions": versions})
     for _ in sys.stdin:
         start = time.perf_counter()
         run()
         seconds = time.perf_counter() - start
-        _tell({"seconds": seconds, "peak_memory_mib": _peak_memory_mib()})
+        _send({"seconds": seconds, "peak_memory_mib": _peak_memory_mib()})
 
 
 def _peak_memory_mib():
@@ -47,5 +47,5 @@ def _peak_memory_mib():
     return round(int(kib) / 1024)
 
 
-def _tell(message):
+def _send(message):
     print(json.dumps(message), flush=True)

@@ -1,0 +1,80 @@
+"""What a run evaluates its encoder by, and compares it with."""
+
+import numpy as np
+
+from moco_keras.evaluation import features, knn
+
+
+def check_evaluation(images):
+    """Refuses what cannot be evaluated, before it is trained on.
+
+    Raises:
+        ValueError: if there are no images to compare with or to test with.
+    """
+    for image_set, what in (
+        (images.bank, "to compare with"),
+        (images.test, "to test with"),
+    ):
+        if not len(image_set.images):
+            raise ValueError(
+                "A run evaluates its encoder by test images and their nearest "
+                f"among others, and needs one of each at least. Received: no "
+                f"images {what}, of {images.train.num_examples} in all. Add "
+                "images, or lower --test_examples."
+            )
+
+
+def why_no_knn(images):
+    """Why there is no kNN, and how to get one; None if there is one."""
+    if not (images.bank.labelled and images.test.labelled):
+        return (
+            "not all images to evaluate with have a class. Put the images of "
+            "each class into a folder of their own."
+        )
+    if len(np.unique(images.bank.labels)) < 2:
+        return (
+            "all images to compare with are of one class, so that any encoder "
+            "would find it. Put the images of each class into a folder of "
+            "their own, and give --images the folder that holds these."
+        )
+    return None
+
+
+def raw_pixel_accuracy(images):
+    """The accuracy of kNN on pixels in place of features."""
+    _, bank, test, _ = images
+    return knn.accuracy(
+        features.unit_rows(_few_pixels(bank.images)),
+        bank.labels,
+        features.unit_rows(_few_pixels(test.images)),
+        test.labels,
+    )
+
+
+def _few_pixels(images):
+    """Of large images every n-th pixel: thousands would fill the memory."""
+    step = max(1, images.shape[1] // 32)
+    return images[:, ::step, ::step]
+
+
+def print_baselines(images, metrics):
+    """Prints what to compare a training run with, or why there is nothing.
+
+    Args:
+        images: `_data.Images`.
+        metrics: with "knn_raw_pixels" and "knn_untrained" if there is a kNN.
+    """
+    if why := why_no_knn(images):
+        print(f"No kNN: {why}")
+        return
+    print(
+        f"kNN ({describe_k(images.bank)}) of {len(images.test.images)} test "
+        f"images: of raw pixels {metrics['knn_raw_pixels']:.3f}, of the "
+        f"untrained encoder {metrics['knn_untrained']:.3f}"
+    )
+
+
+def describe_k(bank):
+    """How many neighbors vote, in words."""
+    k = knn.default_k(bank.labels)
+    return f"k={k}" if k == 200 else f"k={k}, the smallest class's images"

@@ -1,0 +1,87 @@
+"""What a run leaves in its folder, and says at its end."""
+
+import sys
+
+import moco_keras
+from moco_keras import plotting
+from moco_keras.evaluation import knn
+from moco_keras.recipes import _evaluation, _publishing, _record, _run_files
+from moco_keras.training import checkpoint_files
+
+
+def write(folder, model, images, features, metrics, timing):
+    """Writes what a run is for; its last checkpoint stays, to continue it.
+
+    Args:
+        folder: of the run.
+        model: the trained `MoCo`.
+        images: `_data.Images`.
+        features: of their bank and of their test images, (N, D) and (M, D).
+        metrics: of metrics.json.
+        timing: of timing.json.
+    """
+    print("\nWriting the encoder, the model and pictures ...", flush=True)
+    training = _record.training_summary(_record.read(folder), metrics)
+    with _publishing.results(folder) as place:
+        moco_keras.export_encoder(model, place / "encoder", training=training)
+        model.save(place / "model.keras")
+        _run_files.write_json(place / "timing.json", timing)
+        _run_files.write_json(place / "metrics.json", metrics)
+        _draw(place, model, images, features, metrics)
+    checkpoint_files.CheckpointFiles(folder / "checkpoints").keep(1)
+
+
+def _draw(folder, model, images, features, metrics):
+    """Draws what it can: a run is complete without its pictures."""
+    _, bank, test, _ = images
+    shown = test.images[:8]
+
+    def curves(path):
+        plotting.curves(
+            metrics["history"],
+            path,
+            metrics.get("knn_raw_pixels"),
+            metrics.get("knn_untrained"),
+        )
+
+    def views(path):
+        im_q, im_k = model.augmenter(shown), model.augmenter(shown)
+        plotting.views(shown, im_q, im_k, path)
+
+    def neighbours(path):
+        bank_features, test_features = features
+        k = min(5, len(bank.images))
+        _, rows = knn.nearest(bank_features, test_features[:8], k)
+        plotting.neighbours(
+            shown,
+            test.labels[:8],
+            bank.images[rows],
+            bank.labels[rows],
+            test.class_names if "knn_trained" in metrics else [],
+            path,
+        )
+
+    for draw in (curves, views, neighbours):
+        file = folder / f"{draw.__name__}.png"
+        try:
+            draw(file)
+        except Exception as error:  # of fonts, names, the disk
+            file.unlink(missing_ok=True)
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            print(
+                f"Warning: {file.name} was not drawn: {reason}. All else that "
+                "the run is for is there.",
+                file=sys.stderr,
+            )
+
+
+def print_summary(metrics, bank, images_per_second, folder):
+    """Prints how a run ended."""
+    if "knn_trained" in metrics:
+        k = _evaluation.describe_k(bank)
+        print(f"\nkNN ({k}), share of test images right")
+        for name in ("raw_pixels", "untrained", "trained"):
+            print(f"  {name.replace('_', ' '):<12}{metrics[f'knn_{name}']:.3f}")
+    if images_per_second:
+        print(f"{images_per_second:.0f} images a second")
+    print(f"The encoder, its record and its pictures are in {folder}")

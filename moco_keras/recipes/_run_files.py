@@ -1,0 +1,70 @@
+"""Files of a run, which are written as a whole or not at all."""
+
+import csv
+import io
+import json
+
+from moco_keras.system import paths
+from moco_keras.system.paths import printable
+
+# The record of a finished run that is being continued, beside its own, which
+# stays true of what the folder holds until the new results replace them.
+CONTINUED = "settings.continued.json"
+NAMES = (
+    "settings.json",
+    CONTINUED,
+    "history.csv",
+    "skipped.csv",
+    "metrics.json",
+    "timing.json",
+)
+
+
+def write_json(path, value):
+    """Writes a JSON file."""
+    _write(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_skipped(path, skipped):
+    """Writes a CSV file of pairs (path, reason), of files that are not images.
+
+    Without any, a file of an earlier time is removed.
+    """
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return
+    rows = [
+        {"file": printable(path), "reason": reason} for path, reason in skipped
+    ]
+    write_csv(path, rows)
+
+
+def write_csv(path, rows):
+    """Writes a CSV file of dicts with the keys of the first."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(path, text.getvalue())
+
+
+def _write(path, text):
+    with readable_write_errors(path):
+        partial = partial_path(path)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+def partial_path(path):
+    """Where a file is until it is whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def readable_write_errors(path):
+    """Has errors of writing to the folder of a run say what to do."""
+    return paths.readable_write_errors(
+        path,
+        "The folder of a run must be one that can be written to. Received, for "
+        "{place}: {reason}. What it held before is as it was. Make it "
+        "writable, make room, or choose another.",
+    )
