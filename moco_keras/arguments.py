@@ -34,8 +34,8 @@ POSITIVE = Kind(
 NOT_NEGATIVE = Kind(
     "a number that is finite and at least 0", lambda x: 0 <= x <= _MOST
 )
-SHARE = Kind("a number in [0, 1]", lambda x: 0 <= x <= 1)
-PART = Kind("a number in (0, 1]", lambda x: 0 < x <= 1)
+FRACTION = Kind("a number in [0, 1]", lambda x: 0 <= x <= 1)
+POSITIVE_FRACTION = Kind("a number in (0, 1]", lambda x: 0 < x <= 1)
 COUNT = Kind("a positive integer below 2**31", lambda x: 1 <= x < 2**31)
 INDEX = Kind("an integer from 0 on, below 2**31", lambda x: 0 <= x < 2**31)
 VERSION = Kind("a positive integer below 2**63", lambda x: 1 <= x < 2**63)

@@ -102,7 +102,7 @@ class SplitBatchNormalization(keras.layers.Layer):
                 f"takes all replicas' images together. Received: {splits}."
             )
         self.synchronized = synchronized
-        self.momentum = arguments.real(arguments.SHARE, momentum=momentum)
+        self.momentum = arguments.real(arguments.FRACTION, momentum=momentum)
         self.epsilon = arguments.real(arguments.POSITIVE, epsilon=epsilon)
         self.activation = keras.activations.get(activation)
         self._group_statistics = None  # see `single_group_calls`

@@ -39,7 +39,7 @@ class RandomResizedCrop(_Crop):
     ):
         super().__init__(**kwargs)
         self.image_size = arguments.whole(image_size=image_size)
-        self.scale = arguments.pair(arguments.PART, scale=scale)
+        self.scale = arguments.pair(arguments.POSITIVE_FRACTION, scale=scale)
         self.ratio = arguments.pair(arguments.POSITIVE, ratio=ratio)
 
     def get_random_transformation_batch(self, batch_size, images, **kwargs):

@@ -26,7 +26,7 @@ class RandomHorizontalFlip(Augmentation):
 
     def __init__(self, rate=0.5, **kwargs):
         super().__init__(**kwargs)
-        self.rate = arguments.real(arguments.SHARE, rate=rate)
+        self.rate = arguments.real(arguments.FRACTION, rate=rate)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         return self.bernoulli(batch_size)
@@ -44,7 +44,7 @@ class RandomGrayscale(Augmentation):
 
     def __init__(self, rate=0.2, **kwargs):
         super().__init__(**kwargs)
-        self.rate = arguments.real(arguments.SHARE, rate=rate)
+        self.rate = arguments.real(arguments.FRACTION, rate=rate)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         return self.bernoulli(batch_size)
@@ -85,7 +85,7 @@ class RandomColorJitter(Augmentation):
         self.contrast = arguments.real(kind, contrast=contrast)
         self.saturation = arguments.real(kind, saturation=saturation)
         self.hue = arguments.real(_HALF, hue=hue)
-        self.rate = arguments.real(arguments.SHARE, rate=rate)
+        self.rate = arguments.real(arguments.FRACTION, rate=rate)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         draws = self.draw(batch_size, 9)
@@ -131,7 +131,7 @@ class RandomGaussianBlur(Augmentation):
     def __init__(self, sigma=(0.1, 2.0), rate=0.5, **kwargs):
         super().__init__(**kwargs)
         self.sigma = arguments.pair(arguments.POSITIVE, sigma=sigma)
-        self.rate = arguments.real(arguments.SHARE, rate=rate)
+        self.rate = arguments.real(arguments.FRACTION, rate=rate)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         apply, sigma = ops.unstack(self.draw(batch_size, 2))
@@ -161,7 +161,7 @@ class RandomSolarize(Augmentation):
 
     def __init__(self, rate=0.2, threshold=128.0, **kwargs):
         super().__init__(**kwargs)
-        self.rate = arguments.real(arguments.SHARE, rate=rate)
+        self.rate = arguments.real(arguments.FRACTION, rate=rate)
         self.threshold = arguments.real(
             arguments.NOT_NEGATIVE, threshold=threshold
         )

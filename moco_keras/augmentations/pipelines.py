@@ -81,7 +81,7 @@ def cifar(image_size=32, min_area=0.08):
 
 
 def _crop(image_size, min_area):
-    min_area = arguments.real(arguments.PART, min_area=min_area)
+    min_area = arguments.real(arguments.POSITIVE_FRACTION, min_area=min_area)
     return RandomResizedCrop(image_size, scale=(min_area, 1.0))
 
 

@@ -51,7 +51,7 @@ def training_batches(data, batch_size, strategy, steps_per_epoch=None):
         seed = seed if shuffle else None
         start = batching.first_batch(began, taken, steps)
         return distribution.distribute_batches(
-            _rows(num_images, (steps, batch_size), seed, start),
+            _batch_rows(num_images, (steps, batch_size), seed, start),
             lambda parts: parts.map(take, num_parallel_calls=tf.data.AUTOTUNE),
             strategy,
         )
@@ -154,8 +154,8 @@ def single_batch(data, strategy):
     return distribution.distribute_batch(images, strategy)
 
 
-def split(data, share):
-    """Splits arrays: all but the last, and the last `share` of the images.
+def split(data, fraction):
+    """Splits arrays: all but the last, and the last `fraction` of the images.
 
     Raises:
         ValueError: if they are no arrays, or nothing would be left of one part.
@@ -169,11 +169,11 @@ def split(data, share):
     images = checks.unpack_images(data)
     checks.check(images)
     num_images = _number_of(images)
-    first = math.floor(num_images * (1.0 - share))
+    first = math.floor(num_images * (1.0 - fraction))
     if not 0 < first < num_images:
         raise ValueError(
             "`validation_split` must leave images to train on and to validate "
-            f"on. Received: validation_split={share}, {num_images} images."
+            f"on. Received: validation_split={fraction}, {num_images} images."
         )
     return tuple(
         keras.tree.map_structure(lambda x, part=part: x[part], images)
@@ -224,7 +224,7 @@ def _taker(images):
     )
 
 
-def _rows(num_images, shape, seed, start):
+def _batch_rows(num_images, shape, seed, start):
     """The rows of each batch, from batch `start`, without an end.
 
     Taking a batch at once is far faster than batching single images.

@@ -121,15 +121,15 @@ def what_fits(settings, num_images, on_gpu, replicas=1, most=math.inf):
             )
     else:
         batch_size = settings.batch_size
-    share = max(1, batch_size // replicas)
+    per_replica = max(1, batch_size // replicas)
     groups = max(2, batch_size // _GROUP) // replicas
-    groups = max(1, min(groups, share // 2))  # of two images at least
+    groups = max(1, min(groups, per_replica // 2))  # of two images at least
     half = min(power_of_two(num_images / 2), _LARGEST_QUEUE)
     images_seen, least, most_epochs = OF_EPOCHS[on_gpu]
     epochs = min(max(round(images_seen / num_images), least), most_epochs)
     return {
         "batch_size": batch_size,
-        "bn_splits": math.gcd(groups, share) * replicas,
+        "bn_splits": math.gcd(groups, per_replica) * replicas,
         "queue_size": max(half, batch_size * views),
         "momentum": momentum,
         "epochs": epochs,

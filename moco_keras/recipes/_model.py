@@ -72,20 +72,20 @@ def bn_splits_per_replica(settings, num_replicas):
         ValueError: if devices, or groups, would be of unequal sizes.
     """
     of_batch = f"--batch_size={settings.batch_size}"
-    share, rest = divmod(settings.batch_size, num_replicas)
+    per_replica, rest = divmod(settings.batch_size, num_replicas)
     if rest:
         raise ValueError(
             f"--batch_size must be a multiple of the {num_replicas} devices "
             f"that share it. Received: {of_batch}. Give "
-            f"--batch_size={(share + 1) * num_replicas}, for example."
+            f"--batch_size={(per_replica + 1) * num_replicas}, for example."
         )
     groups = max(1, (settings.bn_splits or 1) // num_replicas)
-    if share % groups:
+    if per_replica % groups:
         devices = f", {num_replicas} devices" if num_replicas > 1 else ""
+        fitting = math.gcd(per_replica, groups) * num_replicas
         raise ValueError(
             "--bn_splits must divide --batch_size into groups of one size. "
             f"Received: --bn_splits={settings.bn_splits}, {of_batch}{devices}. "
-            f"Give --bn_splits={math.gcd(share, groups) * num_replicas}, for "
-            "example, or other batches."
+            f"Give --bn_splits={fitting}, for example, or other batches."
         )
     return groups

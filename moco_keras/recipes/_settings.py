@@ -136,7 +136,9 @@ class Settings(Bounded):
         choices=("cifar", "moco_v1", "moco_v2"),
     )
     min_area: float = setting(
-        0.08, "smallest part of an image that a view shows", arguments.PART
+        0.08,
+        "smallest part of an image that a view shows",
+        arguments.POSITIVE_FRACTION,
     )
     batch_size: int | None = setting(
         512, "images in a step, of all devices", COUNT
@@ -144,7 +146,7 @@ class Settings(Bounded):
     epochs: int | None = setting(200, "passes over the training images", COUNT)
     queue_size: int | None = setting(4096, "keys in the queue, K", COUNT)
     momentum: float | None = setting(
-        0.99, "of the key encoder, m, in [0, 1]", arguments.SHARE
+        0.99, "of the key encoder, m, in [0, 1]", arguments.FRACTION
     )
     temperature: float = setting(
         0.1, "divides the similarities, T", arguments.POSITIVE

@@ -56,7 +56,7 @@ class SteppedModel(TwoEncoders):
     @momentum.setter
     def momentum(self, momentum):
         if not callable(momentum):
-            momentum = arguments.real(arguments.SHARE, momentum=momentum)
+            momentum = arguments.real(arguments.FRACTION, momentum=momentum)
         self._momentum = momentum
 
     @property
