@@ -21,6 +21,7 @@ import keras
 import tensorflow as tf
 
 from moco_keras.distribution import accelerators
+from moco_keras.models import model_state
 from moco_keras.shuffle_bn import SplitBatchNormalization
 
 
@@ -47,7 +48,7 @@ def encode(encoder, images):
         _with_ordered_gradients(tf.convert_to_tensor(w.value), splits)
         for w in weights
     ]
-    keys = []
+    outputs = []
     with contextlib.ExitStack() as stack:
         for norm in norms:
             stack.enter_context(norm.single_group_calls())
@@ -55,12 +56,12 @@ def encode(encoder, images):
         for x, values in zip(groups, zip(*copies, strict=True), strict=True):
             scope = keras.StatelessScope(zip(weights, values, strict=True))
             with scope:
-                keys.append(encoder(x, training=True))
+                outputs.append(encoder(x, training=True))
             for state in encoder.non_trainable_variables:  # a dropout's seed
                 value = scope.get_current_value(state)
                 if value is not None:
                     state.assign(value)
-    return tf.concat(keys, axis=0)
+    return tf.concat(outputs, axis=0)
 
 
 def _with_ordered_gradients(value, count):
@@ -83,11 +84,14 @@ def _sum_in_order(*gradients):
 
 def _common_splits(encoder):
     """The encoder's split batch norms and their splits; 1 where they differ."""
-    layers = encoder.layers
-    norms = [x for x in layers if isinstance(x, SplitBatchNormalization)]
+    norms = [
+        x for x in encoder.layers if isinstance(x, SplitBatchNormalization)
+    ]
     splits = {norm.splits for norm in norms}
-    # Batch norms of another kind, or that may hide in a model among the layers.
-    others = (keras.layers.BatchNormalization, keras.Model)
-    if len(splits) != 1 or any(isinstance(x, others) for x in layers):
+    # Batch norms of another kind, or within other layers, need whole batches.
+    kinds = (SplitBatchNormalization, keras.layers.BatchNormalization)
+    all_norms = [x for x in model_state.layers(encoder) if isinstance(x, kinds)]
+    nested = any(isinstance(x, keras.Model) for x in encoder.layers)
+    if len(splits) != 1 or len(all_norms) != len(norms) or nested:
         return norms, 1
     return norms, *splits

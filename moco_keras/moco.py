@@ -72,11 +72,7 @@ class MoCo(PretrainingModel):
         **kwargs,
     ):
         super().__init__(encoder, augmenter, momentum=momentum, **kwargs)
-        if shuffle not in ("replicas", "split", "none"):
-            raise ValueError(
-                '`shuffle` must be "replicas", "split" or "none". '
-                f"Received: shuffle={shuffle!r}."
-            )
+        self.shuffle = shuffle
         self.queue = KeyQueue(
             arguments.whole(queue_size=queue_size), encoder.output_shape[-1]
         )
@@ -85,7 +81,6 @@ class MoCo(PretrainingModel):
         self._temperature_variable = tf.Variable(1.0, trainable=False)
         self.temperature = temperature
         self.symmetric = bool(symmetric)
-        self.shuffle = shuffle
         self.add_state()
 
     @property
@@ -100,6 +95,20 @@ class MoCo(PretrainingModel):
         )
         self._temperature = temperature
         self._temperature_variable.assign(temperature)
+
+    @property
+    def shuffle(self):
+        """The order of the images in the key encoder; a string."""
+        return self._shuffle
+
+    @shuffle.setter
+    def shuffle(self, shuffle):
+        if shuffle not in ("replicas", "split", "none"):
+            raise ValueError(
+                '`shuffle` must be "replicas", "split" or "none". '
+                f"Received: shuffle={shuffle!r}."
+            )
+        self._shuffle = shuffle
 
     def traced_settings(self):
         """Those that may be set between two calls of `fit`."""

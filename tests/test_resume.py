@@ -229,7 +229,6 @@ class Batches(keras.utils.PyDataset):
         return tuple(x[rows] for x in self.views)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "epochs", "steps", "expected"),
     [
@@ -263,11 +262,61 @@ def test_what_is_left_of_a_run(start, epochs, steps, expected):
     assert len(trained) == sum(x >= start for x in left)
 
 
-def test_a_generator_begins_its_epoch_anew(make, views, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [None, STEPS])
+def test_a_generator_begins_its_epoch_anew(make, views, tmp_path, steps):
+    """And so do the means of its epoch."""
     data, kwargs = Batches(views), {"batch_size": None}
+    kwargs["steps_per_epoch"] = steps
     train(make(), data, tmp_path, dies_after=(1, 1), **kwargs)
-    done = train(make(5), data, tmp_path, **kwargs)
-    assert done == [(1, batch) for batch in range(STEPS)]
+    model, losses = make(5), []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: losses.append(logs["loss"])
+    )
+    steps_of_epoch = Steps()
+    history = model.fit(
+        data,
+        epochs=2,
+        steps_per_epoch=steps,
+        callbacks=[Checkpoint(tmp_path, "1 step"), steps_of_epoch, callback],
+        verbose=0,
+    )
+    assert steps_of_epoch.seen == [(1, batch) for batch in range(STEPS)]
+    # Keras logs the mean of the batches so far.
+    assert history.history["loss"] == [losses[-1]]
+    own = np.diff(np.array([0, *losses]) * np.arange(STEPS + 1))
+    np.testing.assert_allclose(own.mean(), losses[-1], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_moving_averages_of_weights_are_taken_once(make, views, tmp_path):
+    """Keras gives them to the weights when a call of `fit` ends."""
+
+    def averaging(seed=2):
+        model = make(seed)
+        model.compile(keras.optimizers.SGD(0.1, use_ema=True))
+        return model
+
+    whole, resumed = averaging(), averaging(5)
+    train(whole, views, tmp_path / "whole")
+    train(averaging(), views, tmp_path / "parts", dies_after=(0, 1))
+    train(resumed, views, tmp_path / "parts")
+    assert_same(resumed, whole)
+    assert "finalize_variable_values" not in vars(resumed.optimizer)
+
+
+@pytest.mark.slow
+def test_callbacks_hear_the_last_logs(make, views, tmp_path):
+    train(make(), views, tmp_path, dies_after=(0, 1))
+    heard = []
+    callback = keras.callbacks.LambdaCallback(on_train_end=heard.append)
+    callbacks = [Checkpoint(tmp_path), callback]
+    history = (
+        make()
+        .fit(views, batch_size=BATCH, epochs=2, callbacks=callbacks, verbose=0)
+        .history
+    )
+    assert [logs["loss"] for logs in heard] == history["loss"][-1:]
 
 
 def test_two_checkpoints_are_refused(make, views, tmp_path):

@@ -172,6 +172,28 @@ def _recorded(call, sizes):
     return record
 
 
+@keras.saving.register_keras_serializable(package="test_shuffle_bn")
+class Block(keras.layers.Layer):
+    """A layer with a batch norm in it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = SplitBatchNormalization(2)
+
+    def call(self, x, training=False):
+        return self.norm(x, training=training)
+
+
+def test_batch_norms_within_layers_see_whole_batches(rng):
+    inputs = keras.Input((4, 4, 3))
+    x = Block()(SplitBatchNormalization(2)(inputs))
+    encoder = keras.Model(inputs, keras.layers.Flatten()(x))
+    images = tf.constant(rng.normal(size=(8, 4, 4, 3)), "float32")
+    expected = encoder(images, training=True)
+    found = group_encoding.encode(encoder, images)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
 def test_unshuffle_undoes_shuffle():
     images = np.arange(64.0).reshape(64, 1, 1, 1)
     seed = keras.random.SeedGenerator(0)

@@ -99,12 +99,12 @@ def read(builder, split, examples):
         image = features["image"].decode_example(example["image"])
         return {"image": image, "label": label}
 
-    labelled = "label" in features
+    label = features["label"] if "label" in features else None
     return ImageStream(
         in_order,
         decode,
         kept,
-        list(features["label"].names) if labelled else [],
+        list(getattr(label, "names", None) or []),  # numbers may have none
         builder.info.full_name,
     )
 

@@ -138,8 +138,9 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
                     start = max(start, saved or start)
                 self._say_what_is_left(start.epoch, epochs, steps or 1)
             read = functools.partial(self._read, batches, shuffle, began)
-            if start.batch and not (steps or isinstance(x, tf.data.Dataset)):
-                start = resume.Position(start.epoch)  # a generator begins anew
+            is_generator = not (batches.steps or isinstance(x, tf.data.Dataset))
+            if start.batch and is_generator:
+                start = resume.Position(start.epoch)  # it begins anew
             if start.batch and batching.has_ended(read(start.batch)):
                 start = resume.Position(start.epoch + 1)
             stretches = resume.stretches(start, epochs, steps)
@@ -153,6 +154,8 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
                     verbose=verbose,
                 )
                 stack.enter_context(callbacks.one_run())
+                stack.enter_context(resume.finalized_once(self))
+                checkpoint.restore_metrics()
             for stretch in stretches:
                 history = fit(
                     read(stretch.start.batch),

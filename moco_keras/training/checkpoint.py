@@ -60,10 +60,10 @@ class Checkpoint(keras.callbacks.Callback):
         self._signal = self._writing = self._files = None
 
     def restore(self, model, sizes):
-        """Gives a compiled `MoCo` what was saved.
+        """Gives a compiled model what was saved.
 
         Args:
-            model: the `MoCo`.
+            model: a `PretrainingModel`.
             sizes: of a batch, of the data and of an epoch: numbers of images,
                 of images, and of batches; None where it is not known.
 
@@ -87,7 +87,7 @@ class Checkpoint(keras.callbacks.Callback):
             if id(v) not in own
         ]
         self._steps = self._began = int(ops.convert_to_numpy(model.steps))
-        self._restored = None
+        self._restored = None  # see `restore_metrics`
         state = self._state(_NOTHING)
         if distribution.is_chief(strategy):
             if not isinstance(self.folder, (str, os.PathLike)):
@@ -116,9 +116,12 @@ class Checkpoint(keras.callbacks.Callback):
             model_state.copy_state(layer, layer)
         # Copying gave all replicas what the first one has.
         self._replica_values.assign(state["of_replicas"])
-        # Keras sets the metrics among them back when an epoch begins.
-        self._restored = state["of_replicas"] if batch else None
+        self._saved = state["of_replicas"]
         return position, self._began
+
+    def restore_metrics(self):
+        """Restores an epoch's metrics, too, when Keras has set them back."""
+        self._restored = self._saved
 
     def _refuse_sizes(self, sizes, position):
         names = ("batch_size", "images", "batches in an epoch")

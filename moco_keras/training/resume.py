@@ -74,19 +74,20 @@ class ResumedCallbacks(keras.callbacks.CallbackList):
             **kwargs,
         )
         self._done = done
+        self._last_logs = None
 
     @contextlib.contextmanager
     def one_run(self):
         """Begins it and ends it."""
         super().on_train_begin()
         yield
-        super().on_train_end()
+        super().on_train_end(self._last_logs)
 
     def on_train_begin(self, logs=None):
         pass  # see `one_run`
 
     def on_train_end(self, logs=None):
-        pass
+        self._last_logs = logs
 
     def on_train_batch_begin(self, batch, logs=None):
         super().on_train_batch_begin(self._done + batch, logs)
@@ -97,3 +98,19 @@ class ResumedCallbacks(keras.callbacks.CallbackList):
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
         self._done = 0
+
+
+@contextlib.contextmanager
+def finalized_once(model):
+    """Has several calls of `fit` end the optimizer's work once, at the end.
+
+    At the end of each, Keras's `fit` would give the weights their moving
+    averages, if the optimizer keeps any (`use_ema=True`).
+    """
+    optimizer = model.optimizer
+    optimizer.finalize_variable_values = lambda variables: None
+    try:
+        yield
+    finally:
+        del optimizer.finalize_variable_values  # that of its class remains
+    optimizer.finalize_variable_values(model.trainable_weights)

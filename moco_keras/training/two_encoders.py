@@ -158,14 +158,15 @@ class TwoEncoders(keras.Model):
     def statistics(self):
         """What replicas may hold differently: moving means and variances.
 
-        All weights of both encoders that are float32 and no parameters.
+        All weights of the trained models and of the key encoder that are
+        float32 and not parameters.
         """
         found = []
-        for encoder in (self.query_encoder, self.key_encoder):
-            others = {id(v) for v in momentum.parameters(encoder)}
+        for model in (*self.trained_models, self.key_encoder):
+            others = {id(v) for v in momentum.parameters(model)}
             found += [
                 v
-                for v in encoder.weights
+                for v in model.weights
                 if id(v) not in others and v.dtype == "float32"
             ]
         return found
