@@ -63,8 +63,9 @@ def contrastive_accuracy(l_pos, l_neg):
 def fused_info_nce(q, k, keys, temperature):
     """Loss, accuracy and gradient of the queries, compiled into one kernel.
 
-    The logits never leave it. Nor are the keys copied, as TensorFlow would copy
-    a variable that is also written in part, each time it is read elsewhere.
+    The logits never leave it. The keys are not copied: outside of the kernel,
+    TensorFlow would copy the variable on each read, because `enqueue` writes
+    part of it.
 
     Args:
         q: float32 (N, C), L2-normalized queries.

@@ -235,7 +235,7 @@ def test_a_folder_beside_splits_is_left_out_and_listed(tmp_path):
     skipped = splits["train"].skipped
     assert [path.parent.name for path, _ in skipped] == ["unlabeled"] * 2
     assert {reason for _, reason in skipped} == {
-        "In unlabeled, which is no split; images directly in train are used"
+        "In unlabeled, which is not a split; images directly in train are used"
     }
 
 

@@ -80,7 +80,9 @@ def _reason_left_out(name):
     if len(name) == 1:
         return _BESIDE
     folder = printable(name[0])
-    return f"In {folder}, which is no split; images directly in train are used"
+    return (
+        f"In {folder}, which is not a split; images directly in train are used"
+    )
 
 
 def stream(folder, split, examples):

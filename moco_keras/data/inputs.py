@@ -158,7 +158,7 @@ def split(data, fraction):
     """Splits arrays: all but the last, and the last `fraction` of the images.
 
     Raises:
-        ValueError: if they are no arrays, or nothing would be left of one part.
+        ValueError: if they are not arrays, or one part would be empty.
     """
     if _has_own_batches(data) or _is_generator(data):
         raise ValueError(

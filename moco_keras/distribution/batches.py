@@ -153,7 +153,7 @@ class ReplicaValues:
 
 
 def match_replicas(values, replicas):
-    """What replicas hold for another number of them, who all get the mean.
+    """Adapts values of replicas to another number of them: each gets the mean.
 
     Args:
         values: (M, ...).

@@ -106,7 +106,7 @@ def apply_gradients(optimizer, gradients, variables):
     """Has an optimizer apply the sum of all replicas' gradients.
 
     Keras accumulates gradients by a condition within a replica, where replicas
-    cannot meet. On several of them the condition is outside.
+    cannot wait for each other. With several, the condition is outside.
 
     Args:
         optimizer: a Keras optimizer.
@@ -138,7 +138,7 @@ def apply_gradients(optimizer, gradients, variables):
 
     def update(gradients):
         means = [
-            (total + g) / (steps * num_replicas())  # which it adds up
+            (total + g) / (steps * num_replicas())  # `apply` sums them
             for total, g in zip(sums, gradients, strict=True)
         ]
         optimizer.gradient_accumulation_steps = None

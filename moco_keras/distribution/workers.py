@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 def num_workers(strategy):
-    """How many processes a strategy is that of."""
+    """The number of processes of a strategy."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     jobs = strategy.cluster_resolver.cluster_spec().as_dict()
@@ -15,7 +15,7 @@ def num_workers(strategy):
 
 
 def is_multi_worker(strategy):
-    """Whether a strategy is that of several processes, one a worker."""
+    """Whether a strategy has several processes, one for each worker."""
     return num_workers(strategy) > 1
 
 

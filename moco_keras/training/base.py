@@ -12,12 +12,12 @@ from moco_keras import arguments, distribution, keras_private
 from moco_keras.data import batching, inputs
 from moco_keras.distribution import accelerators
 from moco_keras.training import resume, run_callbacks
-from moco_keras.training.keras_arguments import counts, refuse_weights
+from moco_keras.training.keras_arguments import check_counts, refuse_weights
 from moco_keras.training.steps import SteppedModel
 
 
 class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
-    """Trains two encoders on views of images by a method of pre-training.
+    """Trains a query encoder, which a key encoder follows, on views of images.
 
     A method is a subclass: its constructor, which ends with `add_state`, its
     `train_step`, and `losses_of_views` for held-out images. All else of a
@@ -82,15 +82,15 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
                 together, or a saved run was interrupted in an epoch of other
                 batches.
             ConnectionError: if another worker is lost.
-            FileNotFoundError: if a file is gone whose turn it is.
+            FileNotFoundError: if an image file is missing when it is read.
         """
         refuse_weights(class_weight, sample_weight)
-        epochs, batch_size, steps_per_epoch = counts(
+        epochs, batch_size, steps_per_epoch = check_counts(
             epochs=epochs,
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
         )
-        validation_steps, validation_batch_size = counts(
+        validation_steps, validation_batch_size = check_counts(
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size,
         )
@@ -98,7 +98,7 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
             arguments.INDEX, initial_epoch=initial_epoch
         )
         if not isinstance(validation_freq, (list, tuple)):
-            (validation_freq,) = counts(validation_freq=validation_freq)
+            (validation_freq,) = check_counts(validation_freq=validation_freq)
         accelerators.warn_of_unused_gpu()
         strategy = self.distribute_strategy
         callbacks, checkpoint = run_callbacks.arrange(
@@ -120,7 +120,7 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
         fit = functools.partial(
             super().fit,
             verbose=verbose,
-            shuffle=False,  # they are shuffled
+            shuffle=False,  # `training_batches` has shuffled arrays
             validation_data=validation_data,
             validation_steps=validation_steps,
             validation_freq=validation_freq,
@@ -210,12 +210,12 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
         strategy = self.distribute_strategy
         # Those of `fit` are batches already.
         if not keras_private.called_by_fit(kwargs):
-            batch_size, steps = counts(batch_size=batch_size, steps=steps)
+            batch_size, steps = check_counts(batch_size=batch_size, steps=steps)
             x, steps = inputs.evaluation_batches(
                 x, batch_size, strategy, steps=steps
             )
         self.average_statistics()
-        self._trace_anew()
+        self._retrace_if_changed()
         with self._readable_errors():
             return super().evaluate(
                 x,

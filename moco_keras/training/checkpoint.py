@@ -18,7 +18,7 @@ from moco_keras.system import signals
 from moco_keras.training.checkpoint_files import CheckpointFiles
 from moco_keras.training.resume import Position
 
-_NOTHING = Position(-1)  # where nothing is saved
+_NO_POSITION = Position(-1)  # where nothing is saved
 _STOPPING = "Stopping after this step; a second signal (Ctrl-C) stops at once."
 
 
@@ -88,7 +88,7 @@ class Checkpoint(keras.callbacks.Callback):
         ]
         self._steps = self._began = int(ops.convert_to_numpy(model.steps))
         self._restored = None  # see `restore_metrics`
-        state = self._state(_NOTHING)
+        state = self._state(_NO_POSITION)
         if distribution.is_chief(strategy):
             if not isinstance(self.folder, (str, os.PathLike)):
                 raise ValueError(
@@ -100,7 +100,7 @@ class Checkpoint(keras.callbacks.Callback):
         state = distribution.broadcast(state, strategy)
         steps, epoch, batch, began, *sizes = map(int, state["position"])
         position = Position(epoch, batch)
-        if position == _NOTHING:
+        if position == _NO_POSITION:
             return None, self._began
         if sizes == self._sizes:
             self._began = began

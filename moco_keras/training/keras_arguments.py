@@ -5,7 +5,7 @@ import reprlib
 from moco_keras import arguments
 
 
-def counts(**counts):
+def check_counts(**counts):
     """Checks whole numbers; None stays None."""
     return [
         None if number is None else arguments.whole(**{name: number})

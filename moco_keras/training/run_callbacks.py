@@ -12,9 +12,9 @@ from moco_keras.training.checkpoint import Checkpoint
 def arrange(callbacks, momentum_update):
     """Puts the user's callbacks in order, with those that every run needs.
 
-    What is averaged and watched for comes first, so that the others find it
-    done, then the momentum update, so that they see the key encoder after its
-    step, and a `Checkpoint` last, to save what all the others have done.
+    `EpochWatch` comes first, because the others need the averages that it
+    makes. The momentum update is next, so that the others see the key encoder
+    after its step. A `Checkpoint` is last, to save what the others have done.
 
     Args:
         callbacks: what `fit` was given.
@@ -49,7 +49,7 @@ def arrange(callbacks, momentum_update):
 
 
 class EpochWatch(keras.callbacks.Callback):
-    """Averages statistics after an epoch; looks for what cannot be meant.
+    """Averages statistics after an epoch; looks for likely mistakes.
 
     Raises:
         ValueError: if layers were frozen or thawed without `compile`, or an
@@ -83,7 +83,7 @@ class EpochWatch(keras.callbacks.Callback):
         self.model.average_statistics()
 
     def _warn_of_views(self):
-        """Of the first batch, whose views cannot be meant."""
+        """Of mistakes that the views of the first batch show."""
         apart, largest = self.model.views_seen.numpy()
         if largest <= 2 and encoders.takes_pixels(self.model.query_encoder):
             warnings.warn(

@@ -130,8 +130,8 @@ class SteppedModel(TwoEncoders):
         return self.step_logs(*self.losses_of_views(im_1, im_2))
 
     def _evaluation_states(self):
-        """States of the augmenter that depend on the batch's number alone."""
-        # The images evaluated so far, on all replicas.
+        """States of the augmenter that depend on the queries so far alone."""
+        # The queries evaluated so far, on all replicas.
         number = self._accuracy.count * distribution.num_replicas()
         return [
             (v, random.fold_in(random.key(0, "evaluation", i), number))
@@ -225,16 +225,16 @@ class SteppedModel(TwoEncoders):
         keras_arguments.refuse_weights(sample_weight=sample_weight)
         batch = inputs.single_batch(x, self.distribute_strategy)
         self.average_statistics()
-        self._trace_anew()
+        self._retrace_if_changed()
         with self._readable_errors():
             return super().test_on_batch(batch, return_dict=return_dict)
 
     def _prepare(self):
         """What there is to do before a step."""
-        self._trace_anew()
+        self._retrace_if_changed()
         self._build_optimizer()
 
-    def _trace_anew(self):
+    def _retrace_if_changed(self):
         # Keras keeps the traced step until `compile`, whatever has been set.
         now = self.traced_settings()
         # Of layers `==` asks whether they are the same.
