@@ -17,7 +17,7 @@ class KNNMonitor(keras.callbacks.Callback):
     and the last. Callbacks after it in the list see them.
 
     Args:
-        bank: (images, labels), uint8 (B, S, S, 3) and int (B,) or (B, 1), the
+        bank: (images, labels), uint8 (B, S, S, 3) and int (B,) or (B, 1),
             usually the training images, without augmentation.
         test: (images, labels) to classify. A label that the bank lacks is never
             found.
