@@ -16,7 +16,7 @@ def check_counts(**counts):
 def refuse_weights(class_weight=None, sample_weight=None):
     """Refuses weights of classes and of images."""
     refuse(
-        "`MoCo` learns from images without labels, which all count alike. "
+        "Pre-training takes images without labels, which all count alike. "
         "Leave the argument out.",
         class_weight=class_weight,
         sample_weight=sample_weight,

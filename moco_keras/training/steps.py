@@ -157,8 +157,8 @@ class SteppedModel(TwoEncoders):
                 step of the method is an update of the optimizer: the key
                 encoder moves once an update, and the keys of each batch enter
                 the queue.
-            loss, loss_weights, metrics, weighted_metrics: not taken: the loss
-                is InfoNCE, and `contrastive_accuracy` is measured beside it.
+            loss, loss_weights, metrics, weighted_metrics: not taken: the method
+                has its loss, and `contrastive_accuracy` is measured beside it.
             kwargs: as in `keras.Model.compile`.
 
         Raises:
@@ -166,8 +166,9 @@ class SteppedModel(TwoEncoders):
                 gradients cannot be accumulated.
         """
         keras_arguments.refuse(
-            "`MoCo` computes its own loss, InfoNCE, and its accuracy. Leave it "
-            "out, and use callbacks to measure more, `KNNMonitor` for example.",
+            f"`{type(self).__name__}` computes its own loss and accuracy. "
+            "Leave it out, and use callbacks to measure more, such as "
+            "`KNNMonitor`.",
             loss=loss,
             loss_weights=loss_weights,
             metrics=metrics,

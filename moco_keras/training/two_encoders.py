@@ -90,8 +90,9 @@ class TwoEncoders(keras.Model):
             checks.check_pair(im_1, im_2)
         elif self.augmenter is None:
             raise ValueError(
-                "`MoCo` needs an `augmenter` to train on images. Give it one, "
-                "or pass `fit` ready pairs of views, `fit((im_q, im_k))`."
+                f"`{type(self).__name__}` needs an `augmenter` to train on "
+                "images. Give it one, or pass `fit` ready pairs of views, "
+                "`fit((im_q, im_k))`."
             )
         else:
             checks.check_images(images)
