@@ -41,6 +41,20 @@ def test_a_file_with_a_flipped_bit_is_refused(model):
     assert refused > 0.95 * len(whole) / 61
 
 
+def test_a_name_within_it_with_a_flipped_bit_is_refused(model):
+    path = model[1]
+    content = path.read_bytes()
+    end = content.rindex(b"config.json")  # of the directory, at the end
+    for place in range(end - 46, end + 11):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << 7
+        path.write_bytes(damaged)
+        try:
+            _model_file.load(path, "--flag")
+        except ValueError as error:
+            assert "Bring it back" in str(error)
+
+
 @pytest.mark.parametrize("length", [0, 1, 100, 5000, -1])
 def test_a_file_that_was_cut_short_is_refused(length, model, tmp_path):
     path = model[1]

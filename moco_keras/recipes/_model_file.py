@@ -37,7 +37,8 @@ def load(path, flag):
         lines = str(error).strip().splitlines() or [repr(error)]
         raise ValueError(
             f"{flag} must be a .keras file that Keras can load, such as the "
-            f"model.keras of a run. Received: {printable(path)}: {lines[0]}"
+            f"model.keras of a run. Received: {printable(path)}: {lines[0]} "
+            "Bring it back from a copy if it was loaded before."
         ) from error
 
 
