@@ -124,6 +124,7 @@ def test_a_training_goes_on_as_if_never_interrupted(
     assert rest.logged == watch.logged[2:]
 
 
+@pytest.mark.slow
 def test_the_rest_of_an_epoch_is_an_epoch_to_callbacks(make, views, tmp_path):
     whole, watch = make(), Watch()
     train(whole, views, 2, tmp_path / "whole", watch)

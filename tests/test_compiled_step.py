@@ -148,6 +148,7 @@ def batches_of(size, count):
     return tf.data.Dataset.from_tensor_slices(images).batch(size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_batches_of_unknown_size_must_fit_the_queue(jit_compile):
     """XLA drops assertions, and once trained on such a batch."""

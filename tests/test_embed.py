@@ -553,6 +553,7 @@ def test_neighbours(settings, encoder, folder, tmp_path, capsys, monkeypatch):
     assert picture.parents[1] == tmp_path and not picture.exists()
 
 
+@pytest.mark.slow
 def test_each_query_has_a_picture_of_its_own(
     settings, folder, tmp_path, monkeypatch, capsys
 ):

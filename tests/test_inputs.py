@@ -99,6 +99,7 @@ def test_channels_of_another_kind(bad, expected, form, images):
     train(good)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["array", "tensor", "data set", "labelled"])
 @pytest.mark.parametrize("method", ["fit", "predict"])
 def test_what_is_advised_trains_and_predicts(form, method, images, make_model):

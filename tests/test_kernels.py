@@ -34,6 +34,7 @@ def test_a_step(pipeline, precision, jit_compile):
     assert kernels.problems(report, branches) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_step_on_batches_of_unknown_size(jit_compile):
     images = tf.TensorSpec((None, 8, 8, 3), "uint8")

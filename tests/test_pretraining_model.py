@@ -115,6 +115,7 @@ def test_it_trains_both_models_and_its_loss_is_the_papers(make, images):
         assert {w.path for w in part.trainable_variables} <= moved
 
 
+@pytest.mark.slow
 def test_it_resumes_within_an_epoch(make, images, tmp_path):
     def train(model, folder, epochs=2, **kwargs):
         checkpoint = Checkpoint(folder, "1 step")

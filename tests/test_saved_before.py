@@ -28,6 +28,7 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model(images, values):
     model = keras.models.load_model(SAVED / "model.keras")
     assert_close(model.predict(images, verbose=0), values["projections"])
@@ -37,6 +38,7 @@ def test_a_model(images, values):
     assert np.isfinite(history.history["loss"]).all()
 
 
+@pytest.mark.slow
 def test_a_checkpoint(images, values, tmp_path):
     """The rest of the training is the one that the other version went on to."""
     path = SAVED.parent / "make_saved.py"

@@ -298,6 +298,7 @@ def test_views_that_are_rescaled_are_warned_of(make_encoder, images):
     assert "largest value is 1." in warning and "multiply the views" in warning
 
 
+@pytest.mark.slow
 def test_a_schedule_that_has_ended_is_said(make_model, images, tmp_path):
     def schedule():
         return optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 4))
