@@ -29,16 +29,7 @@ from moco_keras.recipes import (
     _start,
 )
 
-SETTINGS = _settings.Settings(
-    width=2,
-    bn_splits=1,
-    batch_size=8,
-    queue_size=16,
-    epochs=2,
-    knn_every=1,
-    precision="float32",
-    checkpoint_every="1 step",
-)
+SETTINGS = _settings.Settings(**programs.TINY)
 
 
 def read(settings):

@@ -21,8 +21,8 @@ if _PROGRAM:
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-# Infos, absl's remark on them, and that there is no driver or no GPU, of which
-# `accelerators.warn_of_unused_gpu` warns if there should be one.
+# Infos, absl's remark on them, and that there is no driver or no GPU: if there
+# should be one, `accelerators.warn_of_unused_gpu` says so.
 _GREETINGS = (
     rb"I\d{4} |WARNING: All log messages before absl::InitializeLog\(\)|"
     rb"E\d{4} .*cuInit: .*(\(303\)|CUDA_ERROR_NO_DEVICE)"

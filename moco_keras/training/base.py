@@ -117,14 +117,6 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
                 strategy,
                 validation_steps=validation_steps,
             )
-        fit = functools.partial(
-            super().fit,
-            verbose=verbose,
-            shuffle=False,  # `training_batches` has shuffled arrays
-            validation_data=validation_data,
-            validation_steps=validation_steps,
-            validation_freq=validation_freq,
-        )
         steps = steps_per_epoch or batches.steps
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._readable_errors())
@@ -157,12 +149,17 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
                 stack.enter_context(resume.finalized_once(self))
                 checkpoint.restore_metrics()
             for stretch in stretches:
-                history = fit(
+                history = super().fit(
                     read(stretch.start.batch),
                     epochs=stretch.epochs,
+                    verbose=verbose,
                     callbacks=callbacks,
+                    validation_data=validation_data,
+                    shuffle=False,  # `training_batches` has shuffled arrays
                     initial_epoch=stretch.start.epoch,
                     steps_per_epoch=stretch.steps,
+                    validation_steps=validation_steps,
+                    validation_freq=validation_freq,
                 )
                 if self.stop_training:
                     break

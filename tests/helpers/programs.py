@@ -9,6 +9,17 @@ from pathlib import Path
 import keras
 
 ROOT = Path(__file__).parents[2]
+# Settings of a run of seconds.
+TINY = {
+    "width": 2,
+    "bn_splits": 1,
+    "batch_size": 8,
+    "queue_size": 16,
+    "epochs": 2,
+    "knn_every": 1,
+    "precision": "float32",
+    "checkpoint_every": "1 step",
+}
 
 
 def start(recipe, *flags, **env):

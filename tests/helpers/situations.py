@@ -95,15 +95,8 @@ class Training:
             own = {"images": str(folder / "images"), "image_size": 32}
         run_dir = folder / changes.pop("run_dir", "run")
         settings = kind(
+            **programs.TINY,
             backbone="resnet18",
-            width=2,
-            bn_splits=1,
-            batch_size=8,
-            queue_size=16,
-            epochs=2,
-            knn_every=1,
-            precision="float32",
-            checkpoint_every="1 step",
             train_examples=24,
             test_examples=8,
             data_dir=os.environ["TEXTURES_DIR"],
