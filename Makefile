@@ -35,7 +35,7 @@ soak: $(VENV)/installed
 
 ## Checks on a GPU what needs one, in ten minutes. Fails where there is none.
 gpu: $(VENV)/installed
-	PYTHONPATH=.:tests $(BIN)/python tests/helpers/gpu.py
+	PYTHONPATH=.:tests/distribution $(BIN)/python tests/helpers/gpu.py
 
 ## Checks the style.
 lint: $(VENV)/installed

@@ -107,6 +107,13 @@ def test_a_module_fits_on_a_few_screens():
     assert {name: n for name, n in lengths.items() if n > 300} == {}
 
 
+def test_tests_that_pages_name_are_there():
+    pages = [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]
+    named = re.findall(r"test_\w+\.py", "".join(p.read_text() for p in pages))
+    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert set(named) <= there and named
+
+
 @pytest.mark.slow
 def test_readme_trains_and_exports(tmp_path):
     (code,) = re.findall(

@@ -28,7 +28,7 @@ import gpu_timings
 import keras
 import pytest
 import tensorflow as tf
-import test_distribution
+import test_replicas
 from programs import ROOT
 
 from moco_keras.distribution import accelerators
@@ -58,15 +58,15 @@ def one_gpu_as_two():
     """Trains on one logical GPU and on two, and compares as the tests do."""
     with tempfile.TemporaryDirectory() as folder:
         started = [
-            test_distribution.start("compare", count, Path(folder) / str(count))
+            test_replicas.start("compare", count, Path(folder) / str(count))
             for count in (1, 2)
         ]
-        one, two = (test_distribution.finish(*process) for process in started)
+        one, two = (test_replicas.finish(*process) for process in started)
     for name in ("plain", "symmetric v2"):
-        verdict = compared(test_distribution.assert_same, two, one, name)
+        verdict = compared(test_replicas.assert_same, two, one, name)
         yield f"two replicas train as one device: {name}", *verdict
     results = {"one": one, "two": two}
-    for name, test in vars(test_distribution).items():
+    for name, test in vars(test_replicas).items():
         if name.startswith("test_"):
             needed = list(inspect.signature(test).parameters)
             if needed in (["one", "two"], ["two"]):
@@ -169,7 +169,7 @@ def rows_of(name, check, seconds):
     gpus = len(tf.config.get_visible_devices("GPU"))
     if check.gpus > max(1, gpus):
         return [Row(name, "an exchange between GPUs", "needs two GPUs")]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/distribution"}
     env["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     if check.gpus == 1:
         visible = env.get("CUDA_VISIBLE_DEVICES", "0")

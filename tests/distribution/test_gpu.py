@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import replicas
 import tensorflow as tf
-import test_distribution
+import test_replicas
 from programs import ROOT
 
 from moco_keras import build_encoder
@@ -29,7 +29,7 @@ TINY = {
     "unit tests": ({"paths": ["tests/test_losses.py"], "processes": 1}, 1),
 }
 
-PATH = f"{ROOT}:{ROOT}/tests"
+PATH = f"{ROOT}:{ROOT}/tests/distribution"
 
 
 def tiny(name, settings, seconds=250):
@@ -196,12 +196,12 @@ def test_a_turn_is_the_median_of_those_after_the_first(monkeypatch):
 def test_results_are_compared_as_the_tests_do(capsys):
     one = {"plain/loss": np.zeros(3), "plain/0 keys": np.ones(2)}
     two = {"plain/loss": np.full(3, 2e-5), "plain/0 keys": np.ones(2)}
-    same = test_distribution.assert_same
+    same = test_replicas.assert_same
     assert gpu.compared(same, one, one, "plain") == ("as expected", True)
     said, passed = gpu.compared(same, two, one, "plain")
     assert not passed and re.search(r"absolute difference.*2\.e-05", said)
     assert "plain/loss" in capsys.readouterr().err
-    identical = test_distribution.test_replicas_stay_identical
+    identical = test_replicas.test_replicas_stay_identical
     assert gpu.compared(identical, {})[1] is False
     said, _ = gpu.compared(np.testing.assert_array_equal, ["a"], ["b"])
     assert said == "Arrays are not equal"

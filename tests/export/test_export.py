@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import without_keras
+from programs import ROOT
 
 import moco_keras
 from moco_keras import export_encoder, load_encoder
@@ -112,7 +113,7 @@ def consumer(tmp_path_factory):
             "-Wall",
             "-Werror",
             f"-I{tf.sysconfig.get_include()}",
-            Path(__file__).with_name("helpers") / "serve.c",
+            ROOT / "tests/helpers/serve.c",
             "-o",
             program,
             f"-L{library}",
@@ -213,7 +214,7 @@ def test_files_of_the_encoders_size_are_not_cut(images, make_encoder, tmp_path):
 def test_damaged_files_are_embedded_or_refused(make_encoder, tmp_path):
     """Two thousand, and 50 MB of noise; a crash would be another code."""
     folder = export_encoder(make_encoder(), tmp_path)
-    fuzz = Path(__file__).with_name("helpers") / "fuzz.py"
+    fuzz = ROOT / "tests/helpers/fuzz.py"
     result = subprocess.run(
         [sys.executable, fuzz, folder, "2000"], capture_output=True, text=True
     )
