@@ -115,7 +115,7 @@ class MoCo(PretrainingModel):
         return *super().traced_settings(), self.symmetric, self.shuffle
 
     def train_step(self, data):
-        """One step of Algorithm 1; the momentum update is in its callback."""
+        """One step of Algorithm 1; `MomentumUpdate` moves the key encoder."""
         pairs = self._pairs(*self.training_views(data))
         keys = [self._encode_keys(im_k) for _, im_k in pairs]  # (global N, C)
         loss, correct = 0.0, []

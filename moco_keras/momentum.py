@@ -38,7 +38,8 @@ class MomentumUpdate(keras.callbacks.Callback):
     in one compiled call: with gradient accumulation once in so many batches,
     and not after a batch whose gradients loss scaling skips. m is the model's
     `momentum`: a number, or a schedule of the optimizer's `iterations`.
-    `MoCo.fit` adds this callback where none is given.
+    `fit` adds this callback if none is given, and `train_on_batch` calls it. A
+    loop that calls `train_step` itself must call it, too.
 
     Raises:
         ValueError: when training starts, if the model runs several steps per

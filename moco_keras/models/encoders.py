@@ -1,6 +1,7 @@
 """Encoders: a backbone, global pooling and a projection head."""
 
 import functools
+import inspect
 import warnings
 
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 from keras import layers
 
 from moco_keras import arguments
-from moco_keras.models import resnet
+from moco_keras.models import keras_backbones, resnet
 from moco_keras.shuffle_bn import SplitBatchNormalization
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -42,9 +43,9 @@ def build_encoder(
     no augmentation of this library ends with a normalization.
 
     Args:
-        backbone: "resnet18", "resnet34", "resnet50", or a functional Keras
-            model from images, float (N, S, S, 3), to features, (N, D), or
-            feature maps, (N, h, w, D), which are then averaged.
+        backbone: "resnet18", "resnet34", "resnet50", or a Keras model from
+            images, float (N, S, S, 3), to features, (N, D), or feature maps,
+            (N, h, w, D), which are then averaged.
         image_size: side of the images in pixels, S.
         projection_dim: length of a projection, C of the paper.
         head: "linear" (MoCo v1) or "mlp" (v2: D to D, ReLU, D to C).
@@ -86,12 +87,13 @@ def build_encoder(
     _check_choice("head", head, _HEADS)
     _check_choice("stem", stem, ("auto", *resnet.STEMS))
     _check_choice("norm", norm, ("batch", "sync"))
-    if norm == "sync" and (bn_splits > 1 or isinstance(backbone, keras.Model)):
+    if norm == "sync" and bn_splits > 1:
         raise ValueError(
-            '`norm="sync"` is of a ResNet that is built here, with '
-            f"`bn_splits=1`. Received: backbone={backbone!r}, "
+            '`norm="sync"` must have `bn_splits=1`. Received: '
             f"bn_splits={bn_splits}."
         )
+    if isinstance(backbone, keras.Model):
+        _refuse_settings_of_a_resnet(stem, width, bn_splits, norm)
     _check_pixels(pixels, backbone)
     small = image_size <= 64
     inputs = keras.Input((image_size, image_size, 3), name="images")
@@ -110,7 +112,7 @@ def build_encoder(
         inputs
     )
     if isinstance(backbone, keras.Model):
-        x = _apply(backbone, x)
+        x = keras_backbones.apply(backbone, x)
     else:
         _check_choice("backbone", backbone, resnet.NAMES)
         if stem == "auto":
@@ -202,6 +204,22 @@ def _linear(x, units, name):
     )(x)
 
 
+def _refuse_settings_of_a_resnet(*given):
+    """A Keras model as backbone is taken as it is."""
+    parameters = inspect.signature(build_encoder).parameters
+    for name, value in zip(
+        ("stem", "width", "bn_splits", "norm"), given, strict=True
+    ):
+        if value != parameters[name].default:
+            raise ValueError(
+                f"`{name}` is for the ResNets that are built here. Received: "
+                f"{name}={value!r} with a Keras model as `backbone`. Leave it "
+                "out, and build the model as you want it: with "
+                "`SplitBatchNormalization`, for example, instead of Keras's "
+                "batch norm."
+            )
+
+
 def _check_pixels(pixels, backbone):
     if pixels is not None:
         _check_choice("pixels", pixels, _PIXELS)
@@ -212,7 +230,7 @@ def _check_pixels(pixels, backbone):
                 "out."
             )
     elif isinstance(backbone, keras.Model) and (
-        layer := _own_normalization(backbone)
+        layer := keras_backbones.own_normalization(backbone)
     ):
         warnings.warn(
             "A `backbone` gets normalized images, unless `pixels` says that it "
@@ -221,73 +239,6 @@ def _check_pixels(pixels, backbone):
             'takes pixels in [0, 255], or `pixels="normalized"` if not.',
             stacklevel=3,
         )
-
-
-def _own_normalization(model):
-    """The layer by which a model normalizes plain pixels, or None."""
-    for layer in _flat(model):
-        if _takes_plain_pixels(layer):
-            return layer
-        if layer.trainable_weights:  # where features begin
-            return None
-    return None
-
-
-def _takes_plain_pixels(layer):
-    """Whether a layer scales pixels in [0, 255] to about 1."""
-    if isinstance(layer, layers.Rescaling):
-        return np.max(np.abs(layer.scale)) < 0.1
-    # Images that are normalized already have means around 0.
-    return isinstance(layer, layers.Normalization) and (
-        np.max(np.abs(getattr(layer, "mean", 0))) > 10
-    )
-
-
-def _flat(model):
-    """The layers of a model, and of the models in it."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _flat(layer)
-        else:
-            yield layer
-
-
-def _apply(model, x):
-    """Calls a user's backbone; errors say what was expected."""
-    # Only functional models have inputs and outputs before they are called.
-    ends = [
-        len(keras.tree.flatten(getattr(model, name, None)))
-        for name in ("inputs", "outputs")
-    ]
-    if max(ends) > 1:
-        raise ValueError(
-            "`backbone` must be a model of one input and one output. Received: "
-            f"{model.name!r} with {ends[0]} inputs and {ends[1]} outputs. Make "
-            "one of them: `keras.Model(model.inputs[0], model.outputs[0])`, "
-            "for example."
-        )
-    try:
-        features = keras.tree.flatten(model(x))
-    except ValueError as error:
-        raise ValueError(
-            f"`backbone` must take images of shape {x.shape}. Received a model "
-            f"that takes {getattr(model, 'input_shape', 'others')}. Set "
-            "`image_size` to its size."
-        ) from error
-    if len(features) > 1:  # of a model that is not functional
-        raise ValueError(
-            "`backbone` must be a model of one input and one output. Received: "
-            f"{model.name!r}, which returned {len(features)} tensors. Have it "
-            "return one."
-        )
-    (features,) = features
-    if len(features.shape) not in (2, 4):
-        raise ValueError(
-            "`backbone` must return features (N, D) or feature maps "
-            f"(N, h, w, D). Received a model that returns {features.shape}. "
-            "Cut it at such a layer."
-        )
-    return features
 
 
 def _check_choice(name, value, choices):

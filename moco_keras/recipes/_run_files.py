@@ -40,9 +40,10 @@ def write_skipped(path, skipped):
 
 
 def write_csv(path, rows):
-    """Writes a CSV file of dicts with the keys of the first."""
+    """Writes a CSV file of dicts; what one of them lacks stays empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(columns))
     writer.writeheader()
     writer.writerows(rows)
     _write(path, text.getvalue())

@@ -162,6 +162,19 @@ def test_bad_settings(kwargs, message):
         build_encoder(**{"backbone": "resnet18", "image_size": 32, **kwargs})
 
 
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"stem": "cifar"}, {"width": 32}, {"bn_splits": 8}, {"norm": "sync"}],
+    ids=str,
+)
+def test_a_model_as_backbone_is_taken_as_it_is(kwargs):
+    inputs = keras.Input((8, 8, 3))
+    mine = keras.Model(inputs, keras.layers.Flatten()(inputs))
+    (name,) = kwargs
+    with pytest.raises(ValueError, match=f"`{name}` is for the ResNets"):
+        build_encoder(mine, image_size=8, **kwargs)
+
+
 def test_a_backbone_of_another_size_is_refused():
     inputs = keras.Input((16, 16, 3))
     mine = keras.Model(inputs, keras.layers.Flatten()(inputs))

@@ -148,7 +148,7 @@ def test_history_goes_on_where_the_training_does(tmp_path):
     path = tmp_path / "history.csv"
     epochs = [
         {"loss": 0.1 + 0.2, "knn": 0.5},
-        {"loss": 1e-7},
+        {"loss": 1e-7, "val_loss": 2.0},
         {"loss": float("inf"), "knn": 1.0},
     ]
     whole = _history.History(path)
