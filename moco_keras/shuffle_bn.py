@@ -92,7 +92,7 @@ class SplitBatchNormalization(keras.layers.Layer):
         if self.compute_dtype == "float64":
             raise ValueError(
                 "`dtype` of SplitBatchNormalization must be float32 or shorter,"
-                " for TensorFlow's fused kernels know no other. Received: "
+                " because TensorFlow has no other fused kernels. Received: "
                 f"dtype={self.dtype_policy.name}."
             )
         self.splits = arguments.whole(splits=splits)

@@ -18,7 +18,7 @@ _SIZES = {
 
 @contextlib.contextmanager
 def readable_file_errors():
-    """Says readably that a file of images is gone, while they are read.
+    """Raises a readable error if a file of images is missing.
 
     Raises:
         FileNotFoundError: in place of TensorFlow's error.
@@ -31,15 +31,15 @@ def readable_file_errors():
         if line is None:
             raise  # something else was not found
         raise FileNotFoundError(
-            "Images must stay where they were when the training began. "
-            f"Received: {line.split(': ')[-1]}. Bring them back, and start "
-            "again."
+            "Images must stay where they are until training ends. "
+            f"Received: {line.split(': ')[-1]}, which is missing. Bring the "
+            "images back, and start again."
         ) from error
 
 
 @contextlib.contextmanager
 def readable_size_errors():
-    """Says readably what is wrong with a batch whose size nobody knew before.
+    """Raises a readable error if a batch whose size was unknown does not fit.
 
     Raises:
         ValueError: in place of TensorFlow's error.

@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The processes of the tests share a GPU.
+# Test processes share the GPU.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 from pathlib import Path
@@ -19,7 +19,7 @@ import tensorflow as tf
 import moco_keras
 from moco_keras.distribution import accelerators
 
-# A GPU would round to ten bits what the tests compare to seven digits.
+# TF32 keeps ten bits, but the tests compare seven digits.
 tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
@@ -33,7 +33,7 @@ def seed():
 
 @pytest.fixture(params=["cpu", "gpu"])
 def accelerator(request, monkeypatch):
-    """Takes both branches, wherever a GPU takes another than a CPU."""
+    """Runs a test twice, with the code paths of a CPU and of a GPU."""
     monkeypatch.setattr(accelerators, "on_gpu", lambda: request.param == "gpu")
     return request.param
 
@@ -51,7 +51,7 @@ def images(rng):
 
 @pytest.fixture
 def make_encoder():
-    """A maker of tiny encoders for images of 8 pixels."""
+    """Makes tiny encoders for images of 8x8 pixels."""
 
     def make(splits=1, projection_dim=4):
         inputs = keras.Input((8, 8, 3))
@@ -65,7 +65,7 @@ def make_encoder():
 
 @pytest.fixture
 def make_model(make_encoder):
-    """A maker of tiny compiled models for images of 8 pixels."""
+    """Makes tiny compiled models for images of 8x8 pixels."""
 
     def make(splits=1, optimizer=None, **kwargs):
         augmenter = moco_keras.augmentations.cifar(8, min_area=0.5)
@@ -79,7 +79,7 @@ def make_model(make_encoder):
 
 @pytest.fixture
 def ctrl_c():
-    """Sets what Ctrl-C does: nothing in a background job of a shell."""
+    """Sets the handler of Ctrl-C, which background jobs of a shell ignore."""
     before = signal.getsignal(signal.SIGINT)
 
     def set_to(handler):
@@ -92,10 +92,10 @@ def ctrl_c():
 
 @pytest.fixture(scope="session")
 def textures_dir(tmp_path_factory):
-    """A folder in which TFDS has prepared the textures, once for all."""
+    """A folder where TFDS has prepared the textures, once per test run."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # of all processes of this run
+        base = base.parent  # shared by all processes of this run
     folder = base / "tfds"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -106,7 +106,7 @@ def textures_dir(tmp_path_factory):
 
 @pytest.fixture
 def make_disk(tmp_path):
-    """A maker of a disk: its folder, and a function that makes it read-only."""
+    """Mounts a disk; returns its folder and a function that remounts it."""
     folder = tmp_path / "disk"
 
     def make(size):

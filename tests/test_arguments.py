@@ -26,18 +26,18 @@ from moco_keras.losses import fused_info_nce
 
 
 @pytest.mark.parametrize("number", [3, np.int64(3), np.uint8(3), np.array(3)])
-def test_whole_numbers_of_any_kind(number):
+def test_whole_accepts_any_integer_type(number):
     result = arguments.whole(size=number)
     assert result == 3 and type(result) is int
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.0, "1", None, True, np.float64(3)])
-def test_what_is_no_positive_integer(number):
+def test_whole_refuses_all_but_positive_integers(number):
     with pytest.raises(ValueError, match="`size` must be a positive integer"):
         arguments.whole(size=number)
 
 
-def test_other_bounds():
+def test_bounds_of_a_seed():
     assert arguments.seed(0) == 0
     assert arguments.seed(None) is None
     for wrong in (-1, 2**32):
@@ -48,13 +48,13 @@ def test_other_bounds():
 @pytest.mark.parametrize(
     "number", [2, 2.0, np.float32(2), np.float64(2), np.int8(2), np.array(2.0)]
 )
-def test_numbers_of_any_kind(number):
+def test_real_accepts_any_number_type(number):
     result = arguments.real(rate=number)
     assert result == 2 and type(result) is float
 
 
 @pytest.mark.parametrize("number", ["2", None, [2.0], np.zeros(2)])
-def test_what_is_no_number(number):
+def test_real_refuses_all_but_numbers(number):
     with pytest.raises(ValueError, match="`rate` must be a number.*rate="):
         arguments.real(rate=number)
 
@@ -67,24 +67,24 @@ def test_pairs():
             arguments.pair(scale=wrong)
 
 
-def of_numpy(value):
-    """The same number as NumPy has it, in lists and tuples too."""
+def to_numpy(value):
+    """The value with NumPy's numbers, in tuples, too."""
     if isinstance(value, tuple):
-        return tuple(of_numpy(x) for x in value)
+        return tuple(to_numpy(x) for x in value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return np.float32(value) if isinstance(value, float) else np.int64(value)
 
 
-def of_double(value):
-    """The same, of 64 bits, which TensorFlow takes for another dtype."""
-    value = of_numpy(value)
+def to_float64(value):
+    """The same in float64, which TensorFlow treats as another dtype."""
+    value = to_numpy(value)
     if isinstance(value, tuple):
-        return tuple(of_double(x) for x in value)
+        return tuple(to_float64(x) for x in value)
     return np.float64(value) if isinstance(value, np.float32) else value
 
 
-# All numbers of each: halves and quarters, which every precision has.
+# All numeric arguments. Halves and quarters are exact at every precision.
 OBJECTS = {
     "RandomResizedCrop": (
         augmentations.RandomResizedCrop,
@@ -146,32 +146,32 @@ OBJECTS = {
 }
 
 
-def parts(config):
-    """A config as JSON has it, without the names that Keras counts up."""
+def comparable(config):
+    """A config as JSON, without the numbers that Keras appends to names."""
     text = json.dumps(config, sort_keys=True)
     return re.sub(r'_\d+"', '"', text)
 
 
-@pytest.mark.parametrize("kind", [of_numpy, of_double])
+@pytest.mark.parametrize("kind", [to_numpy, to_float64])
 @pytest.mark.parametrize("name", OBJECTS)
-def test_numbers_of_numpy_build_what_pythons_do(name, kind):
+def test_numpy_numbers_build_the_same_objects(name, kind):
     make, numbers = OBJECTS[name]
     plain = make(**numbers)
     ours = make(**{k: kind(value) for k, value in numbers.items()})
     serialize = keras.saving.serialize_keras_object
-    assert parts(serialize(ours)) == parts(serialize(plain))
+    assert comparable(serialize(ours)) == comparable(serialize(plain))
     loaded = keras.saving.deserialize_keras_object(
         json.loads(json.dumps(serialize(ours)))
     )
-    assert parts(serialize(loaded)) == parts(serialize(plain))
+    assert comparable(serialize(loaded)) == comparable(serialize(plain))
     if isinstance(plain, keras.layers.Pipeline):
         images = np.zeros((2, 9, 9, 3), "uint8")
         assert ours(images).shape == (2, 8, 8, 3)
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_numbers_that_cannot_be_meant(name):
-    """Each is refused by its own name."""
+def test_impossible_numbers_are_refused_by_name(name):
+    """The error names the argument."""
     make, good = OBJECTS[name]
     for argument, value in good.items():
         wrong = [math.nan, math.inf, -math.inf, -1, 2**200]
@@ -183,7 +183,7 @@ def test_numbers_that_cannot_be_meant(name):
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -1, 2**200])
-def test_numbers_of_a_model_that_cannot_be_meant(
+def test_impossible_numbers_of_a_model_are_refused(
     number, make_encoder, make_model, images
 ):
     model, labels = make_model(), np.arange(16) % 2
@@ -203,9 +203,9 @@ def test_numbers_of_a_model_that_cannot_be_meant(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [of_numpy, of_double])
-def test_numbers_of_numpy_in_calls(kind, rng, tmp_path, make_encoder, images):
-    """Those of which nothing is kept: results are Python's number's."""
+@pytest.mark.parametrize("kind", [to_numpy, to_float64])
+def test_numpy_numbers_in_calls(kind, rng, tmp_path, make_encoder, images):
+    """Results are the same as with Python's numbers."""
     n = kind
     q, k, keys = rng.normal(size=(3, 4, 3)).astype("float32")
     queue = moco_keras.KeyQueue(6, 3)
@@ -256,10 +256,10 @@ def test_numbers_of_numpy_in_calls(kind, rng, tmp_path, make_encoder, images):
             assert next(iter(views))[0].shape == (2, 8, 8, 3)
 
 
-def test_paths_may_begin_with_the_home_folder(
+def test_paths_may_start_with_a_tilde(
     tmp_path, monkeypatch, make_model, images
 ):
-    """And no folder is ever called `~`."""
+    """No folder named `~` is created."""
     home, here = tmp_path / "home", tmp_path / "here"
     home.mkdir()
     here.mkdir()
@@ -310,6 +310,6 @@ def test_paths_may_begin_with_the_home_folder(
         lambda: optimizers.SGD(l2="1.5"),
     ],
 )
-def test_what_is_no_such_number_is_said_at_once(call):
+def test_wrong_numbers_are_refused_at_once(call):
     with pytest.raises(ValueError, match="must be .*1.5"):
         call()

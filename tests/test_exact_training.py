@@ -1,4 +1,4 @@
-"""Twelve steps of MoCo, number by number those of PyTorch."""
+"""Twelve steps of MoCo give the same numbers as PyTorch."""
 
 import keras
 import numpy as np
@@ -53,22 +53,26 @@ def train(model, *callbacks):
     """Trains on the twelve batches; returns their losses."""
     views = FIXTURE["views"].astype("float32").swapaxes(0, 1)
     batches = tf.data.Dataset.from_tensor_slices(tuple(views))
-    # An epoch a step, for Keras reports the mean loss of an epoch.
+    # One step an epoch, because Keras reports the mean loss of an epoch.
     history = model.fit(
         batches, epochs=12, steps_per_epoch=1, verbose=0, callbacks=callbacks
     )
     return history.history["loss"]
 
 
-def assert_ends_like(model, expected):
+def assert_same_end(model, expected):
     for name in ("query", "key"):
         encoder = getattr(model, f"{name}_encoder")
         weights = pytorch.part(expected, name)
-        for w, (of, value) in zip(
+        for w, (weight_name, value) in zip(
             encoder.weights, weights.items(), strict=True
         ):
             np.testing.assert_allclose(
-                w, pytorch.to_keras(value), rtol=0, atol=1e-5, err_msg=of
+                w,
+                pytorch.to_keras(value),
+                rtol=0,
+                atol=1e-5,
+                err_msg=weight_name,
             )
     np.testing.assert_allclose(
         model.queue.keys, expected["queue"], rtol=0, atol=1e-5
@@ -96,7 +100,7 @@ def test_twelve_steps(case):
     start_from(model, pytorch.part(expected, "initial"))
     losses = train(model)
     np.testing.assert_allclose(losses, expected["losses"], rtol=1e-5)
-    assert_ends_like(model, expected)
+    assert_same_end(model, expected)
 
 
 def test_twelve_steps_of_shuffled_split_batch_norm(monkeypatch):
@@ -112,7 +116,7 @@ def test_twelve_steps_of_shuffled_split_batch_norm(monkeypatch):
     )
     losses = train(model)
     np.testing.assert_allclose(losses, expected["losses"], rtol=1e-5)
-    assert_ends_like(model, expected)
+    assert_same_end(model, expected)
 
 
 def with_loss_scale(optimizer, initial_scale):
@@ -122,7 +126,7 @@ def with_loss_scale(optimizer, initial_scale):
 
 
 def recorded(calls):
-    """`fused_info_nce`; appends (q, k, keys, temperature, losses)."""
+    """`fused_info_nce`, recording (q, k, keys, temperature, losses)."""
 
     def call(*arguments):
         values, correct = contrastive.fused_info_nce(*arguments)
@@ -143,8 +147,8 @@ def test_twelve_steps_in_mixed_precision(case, policy, monkeypatch):
     model = make_model(**CASES[case])
     if policy == "mixed_float16":
         assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-        # Keras's own first scale, 2^15, is too large for the gradients of a
-        # batch of 8, and the skipped step would not be one of float32's.
+        # Keras starts at a scale of 2^15, at which gradients of a batch of 8
+        # overflow. A skipped step would not match float32.
         model.compile(with_loss_scale(model.optimizer.inner_optimizer, 2**12))
     start_from(model, pytorch.part(expected, "initial"))
     model.run_eagerly = True  # so that the spy sees values
@@ -179,7 +183,7 @@ def test_twelve_steps_in_mixed_precision(case, policy, monkeypatch):
         np.testing.assert_allclose(k, value, rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_that_overflows_is_skipped_and_training_goes_on():
+def test_an_overflowing_step_is_skipped_and_training_continues():
     keras.config.set_dtype_policy("mixed_float16")
     model = make_model(**CASES["v1"])
     model.compile(with_loss_scale(model.optimizer.inner_optimizer, 2.0**30))

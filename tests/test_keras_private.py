@@ -1,4 +1,4 @@
-"""What is private in Keras, TensorFlow and keras-cv still does what we need."""
+"""Private names of Keras, TensorFlow and keras-cv still do what we need."""
 
 import ast
 import functools
@@ -16,7 +16,7 @@ from moco_keras import keras_private
 
 HERE = Path(keras_private.__file__)
 MODULES = sorted(set(HERE.parent.rglob("*.py")) - {HERE})
-# Methods of Keras and keras-cv that are replaced by ours.
+# Methods of Keras and keras-cv that we override.
 HOOKS = {"_maybe_symbolic_build", "_ensure_inputs_are_compute_dtype"}
 PRIVATE_MODULES = ("keras.src", "keras_cv.src", "tensorflow.python")
 PRIVATE_TEXTS = (
@@ -30,9 +30,9 @@ PRIVATE_TEXTS = (
 
 
 def require(owner, name):
-    """Fails with a clear text if an upgrade took a private name away."""
+    """Fails with a clear message if an upgrade removed a private name."""
     assert hasattr(owner, name), (
-        f"{owner} has no `{name}` any more, in Keras {keras.__version__} and "
+        f"{owner} no longer has `{name}` in Keras {keras.__version__} and "
         f"TensorFlow {tf.__version__}. Find another way in keras_private.py."
     )
 
@@ -43,7 +43,7 @@ def is_private(name):
 
 @functools.cache
 def own_names():
-    """What the package itself defines, or what is public but for its name."""
+    """Names that the package defines, and public ones with an underscore."""
     names = {"_replace", "_exit"}  # of named tuples, and of `os`
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -57,7 +57,7 @@ def own_names():
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name)
-def test_only_one_module_uses_what_is_private(module):
+def test_only_keras_private_uses_private_names(module):
     used = set()
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Attribute) and is_private(node.attr):
@@ -109,7 +109,7 @@ def test_random_states():
     states = keras_private.random_states(model.variables)
     assert [v.numpy().tolist() for v in states] == [[3, 0]], (
         "Keras has another name for the state of a `SeedGenerator` than "
-        f"{keras_private.__name__} goes by: "
+        f"{keras_private.__name__} expects: "
         f"{layers[1].seed_generator.state.name}."
     )
 
@@ -154,8 +154,8 @@ def test_learning_rate_schedule():
 
 
 @keras.saving.register_keras_serializable(package="test_keras_private")
-class Asks(keras.layers.Layer):
-    """A layer that notes, when it is made of a config, how it is loaded."""
+class RecordsSafeMode(keras.layers.Layer):
+    """A layer whose `from_config` records whether safe mode is on."""
 
     found = None
 
@@ -171,10 +171,10 @@ def test_in_safe_mode(safe_mode, tmp_path):
 
     require(serialization_lib, "in_safe_mode")
     assert not keras_private.in_safe_mode()
-    model = keras.Sequential([keras.Input((2,)), Asks()])
+    model = keras.Sequential([keras.Input((2,)), RecordsSafeMode()])
     model.save(tmp_path / "model.keras")
     keras.models.load_model(tmp_path / "model.keras", safe_mode=safe_mode)
-    assert Asks.found is safe_mode
+    assert RecordsSafeMode.found is safe_mode
 
 
 class Evaluated(keras.Model):
@@ -198,12 +198,12 @@ def test_called_by_fit():
     model.fit(x, y, validation_data=(x, y), verbose=0)
     model.evaluate(x, y, verbose=0)
     assert model.by_fit == [True, False], (
-        "`fit` has another way to tell `evaluate` that it calls it than "
-        "keras_private.called_by_fit goes by."
+        "`fit` no longer tells `evaluate` that it calls it in the way that "
+        "keras_private.called_by_fit expects."
     )
 
 
-class Whole(keras_private.NoSymbolicBuild, Evaluated):
+class WithoutSymbolicBuild(keras_private.NoSymbolicBuild, Evaluated):
     pass
 
 
@@ -225,7 +225,7 @@ def test_no_symbolic_build():
     )
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(4)).batch(2)
     counts = []
-    for kind in (Evaluated, Whole):
+    for kind in (Evaluated, WithoutSymbolicBuild):
         with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
             model = kind()
             model(np.ones((1, 2)))
@@ -235,12 +235,12 @@ def test_no_symbolic_build():
         counts.append(len(taken))
     assert counts[1] == 4
     assert counts[0] > 4, (
-        "Keras no longer takes a batch from the data to build what is built. "
+        "Keras no longer takes a batch to build a model that is built. "
         "`keras_private.NoSymbolicBuild` can go."
     )
 
 
-class Float32(
+class ConvertsToFloat32(
     keras_private.ConvertsInputs,
     keras_cv.layers.VectorizedBaseImageAugmentationLayer,
 ):
@@ -254,7 +254,7 @@ class Float32(
 def test_converts_inputs():
     base = keras_cv.layers.VectorizedBaseImageAugmentationLayer
     require(base, "_ensure_inputs_are_compute_dtype")
-    layer = Float32(seed=1, dtype="mixed_float16")
+    layer = ConvertsToFloat32(seed=1, dtype="mixed_float16")
     image = np.full((4, 4, 3), 200.3, "float32")
     assert layer(image).dtype == "float32"
     np.testing.assert_array_equal(layer(image), image)
@@ -288,7 +288,7 @@ for joined in strategy.experimental_local_results(step()):
 
 
 def test_single_gather():
-    """In a process of its own: collectives on a CPU break with the second."""
+    """In its own process: on a CPU, a second set of collectives breaks."""
     done = subprocess.run(
         [sys.executable, "-c", GATHER], capture_output=True, text=True
     )
@@ -311,7 +311,7 @@ def test_files_of_a_checkpoint(tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     suffixes = keras_private.CHECKPOINT_INDEX, keras_private.CHECKPOINT_DATA
     assert names == {f"prefix{suffix}" for suffix in suffixes}
-    # What cannot get its name stays under the one that it had meanwhile.
+    # A file that cannot be renamed keeps its temporary name.
     data = tmp_path / f"prefix{keras_private.CHECKPOINT_DATA}"
     data.unlink()
     data.mkdir()

@@ -21,7 +21,7 @@ def test_queue_is_a_deque(size, batch, rng):
         np.testing.assert_array_equal(in_order, np.array(deque))
 
 
-def test_starts_with_random_keys_of_length_one():
+def test_it_starts_with_random_keys_of_length_one():
     keys = KeyQueue(size=500, dim=16).keys.numpy()
     np.testing.assert_allclose(np.linalg.norm(keys, axis=1), 1, rtol=1e-5)
     # Directions are uniform: each coordinate has variance 1 / dim.
@@ -29,7 +29,7 @@ def test_starts_with_random_keys_of_length_one():
     assert int(KeyQueue(size=500, dim=16).pointer) == 0
 
 
-def test_more_keys_than_places_is_refused():
+def test_more_keys_than_rows_are_refused():
     queue = KeyQueue(size=4, dim=2)
     with pytest.raises(ValueError, match=r"queue_size=4, keys of one step=5"):
         queue.enqueue(keras.ops.ones((5, 2)))

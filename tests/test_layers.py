@@ -31,7 +31,7 @@ BATCH_NORMS = {
 
 
 def copy_of(layer):
-    """Through JSON, as in a file."""
+    """The layer, rebuilt from its config through JSON, as in a file."""
     config = keras.saving.serialize_keras_object(layer)
     config = json.loads(json.dumps(config))
     copy = keras.saving.deserialize_keras_object(config)
@@ -43,16 +43,16 @@ def copy_of(layer):
 
 
 def check_symbolic(layer, inputs, outputs):
-    """What Keras foretells of a call is what comes of it."""
+    """A symbolic call returns the shape and dtype of the outputs."""
     spec = keras.KerasTensor((None, *inputs.shape[1:]), inputs.dtype.name)
-    told = layer(spec)
-    assert told.shape == (None, *outputs.shape[1:])
-    assert told.dtype == keras.backend.standardize_dtype(outputs.dtype)
+    symbolic = layer(spec)
+    assert symbolic.shape == (None, *outputs.shape[1:])
+    assert symbolic.dtype == keras.backend.standardize_dtype(outputs.dtype)
     assert layer.compute_output_shape(inputs.shape) == outputs.shape
 
 
 def saved_and_loaded(layer, inputs, folder):
-    """The layer within a model, from a file."""
+    """A model of the layer, after saving and loading it."""
     start = keras.Input(inputs.shape[1:], dtype=inputs.dtype.name)
     model = keras.Model(start, layer(start))
     model.save(folder / "model.keras")
@@ -103,16 +103,16 @@ def test_batch_norms_at_any_precision(name, policy, rng, tmp_path):
         SplitBatchNormalization(**BATCH_NORMS[name], dtype=dtype)
         for dtype in ("float32", policy)
     )
-    digits = {"float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2}
-    digits = digits[layer.compute_dtype]
+    tolerances = {"float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2}
+    tolerance = tolerances[layer.compute_dtype]
     for training in (True, False):
         y = layer(x, training=training)
         assert y.dtype == layer.compute_dtype
         np.testing.assert_allclose(
             tf.cast(y, "float32"),
             plain(x, training=training),
-            rtol=digits,
-            atol=digits,
+            rtol=tolerance,
+            atol=tolerance,
         )
     for weight, expected in zip(layer.weights, plain.weights, strict=True):
         assert weight.dtype == "float32"

@@ -20,7 +20,7 @@ def test_info_nce_is_equation_1(queue_size, temperature, rng):
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_ignorance_costs_the_logarithm_of_the_choices():
+def test_equal_logits_cost_the_logarithm_of_their_number():
     losses = info_nce(keras.ops.zeros(2), keras.ops.zeros((2, 3)))
     np.testing.assert_allclose(losses, [math.log(4)] * 2, rtol=1e-6)
 
@@ -50,8 +50,8 @@ def test_the_fused_loss_is_equation_1_with_its_gradient(rng):
         for n, gradient in enumerate(tape.gradient(total, queries)):
             choices = np.vstack([k[n], keys]).astype("float64")
             similarities = choices @ q[n] / temperature
-            chances = np.exp(similarities) / np.exp(similarities).sum()
-            slope = (chances @ choices - k[n]) / temperature
+            probabilities = np.exp(similarities) / np.exp(similarities).sum()
+            slope = (probabilities @ choices - k[n]) / temperature
             np.testing.assert_allclose(
                 gradient, weights[n] * slope, rtol=1e-4, atol=1e-5
             )

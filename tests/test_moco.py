@@ -16,7 +16,7 @@ from moco_keras import (
 from moco_keras.data import inputs
 from moco_keras.distribution import accelerators
 
-# Both branches of each part have tests of their own, which are not slow.
+# Each part has fast tests of both of its branches.
 _KINDS = ["cpu", pytest.param("gpu", marks=pytest.mark.slow)]
 pytestmark = [
     pytest.mark.usefixtures("accelerator"),
@@ -40,7 +40,7 @@ def unit(x):
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_loss_is_that_of_the_paper(make_model, symmetric):
+def test_the_loss_matches_the_paper(make_model, symmetric):
     model = make_model(symmetric=symmetric, shuffle="none")
     queue = model.queue.keys.numpy()
     ((im_1, im_2),) = pairs(1)
@@ -175,7 +175,7 @@ def test_save_load_train_equals_train(
     )
 
 
-def labelled(images):
+def with_labels(images):
     return tf.data.Dataset.from_tensor_slices((images, np.zeros(len(images))))
 
 
@@ -184,9 +184,9 @@ def labelled(images):
     [
         lambda x: x,
         lambda x: tf.data.Dataset.from_tensor_slices(x).batch(8),
-        lambda x: labelled(x).batch(8),
+        lambda x: with_labels(x).batch(8),
         lambda x: (
-            labelled(x)
+            with_labels(x)
             .map(lambda image, label: {"image": image, "label": label})
             .batch(8)
         ),
@@ -197,14 +197,14 @@ def labelled(images):
     ],
     ids=["array", "images", "labelled", "dicts", "views", "view_batches"],
 )
-def test_fit_takes(make_model, images, form):
+def test_fit_accepts(make_model, images, form):
     model, data = make_model(queue_size=24), form(images)
     batch_size = None if isinstance(data, tf.data.Dataset) else 8
     history = model.fit(
         data, batch_size=batch_size, epochs=2, verbose=0
     ).history
     assert np.isfinite(history["loss"]).all()
-    assert int(model.queue.pointer) == 8  # 4 steps of 8 went around a K of 24
+    assert int(model.queue.pointer) == 8  # 4 steps of 8 keys in a queue of 24
 
 
 def test_fit_ignores_labels_of_an_array_and_drops_the_last_batch(
@@ -215,7 +215,7 @@ def test_fit_ignores_labels_of_an_array_and_drops_the_last_batch(
     assert int(model.queue.pointer) == 15
 
 
-def test_learning_rate_0_leaves_the_query_encoder(make_model, images):
+def test_learning_rate_0_keeps_the_query_encoder(make_model, images):
     model = make_model(optimizer=optimizers.SGD(0.0))
     before = [v.numpy() for v in model.trainable_variables]
     model.fit(images, batch_size=8, verbose=0)
@@ -223,7 +223,7 @@ def test_learning_rate_0_leaves_the_query_encoder(make_model, images):
         np.testing.assert_array_equal(v, old)
 
 
-def test_predict_gives_unit_projections_of_any_size(make_model, images):
+def test_predict_returns_unit_projections_at_any_image_size(make_model, images):
     model = make_model()
     projections = model.predict(images, verbose=0)
     assert projections.shape == (16, 4)
@@ -233,7 +233,7 @@ def test_predict_gives_unit_projections_of_any_size(make_model, images):
     assert larger.shape == (16, 4)
 
 
-def test_an_encoder_of_any_image_size(rng):
+def test_an_encoder_may_take_any_image_size(rng):
     inputs = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(4, 3)(inputs)
     encoder = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
@@ -358,7 +358,7 @@ def test_a_summary_counts_all_parameters(make_model):
 
 
 @pytest.mark.parametrize("form", ["dicts", "labelled"])
-def test_predict_takes_the_data_sets_of_fit(make_model, images, form):
+def test_predict_accepts_the_data_sets_of_fit(make_model, images, form):
     model = make_model()
     data = {
         "dicts": {"image": images, "label": np.zeros(16)},
@@ -386,7 +386,7 @@ def test_bad_images_in_predict(make_model, images):
         ({"batch_size": 17}, "batch_size=17, 16 images"),
     ],
 )
-def test_bad_fit(make_model, images, kwargs, message):
+def test_bad_arguments_of_fit(make_model, images, kwargs, message):
     with pytest.raises(ValueError, match=message):
         make_model().fit(images, verbose=0, **kwargs)
 
@@ -412,22 +412,22 @@ def test_a_strategy_of_one_replica_trains(strategy, make_model, images):
     assert int(keras.ops.convert_to_numpy(model.steps)) == 2
 
 
-def test_fit_asks_for_an_unused_gpu(make_model, images, monkeypatch):
-    asked = []
+def test_fit_warns_of_an_unused_gpu(make_model, images, monkeypatch):
+    warned = []
     monkeypatch.setattr(
-        accelerators, "warn_of_unused_gpu", lambda: asked.append("fit")
+        accelerators, "warn_of_unused_gpu", lambda: warned.append("fit")
     )
     make_model().fit(images, batch_size=8, verbose=0)
-    assert asked == ["fit"]
+    assert warned == ["fit"]
 
 
-def test_dropping_an_iterator_waits_for_no_tuner(images):
-    """On a GPU what is set for the host stays behind."""
+def test_batches_are_read_without_autotuning(images):
+    """Options set earlier do not reach past `prefetch_to_device`."""
     strategy = distribution.strategy("none")
     dataset = inputs.training_batches(images, 8, strategy).read(
         0, True, 0, 0, 0
     )
-    # What TensorFlow goes by; `dataset.options()` is what Python remembers.
+    # What TensorFlow uses; `dataset.options()` is only Python's record.
     options = dataset_options_pb2.Options.FromString(
         tf.raw_ops.GetOptions(input_dataset=dataset._variant_tensor).numpy()
     )
@@ -449,8 +449,8 @@ def test_an_augmenter_is_needed_for_images(make_encoder, images):
         model.fit(images, batch_size=8, verbose=0)
 
 
-def test_arrays_are_read_where_they_are(images, tmp_path):
-    """Nothing copies them: a file of them need not fit into memory."""
+def test_arrays_are_not_copied(images, tmp_path):
+    """A memory-mapped file need not fit in memory."""
     np.save(tmp_path / "images.npy", images)
     on_disk = np.load(tmp_path / "images.npy", mmap_mode="r+")
     strategy = distribution.strategy("none")
@@ -460,7 +460,7 @@ def test_arrays_are_read_where_they_are(images, tmp_path):
         np.testing.assert_array_equal(batch, np.full((8, 8, 8, 3), 7, "uint8"))
 
 
-def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides():
+def test_every_epoch_has_its_own_order_from_the_seed():
     images = np.arange(14, dtype="uint8")[:, None, None, None]
     images = np.broadcast_to(images, (14, 8, 8, 3))
 
@@ -481,7 +481,7 @@ def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides():
     assert first != second and first != sorted(first)
     assert orders(seed=3) == (first, second)
     assert orders(seed=4)[0] != first
-    # Training on begins the next pass; what goes on does so where it was.
+    # Another `fit` begins the next pass; a resumed one continues its own.
     for began in (1, 3):
         assert orders(seed=3, began=began)[0] == second
     resumed, _ = orders(seed=3, taken=2)
@@ -494,7 +494,7 @@ def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides():
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (9, 12)])
-def test_its_export_returns_what_predict_does(shape, rng, make_model, tmp_path):
+def test_export_returns_what_predict_does(shape, rng, make_model, tmp_path):
     model = make_model()
     images = rng.integers(0, 256, (5, *shape, 3), "uint8")
     model.export(tmp_path / "saved", verbose=False)
@@ -508,7 +508,7 @@ def test_its_export_returns_what_predict_does(shape, rng, make_model, tmp_path):
     assert len(held) == len(model.query_encoder.variables)
 
 
-def test_an_encoder_of_oblong_images_is_exported(rng, tmp_path):
+def test_an_encoder_of_non_square_images_is_exported(rng, tmp_path):
     inputs = keras.Input((8, 12, 3))
     x = keras.layers.GlobalAveragePooling2D()(inputs)
     model = moco_keras.MoCo(keras.Model(inputs, x), queue_size=32)
@@ -523,7 +523,7 @@ def test_an_encoder_of_oblong_images_is_exported(rng, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["onnx", "litert"])
-def test_other_formats_have_another_function(format, make_model, tmp_path):
+def test_other_formats_need_export_encoder(format, make_model, tmp_path):
     with pytest.raises(ValueError, match=f"{format}.*export_encoder"):
         make_model().export(tmp_path / "saved", format=format)
     assert not (tmp_path / "saved").exists()

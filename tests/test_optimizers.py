@@ -8,7 +8,7 @@ import pytorch
 from moco_keras import optimizers, schedules
 
 
-def test_sgd_is_pytorchs_while_the_rate_changes():
+def test_sgd_matches_pytorch_while_the_rate_changes():
     fixture = pytorch.load("optimizer")
     variable = keras.Variable(fixture["initial"])
     optimizer = optimizers.SGD(0.1, momentum=0.9, l2=0.01)
@@ -35,10 +35,10 @@ def test_schedules_at_every_epoch():
     by_step = schedules.step_schedule(0.03, 97, milestones=(120, 160))
     by_cosine = schedules.EpochCosine(0.06, steps_per_epoch=97, epochs=200)
     for epoch in range(200):
-        fallen = 0.03 * 0.1 ** sum(epoch >= m for m in (120, 160))
+        stepped = 0.03 * 0.1 ** sum(epoch >= m for m in (120, 160))
         cosine = 0.06 * (1 + math.cos(math.pi * epoch / 200)) / 2
         for step in (97 * epoch, 97 * epoch + 96):  # the first and the last
-            assert float(by_step(step)) == pytest.approx(fallen, rel=1e-6)
+            assert float(by_step(step)) == pytest.approx(stepped, rel=1e-6)
             assert float(by_cosine(step)) == pytest.approx(cosine, rel=1e-6)
 
 

@@ -25,7 +25,7 @@ def test_requirements_are_allowed_by_pyproject():
         assert version(exact) >= version(floors[name]), name
 
 
-# Words that only one room may say.
+# Words that only one room may contain.
 DOORS = {
     "tf.distribute": "distribution",
     "keras_cv": "augmentations",
@@ -37,8 +37,8 @@ DOORS = {
     "keras.random.shuffle": None,
     "keras.random.uniform": None,
 }
-# Which rooms a room may import, and so whatever these may. A room is a folder
-# of the package, or a module directly in it.
+# The rooms that each room may import, and with them whatever they may import.
+# A room is a folder of the package, or a module directly in it.
 ARROWS = {
     "version": [],
     "arguments": [],
@@ -67,22 +67,22 @@ ARROWS = {
 
 
 @pytest.mark.parametrize("module", architecture.MODULES, ids=str)
-def test_doors_are_kept(module):
+def test_words_stay_in_their_rooms(module):
     source = (ROOT / "moco_keras" / module).read_text()
-    said = {word: room for word, room in DOORS.items() if word in source}
-    assert said == {word: module.parts[0] for word in said}
+    found = {word: room for word, room in DOORS.items() if word in source}
+    assert found == {word: module.parts[0] for word in found}
 
 
-def test_imports_point_downwards():
-    """And never in a circle; programs import everything, and nothing them."""
+def test_imports_point_downward():
+    """Without cycles. Programs may import everything."""
     allowed = {}
     # A room stands in the table below those that it may import.
     for room, below in ARROWS.items():
         allowed[room] = set(below).union(*(allowed[other] for other in below))
     found = architecture.arrows()
     assert set(found) == set(allowed)
-    upwards = {room: others - allowed[room] for room, others in found.items()}
-    assert not any(upwards.values()), upwards
+    upward = {room: others - allowed[room] for room, others in found.items()}
+    assert not any(upward.values()), upward
 
 
 def test_nothing_imports_the_programs():
@@ -92,12 +92,12 @@ def test_nothing_imports_the_programs():
 
 
 def test_the_picture_is_current():
-    """Else run `python tests/helpers/architecture.py`."""
+    """If this fails, run `python tests/helpers/architecture.py`."""
     page = architecture.PAGE.read_text()
     assert architecture.with_picture(page) == page
 
 
-def test_a_module_fits_on_a_few_screens():
+def test_a_module_has_at_most_300_lines():
     lengths = {
         str(module): len(
             (architecture.PACKAGE / module).read_text().splitlines()
@@ -107,11 +107,11 @@ def test_a_module_fits_on_a_few_screens():
     assert {name: n for name, n in lengths.items() if n > 300} == {}
 
 
-def test_tests_that_pages_name_are_there():
+def test_pages_name_tests_that_exist():
     pages = [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]
     named = re.findall(r"test_\w+\.py", "".join(p.read_text() for p in pages))
-    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
-    assert set(named) <= there and named
+    existing = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert set(named) <= existing and named
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from moco_keras import distribution, random
 
-# Of the authors' library Random123 1.14, its file tests/kat_vectors: counter,
-# key and result of threefry2x32 with 20 rounds.
+# Counter, key and result of threefry2x32 with 20 rounds, from the file
+# tests/kat_vectors of the authors' library, Random123 1.14.
 PUBLISHED = [
     ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
     (
@@ -41,7 +41,7 @@ def test_words_are_the_published_ones(counter, key, expected, jit_compile):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_uniform_is_made_of_words(count):
-    """First words of pairs, then second ones."""
+    """The first words of all pairs, then the second ones."""
     numbers = [0, 5, 1_000_000]
     pairs = range(-(-count // 2))
     expected = [
@@ -55,7 +55,7 @@ def test_uniform_is_made_of_words(count):
 
 
 def test_uniform_is_uniform():
-    """And one thing's draws tell nothing of another's."""
+    """Draws, numbers and keys are uncorrelated, too."""
     draws = random.uniform((1, 1), 4, tf.range(10_000)).numpy()
     even = (np.arange(10_000) + 0.5) / 10_000
     for row in draws:
@@ -88,7 +88,7 @@ def test_equal_words_stay_in_their_order(monkeypatch):
         assert permutation().numpy().tolist() == [6, 3, 4, 5, 0, 1, 2]
 
 
-def test_every_permutation_is_as_likely():
+def test_permutations_are_equally_likely():
     orders = [
         tuple(random.permutation((3, step), 4).numpy()) for step in range(2400)
     ]
@@ -107,7 +107,7 @@ def test_keys_are_folded_in():
         )
 
 
-def test_every_purpose_has_keys_of_its_own():
+def test_purposes_do_not_share_keys():
     numbers = range(20)
     keys = [
         tuple(random.key(7, purpose, n).numpy())

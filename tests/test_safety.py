@@ -1,4 +1,4 @@
-"""Files are data: nothing of what they hold is run."""
+"""Files are data: nothing in them is executed."""
 
 import ast
 import zipfile
@@ -60,7 +60,7 @@ def test_a_saved_model_with_code_in_it_is_refused(make_encoder, tmp_path):
 
 
 def test_arrays_of_objects_are_refused(make_model):
-    """Which a file of NumPy's would have to unpickle."""
+    """NumPy would have to unpickle them from a file."""
     images = np.empty(4, object)
     images[:] = [np.zeros((8, 8, 3), "uint8")] * 4
     with pytest.raises(ValueError, match="unequal sizes"):

@@ -1,4 +1,4 @@
-"""Files of a version before load, and what was begun resumes."""
+"""Files of an earlier version load, and its runs resume."""
 
 import importlib.util
 import shutil
@@ -29,7 +29,7 @@ def assert_close(found, expected):
 
 
 @pytest.mark.slow
-def test_a_model(images, values):
+def test_a_model_loads_and_trains(images, values):
     model = keras.models.load_model(SAVED / "model.keras")
     assert_close(model.predict(images, verbose=0), values["projections"])
     assert int(model.steps) == int(model.optimizer.iterations) == 3
@@ -39,8 +39,8 @@ def test_a_model(images, values):
 
 
 @pytest.mark.slow
-def test_a_checkpoint(images, values, tmp_path):
-    """The rest of the training is the one that the other version went on to."""
+def test_a_run_resumes(images, values, tmp_path):
+    """It ends as it did with the earlier version."""
     path = SAVED.parent / "make_saved.py"
     spec = importlib.util.spec_from_file_location("make_saved", path)
     make_saved = importlib.util.module_from_spec(spec)
@@ -53,7 +53,7 @@ def test_a_checkpoint(images, values, tmp_path):
     assert_close(model.predict(images, verbose=0), values["trained"])
 
 
-def test_an_export(images, values):
+def test_an_export_loads(images, values):
     encoder = moco_keras.load_encoder(SAVED / "encoder")
     features = encoder(images).numpy()
     features /= np.linalg.norm(features, axis=1, keepdims=True)

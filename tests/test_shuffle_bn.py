@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("accelerator")
 
 
 @pytest.mark.parametrize("splits", [1, 2, 8])
-def test_split_batch_norm_is_the_notebooks(splits):
+def test_split_batch_norm_matches_the_notebook(splits):
     fixture = pytorch.load("batch_norm")
     expected = pytorch.part(fixture, str(splits))
     layer = SplitBatchNormalization(splits)
@@ -48,7 +48,7 @@ def test_split_batch_norm_is_the_notebooks(splits):
         )
 
 
-def test_inference_takes_any_batch(rng):
+def test_inference_accepts_any_batch_size(rng):
     layer = SplitBatchNormalization(splits=8)
     x = rng.normal(size=(3, 2, 2, 2)).astype("float32")
     np.testing.assert_allclose(layer(x), x, rtol=1e-4)
@@ -73,7 +73,7 @@ def test_splits_must_divide_a_batch_known_only_when_it_runs():
 
 
 def test_gradients_of_groups_are_added_in_their_order(rng):
-    """So that a training repeats to the bit."""
+    """So that a training run repeats to the bit."""
     images = tf.constant(rng.normal(size=(8, 8, 8, 3)), "float32")
     norm, dense = SplitBatchNormalization(8), keras.layers.Dense(1)
     inputs = keras.Input((8, 8, 3))
@@ -85,7 +85,7 @@ def test_gradients_of_groups_are_added_in_their_order(rng):
             total = tf.reduce_sum(group_encoding.encode(encoder, images))
         return tape.gradient(total, dense.kernel.value)
 
-    # Of one image, it is what the layer gets.
+    # The gradient of one image is the input that `dense` gets.
     parts = np.reshape(norm(images, training=True), (8, -1))
     expected = parts[0]
     for part in parts[1:]:
@@ -94,7 +94,7 @@ def test_gradients_of_groups_are_added_in_their_order(rng):
     np.testing.assert_array_equal(gradient()[:, 0], expected)
 
 
-def test_groups_have_dropouts_of_their_own(accelerator):
+def test_groups_have_their_own_dropout(accelerator):
     x = inputs = keras.Input((8, 8, 3))
     x = SplitBatchNormalization(2)(x)
     dropout = keras.layers.Dropout(0.5, seed=1)
@@ -108,7 +108,7 @@ def test_groups_have_dropouts_of_their_own(accelerator):
 
 
 def _train(encoder, encode, images):
-    """What a call in training returns and leaves, by name."""
+    """Outputs, gradients and state after a call in training, by name."""
     with tf.GradientTape() as tape:
         outputs = encode(images)
         loss = tf.reduce_sum(outputs**2)
@@ -134,7 +134,7 @@ def _encoder_of(norms):
     [
         (lambda: _encoder_of([SplitBatchNormalization(4) for _ in "ab"]), 4),
         (lambda: build_encoder("resnet18", 8, width=4, bn_splits=2), 2),
-        # Whole: other groups would give other numbers.
+        # In one call: other groups would give other numbers.
         (lambda: _encoder_of(map(SplitBatchNormalization, (2, 4))), 1),
         (
             lambda: _encoder_of(
@@ -146,11 +146,11 @@ def _encoder_of(norms):
 )
 def test_encoding_group_by_group_changes_nothing(make, calls, rng, accelerator):
     images = tf.constant(rng.uniform(0, 255, (8, 8, 8, 3)), "float32")
-    apart, whole = make(), make()
-    whole.set_weights(apart.get_weights())
+    grouped, whole = make(), make()
+    whole.set_weights(grouped.get_weights())
     sizes = []
-    apart.layers[1].call = _recorded(apart.layers[1].call, sizes)
-    ours = _train(apart, lambda x: group_encoding.encode(apart, x), images)
+    grouped.layers[1].call = _recorded(grouped.layers[1].call, sizes)
+    ours = _train(grouped, lambda x: group_encoding.encode(grouped, x), images)
     plain = _train(whole, lambda x: whole(x, training=True), images)
     if accelerator == "gpu":
         calls = 1
@@ -174,7 +174,7 @@ def _recorded(call, sizes):
 
 @keras.saving.register_keras_serializable(package="test_shuffle_bn")
 class Block(keras.layers.Layer):
-    """A layer with a batch norm in it."""
+    """A layer that contains a batch norm."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -184,7 +184,7 @@ class Block(keras.layers.Layer):
         return self.norm(x, training=training)
 
 
-def test_batch_norms_within_layers_see_whole_batches(rng):
+def test_batch_norms_nested_in_layers_see_whole_batches(rng):
     inputs = keras.Input((4, 4, 3))
     x = Block()(SplitBatchNormalization(2)(inputs))
     encoder = keras.Model(inputs, keras.layers.Flatten()(x))

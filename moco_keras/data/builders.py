@@ -36,8 +36,8 @@ def find_builder(name, data_dir=None):
         return None
     except (AssertionError, TypeError, ValueError) as error:
         raise ValueError(
-            "A name of TensorFlow Datasets must have a version and a config "
-            f"that it knows, or none. Received: {name!r}.\n{error}"
+            "TensorFlow Datasets must be given only a version and a config "
+            f"that it knows. Received: {name!r}.\n{error}"
         ) from error
 
 

@@ -98,7 +98,8 @@ def read_folder(folder, split="train", *, examples=None, on_bad_image="skip"):
             f"`split` must be one of {', '.join(found.splits)} for the folder "
             f"{printable(folder)}. Received: split={split!r}. "
             "Splits are folders called train, val, valid, validation or test, "
-            "one of them train, and either two at least or no others beside it."
+            "including train. If train is the only one, no other folder may be "
+            "beside it."
         )
     return folders.stream(found, named, examples)
 

@@ -38,8 +38,8 @@ def join(seconds=45):
     except OSError as error:
         raise ConnectionError(
             f"The port of this worker must be free. Received: {own}, of "
-            f"TF_CONFIG, where {error.strerror}. End the program that has it, "
-            "an earlier run perhaps, or choose another port for all workers."
+            f"TF_CONFIG, where {error.strerror}. End the program that uses it, "
+            "perhaps an earlier run, or choose another port for all workers."
         ) from None
     hello = _hello(own, addresses)
     greeter = threading.Thread(target=_greet, args=(listener, hello))

@@ -123,13 +123,13 @@ def check_batch(batch_size, strategy):
         return
     if batch_size is None:
         raise ValueError(
-            f"Batches must be of one known size, for {replicas} replicas share "
-            "each. Received a data set whose last batch may be smaller. Make "
-            "it, for example, with `dataset.batch(256, drop_remainder=True)`."
+            f"Batches must have one known size, because {replicas} replicas "
+            "share each. Received a data set whose last batch may be smaller. "
+            "Use `dataset.batch(256, drop_remainder=True)`, for example."
         )
     if batch_size % replicas:
         raise ValueError(
-            "The batch size, which is that of all replicas together, must be "
+            "`batch_size` is that of all replicas together, and must be "
             f"divisible by their number. Received: batch_size={batch_size}, "
             f"{replicas} replicas. {-(-batch_size // replicas) * replicas} "
             "would do."

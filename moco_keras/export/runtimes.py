@@ -84,8 +84,8 @@ def write(encoder, images, normalize, format, folder):
     except Exception as error:  # each converter and runtime has its own
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(
-            f"An encoder to export with format={format!r} must be of "
-            "operations that the runtime has. Received one of which "
+            f"An encoder to export with format={format!r} must use only "
+            "operations that the runtime has. Received one whose "
             f"{file} cannot be made, or does not run: "
             f"{reason.rpartition('error: ')[2]}. Nothing was exported. Replace "
             "the layer, or export without `format`."

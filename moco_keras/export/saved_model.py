@@ -181,7 +181,7 @@ def _write_keras(encoder, path):
         while cause.__context__ is not None:  # the model's, its part's, ...
             cause = cause.__context__
         raise ValueError(
-            "An encoder to export must be of layers that Keras can load. "
+            "An encoder to export must have layers that Keras can load. "
             f"Received one that it cannot: {str(cause).partition('. ')[0]}. "
             "Put `@keras.saving.register_keras_serializable()` before the "
             "class of each layer of your own, and give it a `get_config`."

@@ -17,8 +17,8 @@ def check_evaluation(images):
     ):
         if not len(image_set.images):
             raise ValueError(
-                "A run evaluates its encoder by test images and their nearest "
-                f"among others, and needs one of each at least. Received: no "
+                "A run compares test images with others to evaluate its "
+                "encoder, and needs at least one of each. Received: no "
                 f"images {what}, of {images.train.num_examples} in all. Add "
                 "images, or lower --test_examples."
             )

@@ -37,7 +37,7 @@ class History(keras.callbacks.Callback):
                     ]
             except (ValueError, TypeError, AttributeError, csv.Error) as error:
                 raise ValueError(
-                    f"{path} must hold the epochs before, as the run wrote "
+                    f"{path} must hold the earlier epochs, as the run wrote "
                     f"them. Received a damaged file: {error}. Bring it back "
                     "from a copy, or begin in another folder."
                 ) from error
@@ -45,7 +45,7 @@ class History(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if len(self.epochs) < epoch:
             raise FileNotFoundError(
-                f"{self.path} must hold the {epoch} epochs before, for "
+                f"{self.path} must hold the {epoch} earlier epochs, for "
                 f"metrics.json. Received {len(self.epochs)}. Bring the file "
                 "back, or begin in another folder."
             )

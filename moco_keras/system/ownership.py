@@ -159,8 +159,8 @@ def _locked(lock, place, what):
     else:
         file = _opened(lock, place, what)
     warnings.warn(
-        f"{what} cannot be kept to one process: {reason}. See to it that no "
-        f"other uses {place} meanwhile.",
+        f"{what} cannot be kept to one process: {reason}. Make sure that no "
+        f"other process uses {place}.",
         stacklevel=4,
     )
     return file, False

@@ -243,8 +243,8 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
         # A warm-up begins at 0, too.
         if all(float(schedule(done + i)) == 0 for i in (0, 1, steps)):
             warnings.warn(
-                f"The learning rate is 0 from here on: {done} steps are done, "
-                "at which the optimizer's schedule has ended. No weight will "
-                "move. To train on, call `compile` with a new optimizer.",
+                f"The learning rate stays 0: {done} steps are done, and the "
+                "optimizer's schedule has ended. No weight will change. To "
+                "train further, call `compile` with a new optimizer.",
                 stacklevel=4,
             )

@@ -134,8 +134,8 @@ class Checkpoint(keras.callbacks.Callback):
             "An epoch can resume only with the batches that it began with. "
             f"Received, for epoch {position.epoch + 1} of {self.folder}, which "
             f"was interrupted after {position.batch} batches: "
-            f"{', '.join(changes)}. Give the same again, until that epoch has "
-            "ended at least, or choose another folder. Nothing was changed."
+            f"{', '.join(changes)}. Give the same again, at least until that "
+            "epoch has ended, or choose another folder. Nothing was changed."
         )
 
     def _state(self, position):

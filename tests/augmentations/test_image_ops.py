@@ -1,4 +1,4 @@
-"""Operations on images, against torchvision's, PIL's and definitions."""
+"""Image operations, compared with torchvision, PIL and definitions."""
 
 import colorsys
 from functools import partial
@@ -18,7 +18,7 @@ NEUTRAL = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
 
 
 def cases(operation):
-    """Parameters of an operation and what torchvision made, in [0, 255]."""
+    """Parameters of an operation, and torchvision's result in [0, 255]."""
     return [
         pytest.param(*parameters.split(), 255 * result, id=parameters)
         for parameters, result in pytorch.part(FIXTURE, operation).items()
@@ -26,7 +26,7 @@ def cases(operation):
 
 
 def assert_close(result, expected, levels=0.01):
-    """A level is a 255th of the brightest."""
+    """Compares images in [0, 255]."""
     np.testing.assert_allclose(result, expected, rtol=0, atol=levels)
 
 
@@ -98,7 +98,7 @@ def test_crop_and_resize_of_an_image_of_unknown_size(
         assert_close(crop(image[None])[0], result)
 
 
-def test_boxes_between_pixels_are_the_same_for_one_image(rng):
+def test_fractional_boxes_need_no_known_size(rng):
     image = rng.uniform(0, 255, (1, 40, 50, 3)).astype("float32")
     box = [np.array([v], "float32") for v in (2.5, 7.25, 35, 30.5)]
 
@@ -119,7 +119,7 @@ def blur(images, sigma):
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.0])
-def test_blur_is_pils(sigma):
+def test_blur_matches_pil(sigma):
     fixture = pytorch.load("blur")
     picture = fixture["picture"][None].astype("float32")
     blurred = blur(picture, sigma)
@@ -163,7 +163,7 @@ def one_jitter(image, operation, value):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_jitter_is_torchvisions_in_each_images_order(seed, rng):
+def test_jitter_matches_torchvision_in_each_images_order(seed, rng):
     rng = np.random.default_rng(seed)
     images = PICTURES[[0, 1, 2, 3] * 2]
     names = ("brightness", "contrast", "saturation", "hue")

@@ -32,7 +32,7 @@ def test_views_are_random_for_each_image(pipeline, pictures):
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
-def test_views_in_tf_data_are_those_in_a_model(pipeline, pictures):
+def test_views_in_tf_data_equal_those_in_a_model(pipeline, pictures):
     keras.utils.set_random_seed(3)
     inside = pipeline(16)(pictures).numpy()
     keras.utils.set_random_seed(3)
@@ -72,7 +72,7 @@ BLUR = ("RandomGaussianBlur", {"sigma": (0.1, 2.0), "rate": 0.5})
         (aug.cifar, [crop(32, 0.08), FLIP, jitter(0.8, hue=0.1), GRAYSCALE]),
     ],
 )
-def test_pipelines_are_the_papers(pipeline, expected):
+def test_pipelines_match_the_papers(pipeline, expected):
     of_any_layer = keras.layers.Layer().get_config().keys() | {"seed"}
     operations = [
         (
@@ -88,12 +88,12 @@ def test_pipelines_are_the_papers(pipeline, expected):
     assert operations == expected
 
 
-def test_blur_is_as_wide_a_part_of_the_picture_at_any_size():
+def test_blur_scales_with_the_image_size():
     assert aug.moco_v2(224).layers[3].sigma == (0.1, 2.0)
     assert aug.moco_v2(112).layers[3].sigma == (0.05, 1.0)
 
 
-def test_a_crop_that_fits_nowhere_is_the_centre():
+def test_a_crop_that_does_not_fit_is_centered():
     layer = aug.RandomResizedCrop(8, scale=(1.0, 1.0))
     crop = layer.get_random_transformation_batch(
         3, images=tf.zeros((3, 10, 40, 3))
@@ -145,7 +145,7 @@ def test_jitter_is_drawn_like_torchvisions():
     names = ("brightness", "contrast", "saturation", "hue")
     for name, theirs in zip(names, DRAWS["jitter/factors"].T, strict=True):
         assert reference.kolmogorov_smirnov(ours[name], theirs) < 1, name
-    # Theirs is the operation at each place, ours each operation's place.
+    # Theirs lists the operation at each place, ours each operation's place.
     orders, counts = np.unique(
         np.argsort(ours["places"], axis=1), axis=0, return_counts=True
     )
@@ -154,7 +154,7 @@ def test_jitter_is_drawn_like_torchvisions():
     assert reference.chi_square(counts, DRAWS["jitter/counts"]) < 49.7
 
 
-def test_jitter_above_1_is_drawn_from_0_on():
+def test_jitter_above_1_is_drawn_from_0():
     layer = aug.RandomColorJitter(brightness=1.5, contrast=1.5, saturation=3)
     draws = drawn(layer, 1000)
     for name, most in (
@@ -183,13 +183,13 @@ def test_blur_is_drawn_like_torchvisions():
         ("grayscale", aug.RandomGrayscale),
         ("jitter", aug.RandomColorJitter),
         ("jitter_of_v1", lambda: aug.moco_v1().layers[2]),
-        # At a width that shows.
+        # Wide enough to show.
         ("blur", lambda: aug.RandomGaussianBlur(sigma=(1.0, 1.0))),
         ("solarize", aug.RandomSolarize),
     ],
 )
 def test_operations_apply_as_often_as_torchvisions(case, make_layer, rng):
-    layer = make_layer()  # here, where the seed is set
+    layer = make_layer()  # made here, where the seed is set
     image = rng.uniform(0, 255, (4, 4, 3)).astype("float32")
     images = np.stack([image] * 10_000)
     changed = ~np.isclose(layer(images), images, atol=1e-2).all(axis=(1, 2, 3))
@@ -219,7 +219,7 @@ def test_each_image_is_changed_or_left(make_layer, changed, rng):
     assert done.mean() == pytest.approx(layer.rate, abs=0.05)
 
 
-def test_evaluation_leaves_images_of_its_size(pictures):
+def test_evaluation_keeps_images_of_its_size(pictures):
     square = pictures[:, :16, :16]
     np.testing.assert_array_equal(aug.evaluation(16)(square), square)
     spec = tf.TensorSpec((None, None, None, 3), square.dtype)

@@ -24,7 +24,7 @@ def test_knn_is_logged_at_the_first_the_chosen_and_the_last_epoch(
     history = model.fit(
         images, batch_size=8, epochs=5, verbose=0, callbacks=[monitor, log]
     ).history
-    # Each image is its own nearest neighbour.
+    # Each image is its own nearest neighbor.
     assert history["knn"] == [1.0] * 4
     rows = (tmp_path / "log.csv").read_text().splitlines()
     column = rows[0].split(",").index("knn")
@@ -64,7 +64,7 @@ def test_features_of_a_model_are_its_backbones(make_model, images):
 
 
 def test_labels_in_a_column(make_model, images, labels):
-    """As `keras.datasets` has them."""
+    """As in `keras.datasets`."""
     both = images, labels[:, None]
     monitor = callbacks.KNNMonitor(both, both, k=1)
     monitor.set_model(make_model())
@@ -97,7 +97,9 @@ def test_k_is_chosen_by_the_smallest_class(images, labels):
         ({"test_images": np.zeros((16, 8, 8), "uint8")}, "images in gray"),
     ],
 )
-def test_what_is_wrong_is_said_before_training(kwargs, message, images, labels):
+def test_bad_arguments_are_refused_before_training(
+    kwargs, message, images, labels
+):
     kwargs = dict(kwargs)
     images = kwargs.pop("images", images)
     both = {
@@ -126,13 +128,15 @@ def test_images_of_another_size_are_refused_before_training(
     assert 0 <= monitor.evaluate()["knn"] <= 1
 
 
-def test_a_label_that_the_bank_lacks_is_never_found(make_model, images, labels):
+def test_a_label_that_the_bank_lacks_is_never_predicted(
+    make_model, images, labels
+):
     monitor = callbacks.KNNMonitor((images, labels), (images, labels + 3), k=1)
     monitor.set_model(make_model())
     assert monitor.evaluate() == {"knn": 0.0, "knn_projection": 0.0}
 
 
-def test_nan_ends_the_training_and_says_where(make_model, images):
+def test_nan_ends_training_and_names_the_step(make_model, images):
     model = make_model(optimizer=optimizers.SGD(1e30))
     with pytest.raises(FloatingPointError, match="nan at step 1 of epoch 2"):
         model.fit(
@@ -144,7 +148,7 @@ def test_nan_ends_the_training_and_says_where(make_model, images):
         )
 
 
-def test_a_callback_of_the_callers_is_not_doubled(make_model, images):
+def test_a_given_momentum_update_is_not_doubled(make_model, images):
     model = make_model(momentum=0.5)
     mine = MomentumUpdate()
     q = model.query_encoder.trainable_variables[0]

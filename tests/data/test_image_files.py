@@ -22,7 +22,7 @@ def noise(width=40, height=30):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images of all kinds, and what is none."""
+    """Images of all kinds, and files that are not images."""
     folder = tmp_path_factory.mktemp("images")
     for suffix in ("jpg", "png", "bmp"):
         noise().save(folder / f"good.{suffix}")
@@ -87,7 +87,7 @@ SKIPPED = {
 }
 
 
-def test_what_cannot_be_decoded_is_skipped_and_listed(folder):
+def test_bad_images_are_skipped_and_listed(folder):
     scan = image_files.scan(folder)
     names = [printable(path.relative_to(folder)) for path in scan.files]
     assert sorted(names) == sorted(GOOD)
@@ -100,7 +100,7 @@ def test_what_cannot_be_decoded_is_skipped_and_listed(folder):
     assert f"3 {LARGE}: vast.gif, vast.jpg, vast.png" in summary
 
 
-def test_the_first_of_them_is_an_error_if_told_so(folder):
+def test_the_first_bad_image_is_an_error_if_requested(folder):
     with pytest.raises(ValueError, match=r'empty.jpg: Neither.*"skip"'):
         image_files.scan(folder, "error")
     with pytest.raises(ValueError, match="on_bad_image='ignore'"):
@@ -120,7 +120,7 @@ def test_a_long_scan_shows_its_progress_on_a_terminal(
     assert f"{count}/{count}" in capsys.readouterr().out
 
 
-def test_the_others_are_what_they_show(folder):
+def test_good_images_are_decoded_correctly(folder):
     images = {
         path.name: decoding.decode(path.read_bytes()).numpy()
         for path in image_files.scan(folder).files
@@ -143,8 +143,8 @@ def test_the_others_are_what_they_show(folder):
     assert images["pixel.jpg"].shape == (1, 1, 3)
 
 
-def test_they_train(folder, make_model):
-    """Those of one pixel and of names that are no text too."""
+def test_good_images_can_be_trained_on(folder, make_model):
+    """Even those of one pixel, or with names that are not text."""
     views = data.two_views(data.read(folder), augmentations.moco_v2(8), 5)
     history = make_model().fit(views, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()
@@ -152,7 +152,7 @@ def test_they_train(folder, make_model):
 
 
 def test_memory_is_bounded(folder):
-    """A process that decodes a vast image would need 1.2 GB more."""
+    """Decoding a vast image would take 1.2 GB."""
     code = (
         "import resource; from moco_keras.data import image_files\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -165,9 +165,9 @@ def test_memory_is_bounded(folder):
     assert int(result.stdout) < 300_000  # kB
 
 
-def test_what_may_not_be_read(tmp_path):
+def test_unreadable_files_and_folders_are_skipped(tmp_path):
     if not hasattr(os, "seteuid") or os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
+        pytest.skip("only root can switch to another user")
     for path in ("open/a.png", "shut/b.png", "c.png"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         noise().save(tmp_path / path)
@@ -193,8 +193,8 @@ def names_in(folder, paths):
     return [str(path.relative_to(folder)) for path in paths]
 
 
-def test_what_has_two_names_is_taken_once(tmp_path):
-    """By its own, whichever comes first in the alphabet."""
+def test_linked_files_are_taken_once(tmp_path):
+    """Under their own names, even if those of links come first."""
     folder, outside = tmp_path / "images", tmp_path / "outside"
     for path in (
         folder / "m" / "1.png",
@@ -212,7 +212,7 @@ def test_what_has_two_names_is_taken_once(tmp_path):
         "m/up": folder,  # a circle
         "b.png": folder / "m" / "1.png",  # to a file
         "z.png": folder / "m" / "1.png",
-        "y": outside,  # to what is outside, which holds a way back
+        "y": outside,  # to the outside, from which a link leads back
         "x": outside / "more",
         "7.png": tmp_path / "5.png",
         "6.png": tmp_path / "5.png",
@@ -223,12 +223,12 @@ def test_what_has_two_names_is_taken_once(tmp_path):
     (folder / "m" / "hard.png").hardlink_to(folder / "m" / "1.png")
     taken = ["6.png", "m/1.png", "m/deep/2.png", "m/hard.png"]
     taken += ["x/4.png", "y/3.png"]
-    again = ["7.png", "a", "b.png", "c.png", "m/up", "sub", "y/back"]
-    again += ["y/more", "z", "z.png"]
+    skipped = ["7.png", "a", "b.png", "c.png", "m/up", "sub", "y/back"]
+    skipped += ["y/more", "z", "z.png"]
     found = image_files.walk(folder)
     assert names_in(folder, found.files) == taken
-    assert names_in(folder, [path for path, _ in found.left_out]) == again
-    scan = image_files.scan(folder, "error")  # links are no bad images
+    assert names_in(folder, [path for path, _ in found.left_out]) == skipped
+    scan = image_files.scan(folder, "error")  # links are not bad images
     assert names_in(folder, scan.files) == taken
     assert scan.skipped == found.left_out
     assert (
@@ -240,7 +240,7 @@ def test_what_has_two_names_is_taken_once(tmp_path):
     assert names_in(tmp_path / "link", linked.files) == taken
 
 
-def test_a_folder_above_holds_it_again(tmp_path):
+def test_a_link_to_the_parent_folder(tmp_path):
     noise().save(tmp_path / "1.png")
     (tmp_path / "images").mkdir()
     noise().save(tmp_path / "images" / "2.png")
@@ -267,7 +267,7 @@ def test_the_pictures_of_runs_are_left_out(of_run, tmp_path):
         "saved_models/image_folder/1.png",
     ]
     assert scan.skipped == [(run, "The folder of a run")]
-    # If nothing else is asked for, they are images.
+    # A scan of just that folder takes them.
     assert len(image_files.scan(run).files) == 1
 
 

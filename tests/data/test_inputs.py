@@ -1,4 +1,4 @@
-"""What to do about images of another kind: the advice is run as it stands."""
+"""Errors about images advise code, which is run here as it stands."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ from moco_keras import augmentations, data, distribution
 from moco_keras.data import checks, inputs
 from moco_keras.evaluation import features
 
-# What images in [0, 255] may have become.
+# Other forms of images in [0, 255].
 KINDS = {
     "float in [0, 1]": lambda x: x / np.float32(255),
     "float in [-1, 1]": lambda x: x / np.float32(127.5) - np.float32(1),
@@ -42,7 +42,7 @@ FORMS = {
 
 
 def advised(function, bad, of="", **names):
-    """Runs what an error tells to pass, for pixels of one range."""
+    """Runs the code that an error advises for pixels of one range."""
     with pytest.raises(ValueError, match="Images must be.*ass `") as caught:
         function(bad)
     advice = str(caught.value)
@@ -61,7 +61,7 @@ def pixels(given):
 
 
 def train(x):
-    """As `fit` begins."""
+    """Runs the checks with which `fit` begins."""
     strategy = distribution.strategy("none")
     batch_size = None if isinstance(x, tf.data.Dataset) else 8
     inputs.training_batches(x, batch_size, strategy)
@@ -69,7 +69,7 @@ def train(x):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", FORMS)
-def test_pixels_of_another_kind(kind, form, images):
+def test_advice_about_pixels(kind, form, images):
     images[0, 0, 0] = 0, 255, 128  # the whole range
     bad, name = FORMS[form](KINDS[kind](images)), "images"
     if isinstance(bad, tf.data.Dataset):
@@ -90,7 +90,7 @@ def test_pixels_of_another_kind(kind, form, images):
     ids=["gray", "gray without channel", "alpha", "bool"],
 )
 @pytest.mark.parametrize("form", FORMS)
-def test_channels_of_another_kind(bad, expected, form, images):
+def test_advice_about_channels(bad, expected, form, images):
     bad, name = FORMS[form](bad(images)), "images"
     if isinstance(bad, tf.data.Dataset):
         name = "dataset"
@@ -102,7 +102,7 @@ def test_channels_of_another_kind(bad, expected, form, images):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["array", "tensor", "data set", "labelled"])
 @pytest.mark.parametrize("method", ["fit", "predict"])
-def test_what_is_advised_trains_and_predicts(form, method, images, make_model):
+def test_advised_images_train_and_predict(form, method, images, make_model):
     bad = FORMS[form](KINDS["float in [0, 1]"](images))
     name, batch_size = "dataset", None
     if form in ("array", "tensor"):
@@ -115,14 +115,14 @@ def test_what_is_advised_trains_and_predicts(form, method, images, make_model):
     function(good)
 
 
-def test_a_single_image(images, make_model):
+def test_advice_about_a_single_image(images, make_model):
     model = make_model()
     image = images[0]
     good = advised(lambda x: model.predict(x, verbose=0), image, images=image)
     assert model.predict(good, verbose=0).shape == (1, 4)
 
 
-def test_a_data_set_without_batches(images):
+def test_advice_about_a_data_set_without_batches(images):
     dataset = tf.data.Dataset.from_tensor_slices(images.repeat(16, axis=0))
     good = advised(train, dataset, dataset=dataset)
     assert next(iter(good)).shape == (256, 8, 8, 3)
@@ -130,7 +130,7 @@ def test_a_data_set_without_batches(images):
 
 
 @pytest.mark.parametrize("form", ["data set", "labelled", "dicts"])
-def test_images_to_cut_views_from(form, images):
+def test_advice_about_images_to_cut_views_from(form, images):
     bad = FORMS[form](KINDS["uint16 in [0, 65535]"](images)).unbatch()
 
     def cut(dataset):
@@ -142,7 +142,7 @@ def test_images_to_cut_views_from(form, images):
 
 
 def stream_of(images):
-    """As `data.read` gives it, of a data set of 16 bits or of one channel."""
+    """A stream as `data.read` returns it, of any dtype and channels."""
     rows = tf.data.Dataset.range(len(images))
     decode = lambda i: {"image": tf.gather(images, i), "label": i}  # noqa: E731
     return data.ImageStream(lambda key: rows, decode, len(images), [], "mine")
@@ -163,7 +163,7 @@ def stream_of(images):
         lambda x: data.two_views(x, augmentations.cifar(8), 4),
     ],
 )
-def test_streams(bad, of, function, images, monkeypatch):
+def test_advice_about_streams(bad, of, function, images, monkeypatch):
     images = images[..., :1].repeat(3, axis=-1)
     stream = stream_of(bad(images))
     monkeypatch.setattr(data, "read", lambda *args: stream)
@@ -171,19 +171,19 @@ def test_streams(bad, of, function, images, monkeypatch):
     np.testing.assert_array_equal(pixels(good.batch(4)), images)
 
 
-def test_features_are_of_images(images, make_model):
+def test_advice_of_feature_extraction(images, make_model):
     model = make_model()
     bad = images.astype("float32")
     good = advised(lambda x: features.extract(model, x), bad, images=bad)
     np.testing.assert_array_equal(good, images)
 
 
-def test_pixels_out_of_every_range(images):
+def test_pixels_outside_every_range(images):
     normalized = (images - images.mean()) / images.std()
     with pytest.raises(ValueError, match="pixels from -1.*Undo what has moved"):
         train(normalized)
 
 
-def test_a_model_called_on_symbols(make_model):
+def test_a_model_called_on_a_symbolic_input(make_model):
     with pytest.raises(ValueError, match="dtype=float32. If pixels are in"):
         make_model()(keras.Input((8, 8, 3)))

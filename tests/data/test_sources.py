@@ -61,7 +61,7 @@ def test_empty_folder(tmp_path):
         data.load(tmp_path)
 
 
-def test_folder_with_a_file_that_is_no_image(tmp_path):
+def test_folder_with_a_file_that_is_not_an_image(tmp_path):
     write_images(tmp_path, [(8, 8)])
     (tmp_path / "notes.jpg").write_text("a list of things to buy")
     loaded = data.load(tmp_path)
@@ -74,7 +74,7 @@ def test_folder_with_a_file_that_is_no_image(tmp_path):
 
 
 @pytest.mark.parametrize("examples", [0, 4])
-def test_examples_must_be_there(tmp_path, examples):
+def test_examples_must_be_available(tmp_path, examples):
     write_images(tmp_path, [(8, 8)] * 3)
     with pytest.raises(ValueError, match=str(examples)):
         data.load(tmp_path, examples=examples)
@@ -94,8 +94,8 @@ def test_a_folder_wins_over_any_name(name, tmp_path, monkeypatch):
         assert data.read_folder(source).num_examples == 1
 
 
-def test_a_name_is_asked_for_as_such(textures_dir, tmp_path, monkeypatch):
-    """By the programs of one data set, wherever they run."""
+def test_read_named_ignores_folders(textures_dir, tmp_path, monkeypatch):
+    """Programs of one data set have to work in any folder."""
     write_images(tmp_path / "textures", [(8, 8)])
     monkeypatch.chdir(tmp_path)
     named = data.read_named("textures", "test", data_dir=textures_dir)
@@ -123,12 +123,12 @@ def test_unknown_names(name, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=f"that exists.*'{name}', look"):
         data.read_folder(name)
     with pytest.raises(FileNotFoundError, match="'cifar10', which is neither"):
-        data.load(Path("cifar10"))  # a path is no name
+        data.load(Path("cifar10"))  # a path is not a name
 
 
 @pytest.mark.parametrize("name", ["textures:9.9.9", "textures/large"])
-def test_versions_and_configs_that_are_not_there(name, textures_dir):
-    """And one that is."""
+def test_unknown_versions_and_configs(name, textures_dir):
+    """A known version is accepted."""
     with pytest.raises(ValueError, match=f"that it knows.*'{name}'"):
         data.read(name, data_dir=textures_dir)
     stream = data.read("textures:1.0.0", "test", data_dir=textures_dir)
@@ -172,7 +172,7 @@ def test_cifar10(cifar10_dir):
     np.testing.assert_array_equal(again.images, loaded.images[:300])
 
 
-def test_grey_images_by_name_are_refused_with_the_remedy(fashion_dir):
+def test_gray_images_by_name_are_refused_with_the_remedy(fashion_dir):
     with pytest.raises(ValueError, match="1 channels.*Repeat"):
         data.load("fashion_mnist", "test", data_dir=fashion_dir)
 
@@ -186,7 +186,7 @@ def test_a_dataset_of_dicts_trains(make_model, textures_dir):
 
 
 def test_folder_with_splits(tmp_path):
-    """As TFDS's `ImageFolder` has it."""
+    """Laid out as TFDS's `ImageFolder` expects."""
     for place, count in {
         "Train/cats": 2,
         "Train/dogs/small": 1,
@@ -242,7 +242,7 @@ def test_a_folder_beside_splits_is_left_out_and_listed(tmp_path):
 @pytest.mark.parametrize(
     "folders", [("train", "car"), ("val", "test"), ("cats", "dogs")]
 )
-def test_folders_that_are_no_splits_are_classes(folders, tmp_path):
+def test_folders_that_are_not_splits_are_classes(folders, tmp_path):
     for name in folders:
         write_images(tmp_path / name, [(8, 8)])
     assert data.read_folder(tmp_path).class_names == sorted(folders)
@@ -250,23 +250,23 @@ def test_folders_that_are_no_splits_are_classes(folders, tmp_path):
         data.load(tmp_path, "test")
 
 
-def test_images_beside_the_folders_of_classes(tmp_path):
+def test_images_beside_class_folders(tmp_path):
     for place, count in {"cats": 3, "dogs": 2, "": 4}.items():
         write_images(tmp_path / place, [(8, 8)] * count)
     stream = data.read_folder(tmp_path)
     assert stream.labels.tolist() == 4 * [-1] + 3 * [0] + 2 * [1]
-    labelled = stream.only_labelled()
-    assert labelled.num_examples == len(labelled.labels) == 5
-    loaded = labelled.load()
+    labeled = stream.only_labelled()
+    assert labeled.num_examples == len(labeled.labels) == 5
+    loaded = labeled.load()
     assert loaded.labels.tolist() == [0, 0, 0, 1, 1] and loaded.labelled
-    assert sorted(labelled.load(5).labels) == [0, 0, 0, 1, 1]
+    assert sorted(labeled.load(5).labels) == [0, 0, 0, 1, 1]
     whole = stream.load()
     assert not whole.labelled
     assert whole.only_labelled().labels.tolist() == [0, 0, 0, 1, 1]
     np.testing.assert_array_equal(whole.only_labelled().images, loaded.images)
 
 
-NAMES_OF_CLASSES = [
+CLASS_NAMES = [
     b"%s{0}",
     b"$HOME",
     b"'single' \"double\"",
@@ -282,27 +282,25 @@ NAMES_OF_CLASSES = [
 ]
 
 
-def test_names_of_any_bytes(tmp_path):
-    """Their classes have the same numbers whatever the locale."""
-    for i, name in enumerate(NAMES_OF_CLASSES):
+def test_class_names_of_any_bytes(tmp_path):
+    """Class numbers do not depend on the locale."""
+    for i, name in enumerate(CLASS_NAMES):
         place = tmp_path / os.fsdecode(name)
         place.mkdir()
         image = Image.new("RGB", (4, 4), color=i)
         image.save(place / os.fsdecode(b"of " + name), format="PNG")
     loaded = data.load(tmp_path)
     numbers = loaded.images[:, 0, 0, 0].tolist()
-    assert numbers == [
-        NAMES_OF_CLASSES.index(name) for name in sorted(NAMES_OF_CLASSES)
-    ]
-    assert loaded.labels.tolist() == list(range(len(NAMES_OF_CLASSES)))
+    assert numbers == [CLASS_NAMES.index(name) for name in sorted(CLASS_NAMES)]
+    assert loaded.labels.tolist() == list(range(len(CLASS_NAMES)))
     assert loaded.skipped == []
     for name in loaded.class_names:
         assert name.encode() and "\n" not in name
     assert loaded.class_names[-1] == "\\xff\\xfe"
 
 
-def test_what_tells_folders_apart(tmp_path, monkeypatch):
-    """What images are called and hold, not where they are."""
+def test_the_source_of_a_folder_identifies_its_images(tmp_path, monkeypatch):
+    """It depends on their names and contents, not on their place."""
     folder = tmp_path / "images"
     write_images(folder / "cats", [(8, 8)] * 3)
     (tmp_path / "link").symlink_to(folder)

@@ -6,7 +6,7 @@ from moco_keras import augmentations, callbacks, optimizers
 from moco_keras.data import textures
 
 
-def test_the_same_bytes_for_the_same_seed():
+def test_the_same_seed_draws_the_same_images():
     images, labels = textures.draw(200, seed=3)
     again, _ = textures.draw(200, seed=3)
     other, _ = textures.draw(200, seed=4)
@@ -20,7 +20,7 @@ def test_the_same_bytes_for_the_same_seed():
 
 @pytest.mark.slow
 def test_moco_learns_textures():
-    """A short training lifts kNN well above the untrained encoder's."""
+    """A short training run raises kNN well above the untrained encoder's."""
     bank, test = textures.draw(2000, seed=0), textures.draw(400, seed=1)
     encoder = moco_keras.build_encoder(
         "resnet18", 32, 32, width=16, stem="imagenet", bn_splits=2

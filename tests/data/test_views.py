@@ -6,12 +6,12 @@ from PIL import Image
 
 from moco_keras import Checkpoint, augmentations, data, distribution
 
-STEPS = 3  # of 4 images, of 13
+STEPS = 3  # of 4 images each, of 13 images
 
 
 @pytest.fixture(params=["folder", "tfds"])
 def stream(request, tmp_path, textures_dir):
-    """Thirteen images that no one holds in memory."""
+    """Thirteen images that are not held in memory."""
     if request.param == "tfds":
         return data.read("textures", data_dir=textures_dir, examples=13)
     rng = np.random.default_rng(0)
@@ -31,11 +31,11 @@ def batches(stream, augmenter, count, strategy=None, **where):
 
 
 @pytest.mark.slow
-def test_order_and_views_are_functions_of_the_seed_and_the_pass(stream):
+def test_order_and_views_depend_only_on_seed_and_pass(stream):
     augmenter = augmentations.moco_v2(8)
     both = batches(stream, augmenter, 2 * STEPS)
     assert both[0].shape == (2, 4, 8, 8, 3)
-    # Read at another time, by another augmenter.
+    # Read again, with another augmenter.
     again = batches(stream, augmentations.moco_v2(8), 2 * STEPS)
     np.testing.assert_array_equal(again, both)
     for began in (1, 3):  # the next pass
@@ -58,15 +58,15 @@ def test_every_pass_has_every_image_once(stream):
     assert len(np.unique(first, axis=0)) == len(np.unique(second, axis=0)) == 12
     assert not np.array_equal(first, second)
     images = [mark(x["image"])[0] for x in stream.dataset]
-    own = batches(stream, mark, 2 * STEPS, shuffle=False)
-    for half in own[:STEPS], own[STEPS:]:
+    unshuffled = batches(stream, mark, 2 * STEPS, shuffle=False)
+    for half in unshuffled[:STEPS], unshuffled[STEPS:]:
         in_order = np.concatenate([batch[0, :, 0] for batch in half])
         np.testing.assert_array_equal(in_order, images[:12])
 
 
 @pytest.mark.slow
-def test_views_of_a_data_set_depend_on_its_key_and_their_number():
-    """However many are cut at the same time, and in every pass others."""
+def test_views_of_a_data_set_depend_only_on_seed_and_pass():
+    """Not on how many are cut in parallel."""
     images = np.random.default_rng(0).integers(0, 256, (64, 9, 9, 3), "uint8")
     dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(64)))
 
@@ -83,8 +83,8 @@ def test_views_of_a_data_set_depend_on_its_key_and_their_number():
     assert len(np.unique(both, axis=0)) == len(both)
 
 
-def test_random_layers_must_be_the_augmenters(stream):
-    """Or every image would get the same numbers."""
+def test_random_layers_must_belong_to_the_augmenter(stream):
+    """Otherwise every image would get the same random numbers."""
     layer = augmentations.RandomHorizontalFlip()
     dataset = tf.data.Dataset.from_tensor_slices(
         np.zeros((8, 9, 9, 3), "uint8")
@@ -100,7 +100,7 @@ def test_random_layers_must_be_the_augmenters(stream):
 
 
 def test_views_of_a_data_set_by_a_function():
-    """Which has no random states of its own."""
+    """A function, unlike a layer, has no random states."""
     images = np.zeros((4, 9, 9, 3), "uint8")
 
     def cut(image):
@@ -113,7 +113,7 @@ def test_views_of_a_data_set_by_a_function():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("accelerator")
-def test_a_training_goes_on_within_a_pass(stream, make_model, tmp_path):
+def test_a_run_resumes_within_a_pass(stream, make_model, tmp_path):
     def train(epochs, folder, seed=2, **kwargs):
         keras.utils.set_random_seed(seed)
         model = make_model()
@@ -134,7 +134,7 @@ def test_a_training_goes_on_within_a_pass(stream, make_model, tmp_path):
 
 
 @pytest.mark.usefixtures("accelerator")
-def test_files_that_are_gone(tmp_path, make_model):
+def test_missing_files_are_named(tmp_path, make_model):
     for i in range(8):
         Image.new("RGB", (9, 9), color=i).save(tmp_path / f"{i}.png")
     views = data.two_views(data.read(tmp_path), augmentations.cifar(8), 4)
@@ -145,6 +145,6 @@ def test_files_that_are_gone(tmp_path, make_model):
         model.fit(views, verbose=0)
 
 
-def test_more_images_than_a_batch_are_needed(stream):
+def test_a_full_batch_of_images_is_needed(stream):
     with pytest.raises(ValueError, match="batch_size=14, 13 images"):
         data.two_views(stream, augmentations.cifar(8), 14)

@@ -20,7 +20,7 @@ V100 = {"device_name": "Tesla V100", "compute_capability": (7, 0)}
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A function that makes TensorFlow find GPUs of these details."""
+    """Returns a function that makes TensorFlow find GPUs."""
 
     def with_gpus(*details):
         numbers = {"GPU": list(range(len(details)))}
@@ -40,7 +40,7 @@ def machine(monkeypatch):
         ([A100, A100], 2, "2 x NVIDIA A100"),
         ([A100, A100], 1, "NVIDIA A100"),
         ([H100, V100, H100], 3, "2 x NVIDIA H100, Tesla V100"),
-        ([{}], 1, "GPU"),  # TensorFlow may know nothing of it
+        ([{}], 1, "GPU"),  # TensorFlow may know no details
     ],
 )
 def test_gpus_have_names(machine, gpus, count, expected):
@@ -55,7 +55,7 @@ def test_a_processor_has_a_name(machine, monkeypatch, tmp_path):
     assert not accelerators.on_gpu()
     assert accelerators.describe().endswith(", 6 cores")
     assert accelerators.describe(2).endswith(", 6 cores as 2 devices")
-    monkeypatch.setattr(accelerators, "_PROC", tmp_path)  # of no Linux
+    monkeypatch.setattr(accelerators, "_PROC", tmp_path)  # as if not on Linux
     assert accelerators.describe().startswith("CPU ")
 
 
@@ -83,7 +83,7 @@ def write(folder, **files):
 
 @pytest.fixture
 def linux(machine, monkeypatch, tmp_path):
-    """A computer without GPUs, of 8,000 KiB: its /proc and /sys/fs/cgroup."""
+    """/proc and /sys/fs/cgroup of a machine without GPUs, 8,000 KiB free."""
     machine()
     proc, groups = tmp_path / "proc", tmp_path / "cgroup"
     monkeypatch.setattr(accelerators, "_PROC", proc)
@@ -98,9 +98,9 @@ def test_free_memory_is_that_of_the_system(linux, monkeypatch, tmp_path):
     assert accelerators.free_memory() is None
 
 
-@pytest.mark.parametrize("seen_as", ["/a/b", "/"])  # of a container, the root
+@pytest.mark.parametrize("seen_as", ["/a/b", "/"])  # in a container, "/"
 def test_free_memory_is_within_a_control_group(linux, seen_as):
-    """Of version 2: the smallest of the group and those around it."""
+    """The group or one of its parents may set the limit (version 2)."""
     proc, groups = linux
     write(proc / "self", cgroup="0::/a/b\n")
     place = groups / seen_as.strip("/")
@@ -128,7 +128,7 @@ def test_free_memory_is_within_a_control_group_of_version_1(linux):
 
 
 def test_free_memory_of_gpus_is_that_of_the_fullest(machine, monkeypatch):
-    """Of what TensorFlow may take, for others may hold the rest."""
+    """Within TensorFlow's limit, because others may hold the rest."""
     machine(A100, A100)
     devices = [
         types.SimpleNamespace(device_type=kind, memory_limit_bytes=limit)
@@ -147,8 +147,8 @@ def test_free_memory_of_gpus_is_that_of_the_fullest(machine, monkeypatch):
     assert accelerators.free_memory() is None
 
 
-def test_a_session_tells_what_its_devices_may_take():
-    """As it is asked on GPUs; a CPU has a limit, too."""
+def test_a_session_knows_the_memory_limits_of_its_devices():
+    """It is asked about GPUs; a CPU has a limit, too."""
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         (device, *_) = session.list_devices()
     assert device.device_type == "CPU" and device.memory_limit_bytes > 0
@@ -165,7 +165,7 @@ def test_a_session_tells_what_its_devices_may_take():
         (False, [], None, False),
     ],
 )
-def test_a_gpu_that_is_not_used_is_said(
+def test_an_unused_gpu_causes_a_warning(
     machine, monkeypatch, tmp_path, driver, gpus, visible, warned
 ):
     machine(*gpus)
@@ -179,14 +179,14 @@ def test_a_gpu_that_is_not_used_is_said(
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         accelerators.warn_of_unused_gpu()
-        accelerators.warn_of_unused_gpu()  # says nothing more
+        accelerators.warn_of_unused_gpu()  # does not warn again
     accelerators.warn_of_unused_gpu.cache_clear()
     assert len(seen) == warned
     for warning in seen:
         assert "tensorflow[and-cuda]==" in str(warning.message)
 
 
-def test_programs_ask_for_an_unused_gpu(monkeypatch):
+def test_programs_warn_of_an_unused_gpu(monkeypatch):
     done = []
     monkeypatch.setattr(
         accelerators, "warn_of_unused_gpu", lambda: done.append("asked")

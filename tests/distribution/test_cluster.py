@@ -15,7 +15,7 @@ def ports():
 
 
 def greet(listener, after, word=b"\0\0\x18\x04\0\0\0\0\0"):
-    """Answers after some seconds, as TensorFlow's server does or otherwise."""
+    """Answers after some seconds, by default like TensorFlow's server."""
     time.sleep(after)
     connection, _ = listener.accept()
     with connection:
@@ -34,8 +34,8 @@ def test_workers_wait_for_each_other(ports, monkeypatch):
     socket.create_server(("", ports[0])).close()  # free for TensorFlow
 
 
-def test_a_worker_greets_who_waits_for_it(ports, monkeypatch):
-    """As long as it waits itself."""
+def test_a_waiting_worker_greets_the_others(ports, monkeypatch):
+    """For as long as it waits itself."""
     monkeypatch.setenv("TF_CONFIG", config(ports))
     waiting = threading.Thread(target=cluster.join, args=(30,))
     waiting.start()
@@ -62,7 +62,7 @@ def connect(port):
 
 @pytest.mark.parametrize("word", [b"SSH-2.0-OpenSSH_9.2", b"worker a:1 of 12"])
 def test_something_else_is_not_a_worker(word, ports, monkeypatch):
-    """Another program, or a worker that believes to be another one."""
+    """Another program, or a worker with another address."""
     monkeypatch.setenv("TF_CONFIG", config(ports))
     with socket.create_server(("", ports[1])) as stranger:
         other = threading.Thread(target=greet, args=(stranger, 0, word))
@@ -72,14 +72,14 @@ def test_something_else_is_not_a_worker(word, ports, monkeypatch):
         other.join()
 
 
-def test_a_host_that_answers_without_a_word_is_not_a_worker(ports, monkeypatch):
+def test_a_host_that_sends_nothing_is_not_a_worker(ports, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", config(ports))
     with socket.create_server(("", ports[1])):
         with pytest.raises(ConnectionError, match=f"{ports[1]} .timed out"):
             cluster.join(seconds=0)
 
 
-def test_a_worker_alone_waits_for_nobody(ports, monkeypatch):
+def test_a_single_worker_does_not_wait(ports, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", config(ports[:1]))
     cluster.join(seconds=0)
 
@@ -118,7 +118,7 @@ def test_a_taken_port_is_named(ports, monkeypatch):
         (config([1], chief=[":2"]), "a host and a port"),
     ],
 )
-def test_malformed(text, message, monkeypatch):
+def test_malformed_tf_config(text, message, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match="TF_CONFIG") as caught:
         cluster.join()

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.mark.slow
 def test_deterministic_operations_train_the_same(tmp_path):
-    """Twice, and where one process resumes what another has left."""
+    """A second run and a resumed one end like the first."""
     results = deterministic.differences(tmp_path)
     assert results.keys() == deterministic.KINDS.keys()
     for kind, (arrays, second, resumed) in results.items():

@@ -1,4 +1,4 @@
-"""What `make gpu` is made of, as far as a CPU goes."""
+"""The parts of `make gpu`, as far as a CPU can run them."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from programs import ROOT
 from moco_keras import build_encoder
 
 _STEP = {"width": 4, "batch_size": 8, "queue_size": 16, "steps": 2, "turns": 1}
-# What makes a check small, and how many rows it gives at least.
+# Settings that make a check small, and the least number of its rows.
 TINY = {
     "replicas": ({}, len(replicas.RUNS) + 1),
     "determinism": ({"kinds": ["cifar"]}, 2),
@@ -33,7 +33,7 @@ PATH = f"{ROOT}:{ROOT}/tests/distribution"
 
 
 def tiny(name, settings, seconds=250):
-    """Rows of a check that was made small."""
+    """The rows of a check with smaller settings."""
     check = gpu.CHECKS[name]
     check = check._replace(settings={**check.settings, **settings})
     return gpu.rows_of(name, check, seconds)
@@ -51,7 +51,7 @@ def test_a_check_runs_on_a_cpu(name, capfd):
 
 
 @pytest.mark.slow
-def test_figures_of_a_step_belong_together():
+def test_figures_of_a_step_agree():
     settings = {**_STEP, "matrix": 64}
     images, ms, share = tiny("step, mixed_bfloat16, no XLA", settings)
     assert ms.measured == "ms a step of 8 images"
@@ -123,7 +123,7 @@ def test_without_a_gpu_it_says_so():
 
 
 @pytest.mark.parametrize("verdict, code", [(None, 0), (True, 0), (False, 1)])
-def test_a_table_ends_it(verdict, code, monkeypatch, capsys):
+def test_main_prints_a_table(verdict, code, monkeypatch, capsys):
     def rows_of(name, check, seconds):
         assert 0 < seconds <= check.seconds
         return [gpu.Row(name, "something", "1.5", verdict)]
@@ -155,14 +155,14 @@ def test_rows_are_read_and_the_rest_is_printed(capsys):
     assert "hello" in capsys.readouterr().out
 
 
-def test_a_crash_costs_a_row():
+def test_a_crash_adds_a_failed_row():
     program = 'print(\'ROW ["a", "b", null]\', flush=True); import os; '
     kept, crash = printed(program + "os.abort()")
     assert (kept.value, kept.passed) == ("b", None)
     assert crash.passed is False and "exit code -6" in crash.value
 
 
-def test_a_hang_ends_with_all_that_it_started(tmp_path):
+def test_a_hang_is_killed_with_its_children(tmp_path):
     beat = f"while :; do touch {tmp_path}/beat; sleep 0.1; done"
     program = (
         "import subprocess, time; "
@@ -182,12 +182,12 @@ def test_operations_are_counted():
     encoder = keras.Model(inputs, x)
     expected = 2 * 9 * (3 * 3 * 3 * 5) + 2 * 5 * 7
     assert gpu_timings.forward_operations(encoder) == expected
-    # 4.1 thousand million multiplications, as is known of ResNet-50.
+    # ResNet-50 is known to take 4.1 billion multiplications.
     operations = gpu_timings.forward_operations(build_encoder("resnet50"))
     assert operations == pytest.approx(2 * 4.09e9, rel=0.01)
 
 
-def test_a_turn_is_the_median_of_those_after_the_first(monkeypatch):
+def test_seconds_are_the_median_after_the_first_turn(monkeypatch):
     times = iter([0, 9, 9, 10, 20, 22, 30, 37])  # of 9, 1, 2 and 7 s
     monkeypatch.setattr(time, "perf_counter", lambda: next(times))
     assert gpu_timings.median_seconds(lambda: None, turns=3) == 2

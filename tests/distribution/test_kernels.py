@@ -1,4 +1,4 @@
-"""That a GPU has a kernel for all that a step does, and never waits for it."""
+"""A GPU has a kernel for all of a step, and nothing waits for its values."""
 
 import kernels
 import pytest
@@ -15,7 +15,7 @@ def gpu(monkeypatch):
 
 
 def kinds_of_steps():
-    """All of them; those whose parts others have, too, are slow."""
+    """All kinds; those that add no part of their own are slow."""
     for pipeline in replicas.PIPELINES:
         for precision in replicas.PRECISIONS:
             repeats = pipeline != "moco_v2" or precision == "mixed_bfloat16"
@@ -25,7 +25,9 @@ def kinds_of_steps():
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize(("pipeline", "precision"), list(kinds_of_steps()))
-def test_a_step(pipeline, precision, jit_compile):
+def test_a_step_has_all_kernels_and_never_waits(
+    pipeline, precision, jit_compile
+):
     step = replicas.traced_step(pipeline, precision, jit_compile)
     report = kernels.report(step)
     assert report.operations["Conv2DBackpropFilter"] == 20
@@ -41,22 +43,22 @@ def test_a_step_on_batches_of_unknown_size(jit_compile):
     step = replicas.traced_step("cifar", "float32", jit_compile, images=images)
     report = kernels.report(step)
     assert report.missing == set()
-    # Without XLA the gradient of a mean asks for the size it was taken of.
+    # Without XLA, the gradient of a mean asks for the size of its input.
     assert len(report.waits) == (0 if jit_compile else 2)
 
 
-def test_what_has_no_kernel_is_found():
-    """Where it is not compiled, where it is, and in what a function calls."""
+def test_missing_kernels_are_found():
+    """They are found with and without XLA, and in functions that are called."""
 
     @tf.function
-    def on_processors_only(x):
+    def on_cpus_only(x):
         return tf.raw_ops.ScaleAndTranslate(
             images=x, size=[4, 4], scale=[1.0, 1.0], translation=[0.0, 0.0]
         )
 
     @tf.function
     def calling(x):
-        return on_processors_only(x) + 1
+        return on_cpus_only(x) + 1
 
     image = tf.TensorSpec((1, 8, 8, 3))
     report = kernels.report(calling.get_concrete_function(image))
@@ -73,7 +75,7 @@ def test_what_has_no_kernel_is_found():
             ordering_token=[],
         )
     )
-    # It has a kernel, but none of XLA's.
+    # It has a kernel, but not for XLA.
     report = kernels.report(gather.get_concrete_function(image))
     assert report.missing == set()
     compiled = tf.function(gather, jit_compile=True)
@@ -81,7 +83,7 @@ def test_what_has_no_kernel_is_found():
     assert report.missing == {"CollectiveGatherV2 (T=float)"}
 
 
-def test_what_waits_is_found():
+def test_waits_are_found():
     @tf.function
     def waiting(x):
         index = tf.argmax(x, output_type="int32") + 1
@@ -92,7 +94,7 @@ def test_what_waits_is_found():
     assert report.on_host >= {"AddV2", "Greater"}
 
 
-def test_the_momentum_update():
+def test_the_momentum_update_has_all_kernels():
     model = replicas.make_model(1)
     update = MomentumUpdate()
     update.set_model(model)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # most start processes that train
 
 
 def start(what, replicas, folder, **env):
-    """A process of the program beside this, and where its results will be."""
+    """Starts helpers/replicas.py; returns the process and its folder."""
     folder.mkdir(exist_ok=True)
     program = [sys.executable, str(ROOT / "tests/helpers/replicas.py")]
     with (folder / "log").open("w") as log:
@@ -30,7 +30,7 @@ def start(what, replicas, folder, **env):
 
 
 def finish(process, folder):
-    """Results of a process, by run and name."""
+    """Waits for a process; returns its results by run and name."""
     try:  # replicas that wait for each other wait forever
         code = process.wait(timeout=300)
     finally:
@@ -40,7 +40,7 @@ def finish(process, folder):
 
 
 def start_workers(what, replicas_of_all, folder):
-    """Two processes on this host."""
+    """Starts two workers on this host."""
     folder.mkdir(exist_ok=True)
     ports = replicas.free_ports(2)
     return [
@@ -76,7 +76,7 @@ def four(folder):
 
 @pytest.fixture(scope="module")
 def workers(folder):
-    """The results of the first worker, to which the second's are equal."""
+    """The results of the first worker, which equal the second's."""
     started = start_workers("compare", 4, folder / "workers")
     first, second = (finish(*worker) for worker in started)
     assert first.keys() == second.keys()
@@ -86,7 +86,7 @@ def workers(folder):
 
 
 def of_run(results, name):
-    """The results of a run, in their order: names of weights count up."""
+    """The results of a run, in order, because names of weights count up."""
     return [
         (key, value)
         for key, value in results.items()
@@ -120,20 +120,20 @@ def test_replicas_train_as_one_device(one, name, count, request):
     assert_same(request.getfixturevalue(count), one, name)
 
 
-def test_shuffled_batch_norm_is_the_split_one_of_one_device(one, two):
+def test_shuffled_batch_norm_equals_split_batch_norm_of_one_device(one, two):
     assert_same(two, one, "batch norm")
 
 
-def test_without_shuffling_too(one, two):
+def test_unshuffled_batch_norm_equals_that_of_one_device(one, two):
     assert_same(two, one, "in order")
 
 
-def test_synchronised_batch_norm_is_that_of_one_device(one, two):
+def test_synchronized_batch_norm_equals_that_of_one_device(one, two):
     assert_same(two, one, "sync")
 
 
 def test_replicas_stay_identical(two):
-    """The queue too, which 50 batches of 16 wrap around unevenly."""
+    """Even the queue, whose size 50 batches of 16 do not divide."""
     same = of_run(two, "same")
     assert any("keys" in key for key, _ in same)
     for key, value in same:
@@ -143,14 +143,14 @@ def test_replicas_stay_identical(two):
 @pytest.mark.parametrize(
     "reader", ["exported", "predicted", "exported_by_keras"]
 )
-def test_who_reads_an_interrupted_model_gets_the_mean_of_replicas(two, reader):
+def test_readers_of_an_interrupted_model_get_the_mean_of_replicas(two, reader):
     before = two[f"interrupted/{reader}/before"]
     assert len(before) == 2 and np.abs(before[0] - before[1]).max() > 1e-3
     for found in np.atleast_2d(two[f"interrupted/{reader}"]):
         np.testing.assert_allclose(found, before.mean(axis=0), rtol=1e-5)
 
 
-def test_an_epoch_that_is_read_within_ends_with_the_mean(two):
+def test_a_read_within_an_epoch_does_not_change_its_mean(two):
     first, second = two["read within"]
     np.testing.assert_array_equal(first, second)
 
@@ -177,12 +177,12 @@ def assert_same_draws(results, one):
         )
 
 
-def test_draws_of_two_are_those_of_one_device(one, two):
-    """And the orders of shuffling."""
+def test_draws_of_two_replicas_equal_those_of_one_device(one, two):
+    """The draws include the order of shuffling."""
     assert_same_draws(two, one)
 
 
-def test_draws_of_four_are_those_of_one_device(one, four):
+def test_draws_of_four_replicas_equal_those_of_one_device(one, four):
     assert_same_draws(four, one)
 
 
@@ -230,7 +230,7 @@ def test_held_out_images_have_the_loss_of_one_device(one, count, request):
 
 
 def test_a_step_of_replicas_is_not_compiled(two):
-    """Whether requested, or loaded from a file that says so."""
+    """Even if requested, or loaded from a file that requests it."""
     (warning,) = two["jit_compile/warning"]
     assert "jit_compile=True" in str(warning)
     for name in ("loaded", "told"):
@@ -243,40 +243,38 @@ def needs(folder):
     return finish(*start("needs", 2, folder / "needs"))
 
 
-def test_gpus_have_what_a_step_needs(needs):
+def test_gpus_have_all_kernels_of_a_step(needs):
     problems = of_run(needs, "problems")
     assert len(problems) == 10
     for key, value in problems:
         assert value.tolist() == [], key
 
 
-def test_the_next_batch_is_where_it_is_needed(needs):
+def test_the_next_batch_waits_on_the_right_device(needs):
     wanted, device = needs["where a batch waits"]
     assert device.endswith(wanted.removeprefix("/"))
 
 
 def test_a_step_has_few_collectives(needs):
-    """Images and keys; gradients, and with loss scaling whether they are."""
+    """Two gathers, and one reduction, or two with loss scaling."""
     assert len(of_run(needs, "Gather")) == len(of_run(needs, "Reduce")) == 10
     for key, count in of_run(needs, "Gather"):
         assert count == 2, key
     for key, count in of_run(needs, "Reduce"):
         if "sync" in key:
-            # A layer of a ResNet-18 of the queries, backward, and of the keys.
+            # 3 for each batch norm of a ResNet-18: queries, backward, and keys.
             assert count == 1 + 3 * 20
         else:
             assert count == 1 + ("mixed_float16" in key), key
 
 
 def test_workers_wait_for_what_the_chief_prepares(workers):
-    assert workers["chief first"]  # of both, for their results are equal
+    assert workers["chief first"]  # of both, because their results are equal
 
 
 @pytest.mark.parametrize("count", ["two", "workers"])
-def test_what_replicas_leave_loads_on_one_device(
-    folder, count, request, tmp_path
-):
-    """Written by one worker alone, where there are several."""
+def test_files_of_replicas_load_on_one_device(folder, count, request, tmp_path):
+    """Only one of several workers writes them."""
     predicted = request.getfixturevalue(count)["predicted"]
     (place,) = folder.glob(f"{count}/**/model.keras")
     images = replicas.make_images(19)
@@ -299,8 +297,8 @@ def test_what_replicas_leave_loads_on_one_device(
         )
 
 
-def test_a_worker_that_dies_ends_the_others_and_a_restart_goes_on(tmp_path):
-    """To the bit, from the last checkpoint, with batch norm and all."""
+def test_a_dead_worker_ends_the_others_and_a_restart_resumes(tmp_path):
+    """To the bit, from the last checkpoint."""
     (survivor, _), (victim, _) = start_workers("die", 2, tmp_path)
     assert victim.wait(timeout=300) == 9
     assert survivor.wait(timeout=60) == 1
@@ -335,12 +333,12 @@ def test_bad_input_is_refused(two, name, expected):
     assert expected in str(two[f"complaint/{name}"])
 
 
-def test_strategies_have_names():
+def test_an_unknown_strategy_is_refused():
     with pytest.raises(ValueError, match="'mirrord'"):
         distribution.strategy("mirrord")
 
 
-def test_workers_must_meet_before_tensorflow_computes(monkeypatch):
+def test_a_strategy_of_workers_must_be_made_first(monkeypatch):
     tf.constant(0)
     config = replicas.tf_config(replicas.free_ports(1))
     monkeypatch.setenv("TF_CONFIG", config)
@@ -348,13 +346,13 @@ def test_workers_must_meet_before_tensorflow_computes(monkeypatch):
         distribution.strategy()
 
 
-def test_a_tpu_must_be_there(monkeypatch):
+def test_a_tpu_strategy_needs_a_tpu(monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
     with pytest.raises(RuntimeError, match="A TPU must be attached"):
         distribution.strategy("tpu")
 
 
-def test_a_chief_is_one_of_all_workers():
+def test_one_worker_is_the_chief():
     assert distribution.is_chief(distribution.strategy("none"))
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver
     spec = tf.train.ClusterSpec

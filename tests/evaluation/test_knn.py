@@ -8,7 +8,7 @@ from moco_keras.evaluation import features, knn
 
 
 @pytest.mark.parametrize("k", [1, 5, 40])
-def test_vote_is_the_weighted_one(k, rng):
+def test_votes_are_weighted(k, rng):
     bank, queries = reference.unit_rows(rng, 40), reference.unit_rows(rng, 25)
     labels = rng.integers(0, 4, 40)
     expected = reference.knn(bank, labels, queries, k, temperature=0.1)
@@ -51,8 +51,8 @@ def test_the_temperature_must_be_positive(temperature, rng):
 @pytest.mark.parametrize(
     ("counts", "k"), [([3, 5], 3), ([1, 500], 1), ([300, 201], 200)]
 )
-def test_as_many_vote_as_the_smallest_class_has_images(counts, k, rng):
-    labels = 2 * np.repeat([0, 1], counts)  # the class between has none
+def test_default_k_follows_the_smallest_class(counts, k, rng):
+    labels = 2 * np.repeat([0, 1], counts)  # class 1 has none
     assert knn.default_k(labels) == k
     bank, queries = (reference.unit_rows(rng, n) for n in (sum(counts), 9))
     np.testing.assert_array_equal(
@@ -61,8 +61,8 @@ def test_as_many_vote_as_the_smallest_class_has_images(counts, k, rng):
     )
 
 
-def test_lengths_of_rows_do_not_count(rng):
-    """As an export writes features that are not normalized."""
+def test_lengths_of_rows_do_not_matter(rng):
+    """An export may return features that are not normalized."""
     bank, queries = reference.unit_rows(rng, 40), reference.unit_rows(rng, 25)
     labels, truth = rng.integers(0, 4, 40), rng.integers(0, 4, 25)
     lengths = 10.0 ** rng.uniform(-25, 25, (65, 1))
@@ -77,21 +77,21 @@ def test_lengths_of_rows_do_not_count(rng):
     assert found == pytest.approx(expected)
 
 
-def test_rows_of_zeros_are_near_to_nothing():
+def test_rows_of_zeros_have_similarity_0():
     bank = np.array([[0, 0], [3, 4], [-1, 0]], "float32")
     similarities, rows = knn.nearest(bank, bank[:2], k=3)
     np.testing.assert_array_equal(rows, [[0, 1, 2], [1, 0, 2]])
     np.testing.assert_allclose(similarities, [[0, 0, 0], [1, 0, -0.6]])
 
 
-def test_of_equal_neighbors_the_earlier_rows_count():
+def test_ties_between_neighbors_go_to_the_earlier_rows():
     bank = np.tile(np.eye(3, dtype="float32"), (4, 1))
     similarities, rows = knn.nearest(bank, bank[:2], k=3)
     np.testing.assert_array_equal(rows, [[0, 3, 6], [1, 4, 7]])
     np.testing.assert_array_equal(similarities, 1)
 
 
-def test_of_labels_with_equal_votes_the_smallest_wins():
+def test_ties_between_labels_go_to_the_smallest():
     bank = np.eye(4, dtype="float32")
     labels = np.array([3, 2, 5, 1])
     query = np.full((1, 4), 0.5, "float32")
@@ -105,7 +105,7 @@ def test_classes_without_images_are_never_predicted(rng):
     predicted = knn.predict(bank, labels, queries, k=9)
     expected = reference.knn(bank, labels, queries, 9, temperature=0.1)
     np.testing.assert_array_equal(predicted, expected)
-    # Nor do labels that the bank does not have count as right.
+    # Nor are labels right that the bank lacks.
     assert knn.accuracy(bank, labels, queries, np.full(25, 9), k=9) == 0
 
 
@@ -120,7 +120,7 @@ def test_at_a_low_temperature_the_nearest_decides(rng):
 
 @pytest.mark.parametrize("kind", ["int64", "uint8", "float32"])
 @pytest.mark.parametrize("columns", [(), (1,)])
-def test_labels_as_data_sets_have_them(kind, columns, rng):
+def test_labels_of_any_dtype_and_in_columns(kind, columns, rng):
     bank = reference.unit_rows(rng, 6)
     labels = np.array([0, 1, 2, 0, 1, 2])
     given = labels.astype(kind).reshape(6, *columns)

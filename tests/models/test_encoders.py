@@ -14,7 +14,7 @@ from moco_keras.models import encoders
 
 pytestmark = pytest.mark.usefixtures("accelerator")
 
-# Counted in torchvision: its models, their last layer replaced by a head.
+# Parameters of torchvision's models, without their last layer.
 RESNET18, RESNET34, RESNET50 = 11_176_512, 21_284_672, 23_508_032
 
 
@@ -26,7 +26,7 @@ RESNET18, RESNET34, RESNET50 = 11_176_512, 21_284_672, 23_508_032
         ("resnet50", RESNET50, 2048),
     ],
 )
-def test_parameters_are_torchvisions(name, parameters, dim):
+def test_parameters_are_as_many_as_torchvisions(name, parameters, dim):
     encoder = build_encoder(name, image_size=224)
     trainable = sum(np.prod(v.shape) for v in encoder.trainable_variables)
     assert trainable == parameters + dim * 128 + 128
@@ -54,20 +54,20 @@ def test_small_images_get_the_cifar_stem():
     )
 
 
-def test_encoder_normalises_pixels_itself(images):
+def test_encoder_normalizes_pixels_itself(images):
     encoder = build_encoder("resnet18", image_size=8, width=4)
-    normalise = keras.Model(
+    normalize = keras.Model(
         encoder.input, encoder.get_layer("normalization").output
     )
     mean = np.array([0.4914, 0.4822, 0.4465])
     std = np.array([0.2023, 0.1994, 0.2010])
     np.testing.assert_allclose(
-        normalise(images), (images / 255 - mean) / std, rtol=1e-4, atol=1e-5
+        normalize(images), (images / 255 - mean) / std, rtol=1e-4, atol=1e-5
     )
 
 
 def carry_over(encoder, names, shapes):
-    """Gives the encoder the weights that the fixture's module was given."""
+    """Gives the encoder the weights of the fixture's module."""
     assert len(names) == len(encoder.weights)
     shapes = [tuple(int(n) for n in shape.split()) for shape in shapes]
     drawn = draw_weights(dict(zip(names, shapes, strict=True)))
@@ -84,7 +84,7 @@ def carry_over(encoder, names, shapes):
         ("resnet50", "resnet50", 96, {"head": "mlp"}),
     ],
 )
-def test_encoders_are_torchvisions(case, backbone, size, settings):
+def test_encoders_match_torchvision(case, backbone, size, settings):
     expected = pytorch.part(pytorch.load("encoders"), case)
     encoder = build_encoder(backbone, size, **settings)
     trainable = sum(np.prod(v.shape) for v in encoder.trainable_variables)
@@ -182,7 +182,7 @@ def test_a_backbone_of_another_size_is_refused():
         build_encoder(mine, image_size=8)
 
 
-def test_frozen_batch_norm_of_a_user_stays_frozen():
+def test_a_frozen_batch_norm_stays_frozen():
     layer = moco_keras.SplitBatchNormalization()
     layer.build((None, 2, 2, 3))
     layer.trainable = False
@@ -191,7 +191,7 @@ def test_frozen_batch_norm_of_a_user_stays_frozen():
 
 
 def rescaling_inside(size):
-    """A backbone as `keras.applications` has them, small: nested, too."""
+    """A small backbone that rescales in a nested model."""
     inner_inputs = keras.Input((size, size, 3))
     x = keras.layers.Rescaling(1 / 127.5, -1)(inner_inputs)
     x = keras.layers.Conv2D(4, 3, name="stem")(x)
@@ -229,7 +229,7 @@ def test_a_backbone_that_normalizes_gets_plain_pixels(make, rng, tmp_path):
 
 
 @pytest.mark.parametrize("mean", [0.3, 127.0])
-def test_a_normalization_that_takes_pixels_is_told_by_its_mean(mean):
+def test_a_normalization_of_pixels_is_recognized_by_its_mean(mean):
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Normalization(mean=[mean] * 3, variance=[1.0] * 3)(inputs)
     mine = keras.Model(inputs, keras.layers.Conv2D(4, 3)(x))
@@ -242,7 +242,7 @@ def test_a_normalization_that_takes_pixels_is_told_by_its_mean(mean):
     )
 
 
-def test_a_normalization_of_ones_own_may_follow_ours(images):
+def test_a_backbones_own_normalization_may_follow_ours(images):
     normalized, plain = (
         build_encoder(rescaling_inside(8), 8, pixels=pixels)
         for pixels in ("normalized", "raw")
@@ -256,14 +256,14 @@ def test_a_normalization_of_ones_own_may_follow_ours(images):
     assert 1 < spread[0] < 2 and 60 < spread[1] < 90
 
 
-def test_a_rescaling_of_feature_maps_is_no_normalization(images):
+def test_a_rescaling_of_feature_maps_is_not_a_normalization(images):
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3)(inputs)
     mine = keras.Model(inputs, keras.layers.Rescaling(0.5)(x))
     assert build_encoder(mine, 8, 5)(images).shape == (16, 5)
 
 
-def with_ends(inputs, outputs):
+def make_model(inputs, outputs):
     """A model of several inputs or outputs."""
     x = [keras.Input((8, 8, 3)) for _ in range(inputs)]
     y = keras.layers.Add()(x) if inputs > 1 else x[0]
@@ -273,7 +273,7 @@ def with_ends(inputs, outputs):
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 2), (2, 1), (2, 2)])
 def test_a_backbone_has_one_input_and_one_output(inputs, outputs, images):
-    model = with_ends(inputs, outputs)
+    model = make_model(inputs, outputs)
     message = f"{inputs} inputs and {outputs} outputs. Make"
     with pytest.raises(ValueError, match=message) as caught:
         build_encoder(model, 8)
@@ -292,14 +292,14 @@ def test_a_backbone_of_any_kind_has_one_output():
         build_encoder(Two(), 8)
 
 
-def test_a_list_of_one_is_one(images):
+def test_a_list_of_one_input_is_one_input(images):
     inputs = keras.Input((8, 8, 3))
     outputs = keras.layers.Conv2D(4, 3)(inputs)
     encoder = build_encoder(keras.Model([inputs], [outputs]), 8, 5)
     assert encoder(images).shape == (16, 5)
 
 
-def test_a_model_that_was_not_built_is_a_backbone(images):
+def test_an_unbuilt_model_is_a_backbone(images):
     mine = keras.Sequential([keras.layers.Conv2D(4, 3)])
     assert build_encoder(mine, 8, 5)(images).shape == (16, 5)
 
@@ -313,7 +313,7 @@ def test_a_model_that_was_not_built_is_a_backbone(images):
         ("dtype_policy", "float64"),
     ],
 )
-def test_settings_of_keras_that_do_not_fit(name, value):
+def test_unsupported_keras_settings_are_refused(name, value):
     setting = getattr(keras.config, f"set_{name}")
     before = getattr(keras.config, name)()
     setting(value)

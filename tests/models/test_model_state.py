@@ -10,8 +10,8 @@ register = keras.saving.register_keras_serializable(package="test_model_state")
 
 
 @register
-class Within(keras.layers.Layer):
-    """Makes other layers, of which its config says nothing."""
+class Container(keras.layers.Layer):
+    """Makes other layers, which its config does not mention."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -29,7 +29,7 @@ class Within(keras.layers.Layer):
 
 @register
 class Scale(keras.layers.Layer):
-    """Keeps what it derives from a weight, and a number that is none."""
+    """Keeps a number derived from a weight, and one that is not a weight."""
 
     def build(self, shape):
         self.weight = self.add_weight(shape=(), trainable=False)
@@ -51,12 +51,12 @@ class Scale(keras.layers.Layer):
 
 
 def make_encoder(seed):
-    """An encoder with state of all kinds, other for each seed."""
+    """An encoder with state of all kinds, which depends on the seed."""
     rng = np.random.default_rng(seed)
     keras.utils.set_random_seed(seed)
     pixels = rng.normal(seed, seed, (64, 8, 8, 3)).astype("float32")
     of_wrapped = rng.normal(seed, seed, (64, 8, 3)).astype("float32")
-    normalize, within = keras.layers.Normalization(), Within()
+    normalize, within = keras.layers.Normalization(), Container()
     wrapped, scale = keras.layers.Normalization(), Scale()
     discretize = keras.layers.Discretization(num_bins=7, output_mode="int")
     x = inputs = keras.Input((8, 8, 3))
@@ -73,7 +73,7 @@ def make_encoder(seed):
     scale.set(4.0 * seed, 3.0)
     discretize.adapt(rng.normal(0, seed, 500).astype("float32"))
     whole = keras.ops.cast(discretize(x), "float32")
-    x = keras.layers.Concatenate()([x, whole])  # gradients pass the first
+    x = keras.layers.Concatenate()([x, whole])  # gradients flow through `x`
     return moco_keras.build_encoder(keras.Model(inputs, x), 8, 4)
 
 
@@ -91,7 +91,7 @@ def test_a_key_encoder_starts_as_the_query_encoder(images):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_an_encoder_in_float32_has_its_state(dtype, images):
+def test_an_encoder_in_float32_keeps_its_state(dtype, images):
     expected = make_encoder(2)
     keras.config.set_dtype_policy(dtype)
     encoder = make_encoder(2)
@@ -102,7 +102,7 @@ def test_an_encoder_in_float32_has_its_state(dtype, images):
     assert_same(found, expected, images)
 
 
-def test_the_state_of_one_encoder_is_given_to_another(images):
+def test_state_is_copied_between_encoders(images):
     source, target = make_encoder(2), make_encoder(3)
     discretize(target).bin_boundaries = discretize(source).bin_boundaries
     assert np.abs(source(images) - target(images)).max() > 0.1
@@ -116,7 +116,7 @@ def discretize(encoder):
     return layer
 
 
-def test_a_lookup_gets_its_table():
+def test_the_table_of_a_lookup_is_copied():
     numbers = np.array([3, 5, 5, 7])
     source, target = keras.layers.IntegerLookup(), keras.layers.IntegerLookup()
     source.adapt(numbers)
@@ -124,8 +124,8 @@ def test_a_lookup_gets_its_table():
     np.testing.assert_array_equal(target(numbers), source(numbers))
 
 
-def test_what_a_layer_merges_when_it_saves_stays_apart(rng):
-    """LoRA's factors are trained, and so must be those of the keys."""
+def test_lora_factors_are_not_merged(rng):
+    """Saving merges them, but the key encoder has to follow each."""
     source, target = (keras.layers.Dense(4, lora_rank=2) for _ in range(2))
     for layer in source, target:
         layer.build((None, 4))
@@ -137,7 +137,7 @@ def test_what_a_layer_merges_when_it_saves_stays_apart(rng):
             np.testing.assert_array_equal(value, expected)
 
 
-def test_random_states_stay_apart():
+def test_random_states_are_not_copied():
     source, target = keras.layers.Dropout(0.5), keras.layers.Dropout(0.5)
     before = target.seed_generator.state.numpy()
     model_state.copy_state(source, target)
@@ -146,12 +146,12 @@ def test_random_states_stay_apart():
 
 
 def test_a_restored_model_is_the_one_that_was_saved(images, tmp_path):
-    """Although the program that resumes adapts nothing, or to other images."""
+    """The resuming program may adapt its layers to other images."""
     views = images.astype("float32"), images[::-1].astype("float32")
     models = []
     for seed in (2, 3):
         encoder = make_encoder(seed)
-        discretize(encoder).bin_boundaries = [-1.0, 0.0, 1.0]  # no variable
+        discretize(encoder).bin_boundaries = [-1.0, 0.0, 1.0]  # not a variable
         model = moco_keras.MoCo(encoder, queue_size=32)
         model.compile(optimizer=moco_keras.optimizers.SGD(0.1))
         callback = moco_keras.Checkpoint(tmp_path)

@@ -36,7 +36,7 @@ def files(folder):
 
 
 def test_a_place_has_one_owner(place, tmp_path):
-    """And the same process, or another thread of it, does not count twice."""
+    """Not even the same process can hold it twice, in any thread."""
     refusals = []
 
     def refused():
@@ -86,7 +86,7 @@ with hold(sys.argv[1], "A cup"):
 
 
 def test_lock_files_come_and_go_without_a_race(tmp_path):
-    """Of many processes that hold a folder in turn, never are two in it."""
+    """Many processes hold a folder in turn, and never two at once."""
     code = """
 import sys, pathlib
 folder = pathlib.Path(sys.argv[1])
@@ -108,8 +108,8 @@ while done < 300:
     assert not files(tmp_path)
 
 
-def test_an_owner_leaves_the_lock_of_the_next_alone(tmp_path):
-    """When its folder was moved away, and another has taken its place."""
+def test_an_owner_does_not_remove_the_lock_of_the_next(tmp_path):
+    """If its folder was moved away and another took its place."""
     folder = tmp_path / "folder"
     folder.mkdir()
     with ownership.hold(folder, "A cup"):
@@ -122,13 +122,13 @@ def test_an_owner_leaves_the_lock_of_the_next_alone(tmp_path):
     other.__exit__(None, None, None)
 
 
-def test_where_nothing_can_be_written(tmp_path):
+def test_a_missing_folder_cannot_be_held(tmp_path):
     with pytest.raises(FileNotFoundError), ownership.hold(tmp_path / "a/b", ""):
         pass
 
 
 @pytest.mark.parametrize("reason", ["disk", "system", "inodes"])
-def test_where_there_are_no_locks_it_is_said(reason, tmp_path, monkeypatch):
+def test_missing_locks_cause_a_warning(reason, tmp_path, monkeypatch):
     if reason == "disk":
 
         def flock(file, operation):
@@ -146,8 +146,8 @@ def test_where_there_are_no_locks_it_is_said(reason, tmp_path, monkeypatch):
         assert not files(tmp_path)
 
 
-def test_what_dead_processes_were_making_is_removed(tmp_path):
-    """And never what others are making."""
+def test_scratch_folders_of_dead_processes_are_removed(tmp_path):
+    """Those of running processes stay."""
     code = """
 import sys, pathlib, runpy
 scratch = runpy.run_path(OWNERSHIP)["scratch"]
@@ -170,7 +170,7 @@ with scratch(pathlib.Path(sys.argv[1])) as folder:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
+def test_a_folder_that_stays_empty_is_removed(tmp_path):
     kept = tmp_path / "kept"
     kept.mkdir()
     new = kept / "a" / "b"

@@ -1,4 +1,4 @@
-"""Paths of any name, and places that cannot be written to."""
+"""Paths with any name, and places that are not writable."""
 
 import errno
 
@@ -10,7 +10,7 @@ MESSAGE = "It must be writable. Received: {place}: {reason}. Move it."
 
 
 @pytest.mark.parametrize("name", ["plain", "{0} {x}", "a\nb"])
-def test_an_error_of_the_system_is_said_in_words(name, tmp_path):
+def test_a_system_error_gets_the_message(name, tmp_path):
     with pytest.raises(OSError) as caught:
         with paths.readable_write_errors(tmp_path / name, MESSAGE):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -20,7 +20,7 @@ def test_an_error_of_the_system_is_said_in_words(name, tmp_path):
     assert str(caught.value) == expected
 
 
-def test_an_error_of_our_own_passes(tmp_path):
+def test_an_error_of_our_own_is_unchanged(tmp_path):
     with pytest.raises(FileExistsError, match=r"^own words$"):
         with paths.readable_write_errors(tmp_path, MESSAGE):
             raise FileExistsError("own words")
@@ -30,7 +30,7 @@ class OtherError(Exception):
     message = "it is full"
 
 
-def test_other_errors_pass_or_count_as_the_same(tmp_path):
+def test_other_errors_get_the_message_if_listed(tmp_path):
     with pytest.raises(OtherError):
         with paths.readable_write_errors(tmp_path, MESSAGE):
             raise OtherError

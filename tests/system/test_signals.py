@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("ctrl_c")
 
 @pytest.fixture
 def said(monkeypatch):
-    """What is said, and when."""
+    """The messages, each with its time."""
     said = []
     monkeypatch.setattr(
         signals, "_say", lambda words: said.append((words, time.monotonic()))
@@ -29,7 +29,7 @@ def said(monkeypatch):
 
 
 def long_call(rounds=1_500_000):
-    """One instruction of Python's, as a step is, of a second or so."""
+    """One Python instruction of about a second, like a training step."""
     hashlib.pbkdf2_hmac("sha256", b"", b"", rounds)
 
 
@@ -68,8 +68,8 @@ def test_a_signal_is_answered_within_a_long_call(said, number):
     [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
 )
 @pytest.mark.parametrize("note", [None, lambda number: None])
-def test_what_acts_raises(said, number, error, note):
-    """The first signal without a `note`, the second with one."""
+def test_the_signal_that_acts_raises(said, number, error, note):
+    """That is the first without a `note`, and the second with one."""
     count = 1 + (note is not None)
     with (
         pytest.raises(error) as caught,
@@ -85,8 +85,8 @@ def test_what_acts_raises(said, number, error, note):
     assert words == ([] if note is None else ["Stopping", "Stopped"])
 
 
-def test_a_hammered_signal_counts_as_the_second(said):
-    """Thirty a second, as of a Ctrl-C that is held."""
+def test_a_repeated_signal_counts_as_the_second(said):
+    """Thirty a second, as from a Ctrl-C that is held down."""
     with (
         pytest.raises(KeyboardInterrupt),
         signals.answered(lambda number: None, "Stopping", lambda: "Stopped"),
@@ -97,9 +97,7 @@ def test_a_hammered_signal_counts_as_the_second(said):
     assert [words for words, _ in said] == ["Stopping", "Stopped"]
 
 
-def test_an_exception_that_is_swallowed_does_not_keep_a_process(
-    said, monkeypatch
-):
+def test_a_swallowed_exception_does_not_keep_a_process_alive(said, monkeypatch):
     """As in a finalizer, whose exceptions Python only prints."""
     ended = threading.Event()
     monkeypatch.setattr(signals, "_end", lambda *args, **kwargs: ended.set())
@@ -112,8 +110,8 @@ def test_an_exception_that_is_swallowed_does_not_keep_a_process(
         assert ended.wait(2)
 
 
-def test_others_keep_their_signals(said):
-    """Another program's loop, which has a socket of its own."""
+def test_other_handlers_keep_their_signals(said):
+    """Such as an event loop, which has its own wakeup socket."""
     here, there = socket.socketpair()
     there.setblocking(False)
     with here, there:
@@ -156,7 +154,7 @@ with signals.answered(last_words=lambda: "How to resume"):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("note", ["None", "print"])
-def test_the_second_ends_a_process_in_a_long_call(number, note):
+def test_the_second_signal_ends_a_process_in_a_long_call(number, note):
     with subprocess.Popen(
         [sys.executable, "-c", STUCK.format(note=note)],
         stdout=subprocess.PIPE,

@@ -6,7 +6,7 @@ import sys
 import pytest
 from programs import ROOT
 
-# As `python -m` has it when it imports the package.
+# What `python -m` sets while it imports the package.
 PROGRAM = "import sys; sys.orig_argv.append('moco_keras.recipes.textures');"
 SPEAK = """
 import os
@@ -53,8 +53,8 @@ def stderr_of(code, **env):
 @pytest.mark.parametrize(
     ("end", "level"), [("pass", ["1"]), ("os.abort()", [])]
 )
-def test_a_program_passes_news_on_and_no_greetings(end, level):
-    """To the last words of a process that is aborted."""
+def test_a_program_shows_news_and_no_greetings(end, level):
+    """Up to the last words of a process that is aborted."""
     code = PROGRAM + SPEAK.format(lines=GREETINGS + NEWS, end=end)
     assert stderr_of(code) == NEWS + level
 
@@ -74,7 +74,7 @@ def test_stderr_may_be_closed():
     ("before", "env", "level"),
     [("", {}, "none"), (PROGRAM, {"TF_CPP_MIN_LOG_LEVEL": "0"}, "0")],
 )
-def test_all_passes_in_a_script_and_where_the_user_asks(before, env, level):
+def test_scripts_and_users_who_ask_see_everything(before, env, level):
     code = before + SPEAK.format(lines=GREETINGS + NEWS, end="pass")
     expected = [*GREETINGS, *NEWS, level]
     assert stderr_of(code, **env)[-len(expected) :] == expected

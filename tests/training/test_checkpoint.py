@@ -24,7 +24,7 @@ def train(model, images, epochs, folder, *others, every="1 step", **kwargs):
 
 
 class Watch(keras.callbacks.Callback):
-    """Keeps what is called, and does something after a step."""
+    """Records calls and logs, and calls `act` after a given step."""
 
     def __init__(self, step=None, act=None):
         self.called, self.logged = [], []
@@ -49,7 +49,7 @@ class Watch(keras.callbacks.Callback):
 
 
 class Died(Exception):
-    """In place of a process that is killed."""
+    """Stands for the end of a killed process."""
 
 
 def die():
@@ -67,14 +67,14 @@ def assert_same_state(model, expected):
             )
 
 
-def kept(folder):
-    """The numbers of steps after which there are checkpoints."""
+def saved_steps(folder):
+    """The steps of the checkpoints in a folder."""
     return sorted(int(path.stem) for path in folder.glob("*.index"))
 
 
 @pytest.fixture
 def make(make_model):
-    """A maker of models that are alike, or of one with another start."""
+    """Makes equal models, or different ones with another `seed`."""
 
     def make(seed=2, **kwargs):
         keras.utils.set_random_seed(seed)
@@ -85,13 +85,13 @@ def make(make_model):
 
 @pytest.fixture
 def views(images):
-    """Ready ones, for they need less tracing."""
+    """Ready views, because they need less tracing."""
     return (images.astype("float32"), images[..., ::-1, :].astype("float32"))
 
 
 @pytest.fixture
 def slow_disk(monkeypatch):
-    """A step takes less than a write."""
+    """Makes a write take longer than a step."""
     write = CheckpointFiles.write
 
     def slowly(self, *args):
@@ -102,13 +102,13 @@ def slow_disk(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_as_if_never_interrupted(
+def test_an_interrupted_run_resumes_to_the_bit(
     make, images, tmp_path, slow_disk
 ):
     whole, watch = make(symmetric=True), Watch()
     train(whole, images, 3, tmp_path / "whole", watch)
     folder = tmp_path / "parts"
-    # In an epoch; before its end, which is to be seen again; in the next.
+    # Within an epoch; at the end of one, which is repeated; in the next.
     for step, saved in (
         ((0, 1), [1]),
         ((1, 3), [5, 6, 7]),
@@ -116,7 +116,7 @@ def test_a_training_goes_on_as_if_never_interrupted(
     ):
         with pytest.raises(Died):
             train(make(symmetric=True), images, 3, folder, Watch(step, die))
-        assert kept(folder) == saved
+        assert saved_steps(folder) == saved
     other, rest = make(5, symmetric=True), Watch()  # other random states
     assert train(other, images, 3, folder, rest) == [2]
     assert_same_state(other, whole)
@@ -125,7 +125,7 @@ def test_a_training_goes_on_as_if_never_interrupted(
 
 
 @pytest.mark.slow
-def test_the_rest_of_an_epoch_is_an_epoch_to_callbacks(make, views, tmp_path):
+def test_callbacks_see_the_rest_of_an_epoch_as_an_epoch(make, views, tmp_path):
     whole, watch = make(), Watch()
     train(whole, views, 2, tmp_path / "whole", watch)
     with pytest.raises(Died):
@@ -143,7 +143,7 @@ def test_the_rest_of_an_epoch_is_an_epoch_to_callbacks(make, views, tmp_path):
     assert_same_state(again, whole)
 
 
-def test_a_data_set_goes_on_within_its_epoch(make, views, tmp_path):
+def test_a_data_set_resumes_within_its_epoch(make, views, tmp_path):
     dataset = tf.data.Dataset.from_tensor_slices(views).batch(4)
     kwargs = {"batch_size": None}
     whole = make()
@@ -159,13 +159,13 @@ def test_a_data_set_goes_on_within_its_epoch(make, views, tmp_path):
 def test_it_saves_by_steps_and_at_the_end(make, views, tmp_path):
     model = make()
     train(model, views, 2, tmp_path, every="3 steps")
-    assert kept(tmp_path) == [3, 6, 8]
+    assert saved_steps(tmp_path) == [3, 6, 8]
     # Nothing is left to do.
     assert train(model, views, 2, tmp_path, every="3 steps") == []
-    assert kept(tmp_path) == [3, 6, 8]
-    # A finished training may be made longer.
+    assert saved_steps(tmp_path) == [3, 6, 8]
+    # A finished run may be extended.
     assert train(make(5), views, 3, tmp_path, every="100 steps") == [2]
-    assert kept(tmp_path) == [6, 8, 12]
+    assert saved_steps(tmp_path) == [6, 8, 12]
 
 
 def test_it_saves_by_minutes(make, views, tmp_path, monkeypatch):
@@ -176,14 +176,14 @@ def test_it_saves_by_minutes(make, views, tmp_path, monkeypatch):
         0, now[0] + 50
     )
     train(make(), views, 2, tmp_path, clock, every="1.5 minutes")
-    assert kept(tmp_path) == [4, 6, 8]  # at 100, 200, 300 and 400 s
+    assert saved_steps(tmp_path) == [4, 6, 8]  # at 100, 200, 300 and 400 s
 
 
 @pytest.mark.parametrize(
     ("number", "error"),
     [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)],
 )
-def test_a_signal_ends_it_after_the_step(
+def test_a_signal_ends_training_after_the_step(
     make, views, tmp_path, number, error, capsys, ctrl_c
 ):
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
@@ -196,7 +196,7 @@ def test_a_signal_ends_it_after_the_step(
     if number == signal.SIGTERM:
         assert caught.value.code == 143
     assert watch.called[-1] == (0, 1)
-    assert kept(tmp_path) == [2]
+    assert saved_steps(tmp_path) == [2]
     assert handlers == [
         signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)
     ]
@@ -210,7 +210,7 @@ def test_the_second_signal_acts_at_once(make, views, tmp_path, ctrl_c, capsys):
 
     with pytest.raises(KeyboardInterrupt):
         train(make(), views, 1, tmp_path, Watch((0, 1), twice))
-    assert kept(tmp_path) == [1]
+    assert saved_steps(tmp_path) == [1]
     stopping, stopped = capsys.readouterr().err.strip().split("\n\n")
     assert stopping.startswith("Stopping after this step; a second ")
     assert f"before, {tmp_path / '000000001'}, is there" in stopped
@@ -227,7 +227,7 @@ def test_an_ignored_signal_stays_ignored(make, views, tmp_path, ctrl_c):
 
 
 def test_workers_ask_each_other_once_a_second(tmp_path, monkeypatch):
-    """Ten steps a second here, and one of two is told to stop at the 35th."""
+    """Ten steps a second; the other worker has to stop at the 35th."""
     now, asked = [0.0], []
     checkpoint = Checkpoint(tmp_path)
     checkpoint._strategy, checkpoint._steps = None, 0
@@ -252,12 +252,12 @@ def test_workers_ask_each_other_once_a_second(tmp_path, monkeypatch):
 
 
 def test_it_works_in_another_thread(make, views, tmp_path):
-    """Where there are no signals to listen to."""
+    """Signals cannot be handled there."""
     model = make()
     thread = threading.Thread(target=train, args=(model, views, 1, tmp_path))
     thread.start()
     thread.join()
-    assert kept(tmp_path) == [2, 3, 4]
+    assert saved_steps(tmp_path) == [2, 3, 4]
 
 
 def test_another_model_is_refused(make, views, tmp_path):
@@ -268,7 +268,7 @@ def test_another_model_is_refused(make, views, tmp_path):
         train(other, views, 2, tmp_path)
     for value, variable in zip(before, other.variables, strict=True):
         np.testing.assert_array_equal(value, variable)
-    assert kept(tmp_path) == [2, 3, 4]
+    assert saved_steps(tmp_path) == [2, 3, 4]
 
 
 def test_bad_data_is_refused_before_anything_is_restored(make, views, tmp_path):
@@ -281,9 +281,7 @@ def test_bad_data_is_refused_before_anything_is_restored(make, views, tmp_path):
         np.testing.assert_array_equal(value, variable)
 
 
-def test_what_fails_to_be_written_ends_the_training(
-    make, views, tmp_path, monkeypatch
-):
+def test_a_failed_write_ends_training(make, views, tmp_path, monkeypatch):
     write, watch = CheckpointFiles.write, Watch()
 
     def fail(self, number, tensors):
@@ -295,13 +293,13 @@ def test_what_fails_to_be_written_ends_the_training(
     with pytest.raises(OSError, match="no room"):
         train(make(), views, 2, tmp_path, watch)
     assert watch.called[-1] in [(0, 3), (1, 0)]
-    assert kept(tmp_path) == [1, 2]
+    assert saved_steps(tmp_path) == [1, 2]
 
 
 @pytest.mark.parametrize(
     "every", ["", "often", "0 steps", "1.5 steps", "-1 minutes", "10", 5]
 )
-def test_how_often_must_be_said(every, tmp_path):
+def test_bad_intervals_are_refused(every, tmp_path):
     with pytest.raises(ValueError, match='"500 steps" or "10 minutes"'):
         Checkpoint(tmp_path, every)
 

@@ -9,7 +9,7 @@ from moco_keras.training.checkpoint_files import CheckpointFiles
 
 
 def tensors(value, size=1000):
-    """Of several shapes and types."""
+    """Tensors of several shapes and types."""
     return {
         "a b/0001": tf.fill((size, 3), float(value)),
         "random state": tf.constant([value, 7], "uint32"),
@@ -18,8 +18,8 @@ def tensors(value, size=1000):
     }
 
 
-def assert_newest(snapshots, value):
-    saved = snapshots.newest()
+def assert_newest(checkpoints, value):
+    saved = checkpoints.newest()
     assert sorted(saved) == sorted(tensors(value))
     for name, expected in tensors(value).items():
         assert saved[name].dtype == expected.dtype.as_numpy_dtype
@@ -27,13 +27,13 @@ def assert_newest(snapshots, value):
 
 
 @pytest.fixture
-def snapshots(tmp_path):
-    """A folder with three snapshots."""
-    snapshots = CheckpointFiles(tmp_path / "folder")
-    assert snapshots.newest() is None
+def checkpoints(tmp_path):
+    """A folder with three checkpoints, after a fourth was dropped."""
+    checkpoints = CheckpointFiles(tmp_path / "folder")
+    assert checkpoints.newest() is None
     for number in (1, 9, 10, 200):
-        snapshots.write(number, tensors(number))
-    return snapshots
+        checkpoints.write(number, tensors(number))
+    return checkpoints
 
 
 @pytest.mark.parametrize("name", [b"a[b]", b"a\\b", b"*?", b"\xff\n"])
@@ -43,14 +43,14 @@ def test_folders_of_any_name(name, tmp_path):
     assert_newest(CheckpointFiles(folder), 3)
 
 
-def test_the_newest_three_are_kept(snapshots):
-    names = {path.name for path in snapshots.folder.iterdir()}
+def test_the_newest_three_are_kept(checkpoints):
+    names = {path.name for path in checkpoints.folder.iterdir()}
     assert names == {
         f"{number:09d}{suffix}"
         for number in (9, 10, 200)
         for suffix in (".index", ".data-00000-of-00001")
     }
-    assert_newest(snapshots, 200)
+    assert_newest(checkpoints, 200)
 
 
 def zero(path):
@@ -76,74 +76,72 @@ DAMAGES = (zero, flip, truncate, empty)
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
-def test_one_that_is_damaged_is_named_and_passed_over(
-    snapshots, damage, suffix
-):
-    damage(snapshots.folder / f"000000200{suffix}")
+def test_a_damaged_checkpoint_is_named_and_skipped(checkpoints, damage, suffix):
+    damage(checkpoints.folder / f"000000200{suffix}")
     with pytest.warns(UserWarning, match="folder/000000200 is damaged"):
-        assert_newest(snapshots, 10)
-    # What takes its place is read again.
-    snapshots.write(200, tensors(200))
-    assert_newest(snapshots, 200)
+        assert_newest(checkpoints, 10)
+    # Its replacement is read.
+    checkpoints.write(200, tensors(200))
+    assert_newest(checkpoints, 200)
 
 
-def test_a_part_that_is_missing_is_damage(snapshots):
-    (snapshots.folder / "000000200.data-00000-of-00001").unlink()
+def test_a_missing_file_counts_as_damage(checkpoints):
+    (checkpoints.folder / "000000200.data-00000-of-00001").unlink()
     with pytest.warns(UserWarning, match="200 is damaged"):
-        assert_newest(snapshots, 10)
+        assert_newest(checkpoints, 10)
 
 
-def test_where_all_are_damaged_nothing_is_changed(snapshots):
+def test_nothing_changes_if_all_are_damaged(checkpoints):
     for path, damage in zip(
-        sorted(snapshots.folder.glob("*.index")), DAMAGES, strict=False
+        sorted(checkpoints.folder.glob("*.index")), DAMAGES, strict=False
     ):
         damage(path)
-    before = {p: p.read_bytes() for p in snapshots.folder.iterdir()}
+    before = {p: p.read_bytes() for p in checkpoints.folder.iterdir()}
     with (
         pytest.warns(UserWarning, match="is damaged"),
         pytest.raises(ValueError, match="000000200, .*010, .*009.*Bring one"),
     ):
-        snapshots.newest()
-    assert before == {p: p.read_bytes() for p in snapshots.folder.iterdir()}
+        checkpoints.newest()
+    assert before == {p: p.read_bytes() for p in checkpoints.folder.iterdir()}
 
 
-def test_what_a_killed_process_left_is_removed(snapshots):
-    """It writes to files of other names, and then renames them."""
+def test_leftovers_of_a_killed_process_are_removed(checkpoints):
+    """TensorFlow writes to temporary names, and then renames the files."""
     name = "000000300.data-00000-of-00001.tempstate123"
-    (snapshots.folder / name).write_bytes(b"half of it")
-    assert_newest(snapshots, 200)
-    assert not list(snapshots.folder.glob("*300*"))
+    (checkpoints.folder / name).write_bytes(b"half of it")
+    assert_newest(checkpoints, 200)
+    assert not list(checkpoints.folder.glob("*300*"))
 
 
 def test_a_full_disk(small_disk):
-    snapshots = CheckpointFiles(small_disk[0] / "folder")
-    snapshots.write(1, tensors(1))
+    checkpoints = CheckpointFiles(small_disk[0] / "folder")
+    checkpoints.write(1, tensors(1))
     with pytest.raises(OSError, match="No space left.*000000001 is still"):
-        snapshots.write(2, tensors(2, size=100_000))
-    assert_newest(snapshots, 1)
-    assert len(list(snapshots.folder.iterdir())) == 2  # nothing takes room
+        checkpoints.write(2, tensors(2, size=100_000))
+    assert_newest(checkpoints, 1)
+    assert len(list(checkpoints.folder.iterdir())) == 2  # no leftovers
 
 
 def test_a_folder_that_became_read_only(small_disk):
     folder, make_read_only = small_disk
-    snapshots = CheckpointFiles(folder / "folder")
-    snapshots.write(1, tensors(1))
+    checkpoints = CheckpointFiles(folder / "folder")
+    checkpoints.write(1, tensors(1))
     make_read_only()
     with pytest.raises(
         OSError,
         match=r"folder: [^{]*Read-only file system\. .*is still there",
     ):
-        snapshots.write(2, tensors(2))
-    assert_newest(snapshots, 1)
+        checkpoints.write(2, tensors(2))
+    assert_newest(checkpoints, 1)
     with pytest.raises(OSError, match="Read-only file system"):
         CheckpointFiles(folder / "folder")
 
 
-def test_a_folder_that_vanished(snapshots):
-    shutil.rmtree(snapshots.folder)
+def test_a_folder_that_vanished(checkpoints):
+    shutil.rmtree(checkpoints.folder)
     with pytest.raises(OSError, match="No such file or directory"):
-        snapshots.write(201, tensors(201))
-    assert not snapshots.folder.exists()
+        checkpoints.write(201, tensors(201))
+    assert not checkpoints.folder.exists()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

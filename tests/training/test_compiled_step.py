@@ -1,4 +1,4 @@
-"""Steps that XLA compiles whole, as Keras does on one GPU."""
+"""Whole steps compiled by XLA, as is Keras's default on one GPU."""
 
 import itertools
 
@@ -26,7 +26,7 @@ def gpu(monkeypatch):
 
 
 def make_model(pipeline, size, jit_compile, norm=1, **settings):
-    """`norm`: splits, or "sync"."""
+    """`norm` is the number of splits, or "sync"."""
     keras.utils.set_random_seed(1)
     x = inputs = keras.Input((size, size, 3))
     for _ in range(2):
@@ -47,8 +47,8 @@ def make_model(pipeline, size, jit_compile, norm=1, **settings):
 
 
 def train(model, data):
-    """Losses of each step, and all weights."""
-    # An epoch a step, for Keras reports the mean loss of an epoch.
+    """Returns the loss of each step, and all variables."""
+    # One step an epoch, because Keras reports the mean loss of an epoch.
     history = model.fit(
         data,
         batch_size=BATCH if isinstance(data, (np.ndarray, tuple)) else None,
@@ -73,7 +73,7 @@ def assert_xla_changes_nothing(data, **kind):
     tolerance = 3e-3 if bfloat16 else 1e-4
     np.testing.assert_allclose(compiled[0], plain[0], rtol=0, atol=tolerance)
     if bfloat16:
-        return  # its weights part where gradients round
+        return  # rounded gradients drive the weights apart
     pairs = zip(compiled[1].values(), plain[1].items(), strict=True)
     for value, (path, expected) in pairs:
         np.testing.assert_allclose(
@@ -102,7 +102,7 @@ def test_pipelines(pipeline, size, rng):
     ("norm", "symmetric"), [(2, False), (2, True), ("sync", True)]
 )
 def test_batch_norms(norm, symmetric, rng):
-    """On one replica the synchronized one is the plain one, unsplit."""
+    """On one replica, synchronized batch norm is plain batch norm."""
     assert_xla_changes_nothing(
         pictures(32, rng),
         pipeline="cifar",
@@ -141,7 +141,7 @@ def test_mixed_precision(pipeline, rng):
 
 
 def batches_of(size, count):
-    """A data set whose batches are of a size that it does not tell."""
+    """A data set whose batch size is unknown before it runs."""
     images = np.random.default_rng(0).integers(
         0, 256, (count * size, 32, 32, 3), "uint8"
     )
@@ -151,7 +151,7 @@ def batches_of(size, count):
 @pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_batches_of_unknown_size_must_fit_the_queue(jit_compile):
-    """XLA drops assertions, and once trained on such a batch."""
+    """XLA drops assertions, so the step must check the size itself."""
     model = make_model("cifar", 32, jit_compile, queue_size=20)
     model.fit(batches_of(20, 2), verbose=0)
     assert int(model.queue.pointer) == 0
@@ -169,7 +169,7 @@ def test_splits_must_divide_batches_of_unknown_size(jit_compile):
 
 
 @pytest.mark.slow
-def test_what_loads_a_model_decides_whether_to_compile(tmp_path, rng):
+def test_the_loading_machine_decides_whether_to_compile(tmp_path, rng):
     model = make_model("cifar", 32, jit_compile=True)
     model.fit(pictures(32, rng), batch_size=BATCH, verbose=0)
     model.save(tmp_path / "model.keras")

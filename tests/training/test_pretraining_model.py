@@ -1,4 +1,4 @@
-"""Another method than MoCo, of one file, that needs no change of the base."""
+"""Another method fits in one file, and needs no change of the base."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ class TwoAugmenters(keras.layers.Layer):
 
 
 class MoCoV3(PretrainingModel):
-    """No queue: keys of the batch; a predictor; two augmentations.
+    """Keys of the batch instead of a queue; a predictor; two augmenters.
 
     Reference:
         Algorithm 1 of [Chen et al., 2021](https://arxiv.org/abs/2104.02057).
@@ -87,7 +87,7 @@ def make(make_encoder):
     return make
 
 
-def test_it_trains_both_models_and_its_loss_is_the_papers(make, images):
+def test_it_trains_all_models_with_the_loss_of_the_paper(make, images):
     model = make()
     views = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 8, 3))
     views = views.astype("float32")

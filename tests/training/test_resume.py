@@ -1,4 +1,4 @@
-"""A training that resumes with other batches ends, right or refused."""
+"""A run that resumes with other batches ends correctly or is refused."""
 
 import itertools
 import re
@@ -11,15 +11,15 @@ import tensorflow as tf
 from moco_keras import Checkpoint
 from moco_keras.training import resume
 
-IMAGES, BATCH, STEPS = 16, 4, 4  # of the training that is interrupted
+IMAGES, BATCH, STEPS = 16, 4, 4  # of the interrupted run
 
 
 class Died(Exception):
-    """In place of a process that is killed."""
+    """Stands for the end of a killed process."""
 
 
 class Steps(keras.callbacks.Callback):
-    """Notes the steps; dies after one."""
+    """Records the steps, and dies after one of them."""
 
     def __init__(self, dies_after=None):
         super().__init__()
@@ -70,7 +70,7 @@ def part(views, count):
     return tuple(x[:count] for x in views)
 
 
-# Batch size, images, steps of an epoch, and epochs, at the resume.
+# Batch size, images, steps an epoch, and epochs of the resumed run.
 CHANGES = list(itertools.product([4, 8], [16, 12], [None, 3], [2, 3]))
 SLOW = [pytest.param(change, marks=pytest.mark.slow) for change in CHANGES[1:]]
 CHANGES = [CHANGES[0], *SLOW]
@@ -92,7 +92,7 @@ def test_within_an_epoch_other_batches_are_refused(
     data = part(views, images)
     if (batch_size, images, steps_per_epoch) == (BATCH, IMAGES, None):
         done = train(model, data, tmp_path, **kwargs)
-        # Written or not, the step it died in is seen again.
+        # The last step is repeated if its checkpoint was not written.
         whole = [(e, b) for e in range(epochs) for b in range(STEPS)]
         assert done in (whole[2:], whole[3:])
         return
@@ -111,7 +111,7 @@ def test_within_an_epoch_other_batches_are_refused(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_between_epochs_other_batches_begin_a_pass(
+def test_between_epochs_other_batches_begin_a_new_pass(
     make, views, tmp_path, change
 ):
     batch_size, images, steps_per_epoch, epochs = change
@@ -131,7 +131,7 @@ def test_between_epochs_other_batches_begin_a_pass(
     assert int(keras.ops.convert_to_numpy(model.steps)) == taken
 
 
-def test_a_complete_training_says_so(make, views, tmp_path, capsys):
+def test_a_finished_run_says_so(make, views, tmp_path, capsys):
     train(make(), views, tmp_path)
     assert "Nothing is left" not in capsys.readouterr().err
     for epochs in (2, 1):
@@ -141,8 +141,8 @@ def test_a_complete_training_says_so(make, views, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_what_was_trained_before_does_not_count(make, views, tmp_path):
-    """Three batches of 5, and then a training that is interrupted."""
+def test_earlier_training_does_not_count(make, views, tmp_path):
+    """Three steps are trained before the run that is interrupted."""
 
     def begin(seed=2):
         model = make(seed)
@@ -183,7 +183,7 @@ DATA_SETS = {
     ],
 )
 def test_a_data_set_resumes_where_it_was(make, views, tmp_path, name, died):
-    """Its batches follow each other over the epochs, of three."""
+    """Epochs of three batches take the next ones of the data set."""
     dataset = DATA_SETS[name](views)
     kwargs = {"batch_size": None, "steps_per_epoch": 3, "epochs": 3}
     whole = make()
@@ -197,7 +197,7 @@ def test_a_data_set_resumes_where_it_was(make, views, tmp_path, name, died):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras's
 @pytest.mark.parametrize("known", [True, False])
-def test_a_stop_at_the_last_batch_then_two_resumes(
+def test_a_run_that_dies_twice_at_a_last_batch_resumes(
     make, views, tmp_path, known
 ):
     dataset = batched(views)
@@ -215,7 +215,7 @@ def test_a_stop_at_the_last_batch_then_two_resumes(
 
 
 class Batches(keras.utils.PyDataset):
-    """Keras's own kind of data set, which cannot skip what was seen."""
+    """Keras's own kind of data set, which cannot skip batches."""
 
     def __init__(self, views):
         super().__init__()
@@ -240,10 +240,10 @@ class Batches(keras.utils.PyDataset):
         ((1, 3), 3, 4, [((1, 3), 2, 1), ((2, 0), 3, 4)]),
         # The rest of the last epoch.
         ((2, 1), 3, 4, [((2, 1), 3, 3)]),
-        # Of epochs whose number of batches nobody knows.
+        # Epochs of an unknown number of batches.
         ((0, 0), 2, None, [((0, 0), 2, None)]),
         ((0, 5), 2, None, [((0, 5), 1, None), ((1, 0), 2, None)]),
-        # Nothing is left; the run may be longer than was asked for now.
+        # Nothing is left; the run may be longer than is now requested.
         ((3, 0), 3, 4, [((3, 0), 3, 4)]),
         ((4, 0), 3, 4, [((4, 0), 3, 4)]),
         ((3, 2), 3, 4, [((3, 0), 3, 4)]),
@@ -264,8 +264,8 @@ def test_what_is_left_of_a_run(start, epochs, steps, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [None, STEPS])
-def test_a_generator_begins_its_epoch_anew(make, views, tmp_path, steps):
-    """And so do the means of its epoch."""
+def test_a_generator_restarts_its_epoch(make, views, tmp_path, steps):
+    """The means of the epoch restart, too."""
     data, kwargs = Batches(views), {"batch_size": None}
     kwargs["steps_per_epoch"] = steps
     train(make(), data, tmp_path, dies_after=(1, 1), **kwargs)
@@ -290,7 +290,7 @@ def test_a_generator_begins_its_epoch_anew(make, views, tmp_path, steps):
 
 @pytest.mark.slow
 def test_moving_averages_of_weights_are_taken_once(make, views, tmp_path):
-    """Keras gives them to the weights when a call of `fit` ends."""
+    """Keras assigns them to the weights at the end of `fit`."""
 
     def averaging(seed=2):
         model = make(seed)
@@ -306,7 +306,7 @@ def test_moving_averages_of_weights_are_taken_once(make, views, tmp_path):
 
 
 @pytest.mark.slow
-def test_callbacks_hear_the_last_logs(make, views, tmp_path):
+def test_on_train_end_gets_the_last_logs(make, views, tmp_path):
     train(make(), views, tmp_path, dies_after=(0, 1))
     heard = []
     callback = keras.callbacks.LambdaCallback(on_train_end=heard.append)

@@ -1,4 +1,4 @@
-"""What users do between steps, and what the next step then is."""
+"""What users change between steps, and its effect on the next step."""
 
 import warnings
 
@@ -24,7 +24,7 @@ def model():
 
 
 @pytest.mark.parametrize("name", replicas.SEQUENCES)
-def test_the_key_encoder_follows_as_equation_2_says(name):
+def test_the_key_encoder_follows_equation_2(name):
     alone = distribution.strategy("none")
     for error, moved, steps in replicas.followed(alone, name)[
         f"followed/{name}"
@@ -38,10 +38,10 @@ def test_an_update_that_loss_scaling_skips_moves_nothing(model):
     )
     model.compile(optimizer=optimizer)
     model.temperature = 1e-3  # gradients overflow
-    before = [replicas.parameters(e) for e in both(model)]
+    before = [replicas.parameters(e) for e in encoders(model)]
     model.train_on_batch(views())
     assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 0
-    for encoder, values in zip(both(model), before, strict=True):
+    for encoder, values in zip(encoders(model), before, strict=True):
         for value, old in zip(
             replicas.parameters(encoder), values, strict=True
         ):
@@ -53,7 +53,7 @@ def test_an_update_that_loss_scaling_skips_moves_nothing(model):
     assert np.any(moved)
 
 
-def both(model):
+def encoders(model):
     return model.query_encoder, model.key_encoder
 
 
@@ -74,7 +74,7 @@ def test_accumulated_gradients_are_those_of_a_larger_batch():
         np.testing.assert_allclose(value, expected, rtol=0, atol=1e-6)
 
 
-def test_a_temperature_counts_from_the_next_step(model):
+def test_a_new_temperature_applies_from_the_next_step(model):
     model.compile(optimizer=optimizers.SGD(0.0))
     model.momentum, model.shuffle = 1.0, "none"
     values, losses, queues = [0.2, 0.07, np.float64(1.0)], [], []
@@ -90,7 +90,7 @@ def test_a_temperature_counts_from_the_next_step(model):
     im_q, im_k = views()
     q, k = (
         keras.ops.normalize(encoder(images, training=True), axis=1).numpy()
-        for encoder, images in zip(both(model), (im_q, im_k), strict=True)
+        for encoder, images in zip(encoders(model), (im_q, im_k), strict=True)
     )
     model.fit(
         tuple(np.concatenate([x] * 3) for x in (im_q, im_k)),
@@ -99,7 +99,7 @@ def test_a_temperature_counts_from_the_next_step(model):
         callbacks=[watch],
         verbose=0,
     )
-    # What a callback sees are means of the epoch so far.
+    # A callback gets the means of the epoch so far.
     sums = np.cumsum(
         [
             reference.info_nce(q, k, queue, float(t)).mean()
@@ -122,14 +122,14 @@ def test_a_temperature_counts_from_the_next_step(model):
         ("temperature", None, "`temperature` must be a number"),
     ],
 )
-def test_what_is_set_is_checked(model, name, value, message):
+def test_assigned_values_are_checked(model, name, value, message):
     before = getattr(model, name)
     with pytest.raises(ValueError, match=message):
         setattr(model, name, value)
     assert getattr(model, name) == before
 
 
-def test_other_settings_count_from_the_next_fit(model):
+def test_other_settings_apply_from_the_next_call(model):
     model.train_on_batch(views())
     assert int(model.queue.pointer) == 16
     model.symmetric = True
@@ -157,7 +157,7 @@ def test_train_on_batch_takes_images_and_checks_them(make_model, images):
         model.train_on_batch(images)
 
 
-def test_thawing_asks_for_compile(model):
+def test_unfreezing_needs_a_new_compile(model):
     layer = replicas._first_layer(model)
     layer.trainable = False
     model.train_on_batch(views())  # it was not built before
@@ -169,7 +169,7 @@ def test_thawing_asks_for_compile(model):
     model.train_on_batch(views())
 
 
-def test_freezing_in_a_callback_asks_for_compile(model):
+def test_freezing_in_a_callback_needs_a_new_compile(model):
     layer = replicas._first_layer(model)
     freeze = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: setattr(layer, "trainable", False)
@@ -191,9 +191,11 @@ def test_something_must_be_trainable(model):
 
 
 @pytest.mark.parametrize("compiled_again", [True, False])
-def test_a_frozen_batch_norm_normalizes_keys_as_queries(model, compiled_again):
-    """By moving statistics, which it does not move."""
-    norms = [encoder.layers[2].layers[2] for encoder in both(model)]
+def test_a_frozen_batch_norm_normalizes_keys_like_queries(
+    model, compiled_again
+):
+    """With its moving statistics, which it does not update."""
+    norms = [encoder.layers[2].layers[2] for encoder in encoders(model)]
     norms[0].trainable = False
     if compiled_again:
         model.compile(optimizer=optimizers.SGD(0.1))
@@ -218,11 +220,11 @@ def test_another_loss_is_refused_at_once(model, kwargs):
         model.compile(optimizer=optimizers.SGD(0.1), **kwargs)
 
 
-def test_no_metrics_are_no_metrics(model):
+def test_empty_metrics_are_accepted(model):
     model.compile(optimizer=optimizers.SGD(0.1), loss=None, metrics=[])
 
 
-def test_arguments_that_have_no_meaning_are_refused_at_once(make_model, images):
+def test_meaningless_arguments_are_refused_at_once(make_model, images):
     model = make_model()
     for kwargs in ({"class_weight": {0: 1.0}}, {"sample_weight": [1.0] * 16}):
         ((name, _),) = kwargs.items()
@@ -233,7 +235,7 @@ def test_arguments_that_have_no_meaning_are_refused_at_once(make_model, images):
 
 
 class Noise(keras.layers.Layer):
-    """Changes images in training alone, as layers do that need to be told."""
+    """Changes images only if it gets `training=True`."""
 
     def call(self, images, training=False):
         images = tf.cast(images, "float32")
@@ -241,8 +243,8 @@ class Noise(keras.layers.Layer):
         return images + noise if training else images
 
 
-class Around(keras.layers.Layer):
-    """Has a layer that needs to be told, and takes no `training` itself."""
+class Wrapper(keras.layers.Layer):
+    """Holds a layer that needs `training`, and does not take it itself."""
 
     def __init__(self):
         super().__init__()
@@ -253,7 +255,7 @@ class Around(keras.layers.Layer):
 
 
 def warnings_of(model, data, **kwargs):
-    """The warnings that a training begins with."""
+    """The user warnings of a call of `fit`."""
     kwargs = {"batch_size": 8, "verbose": 0, **kwargs}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -266,29 +268,27 @@ def warnings_of(model, data, **kwargs):
     [
         Noise(),
         keras.Sequential([Noise()]),
-        Around(),
+        Wrapper(),
         lambda x, training=False: Noise()(x, training=training),
     ],
     ids=["layer", "model", "around", "function"],
 )
-def test_augmenters_are_told_that_this_is_training(
-    augmenter, make_encoder, images
-):
-    """Or else there would be a warning that both views are equal."""
+def test_augmenters_run_in_training_mode(augmenter, make_encoder, images):
+    """Otherwise there would be a warning that both views are equal."""
     model = MoCo(make_encoder(), augmenter, queue_size=32)
     model.compile(optimizer=optimizers.SGD(0.1))
     assert warnings_of(model, images) == []
     assert (model.views_seen.numpy() > 0).all()
 
 
-def test_equal_views_are_warned_of_once(make_encoder, images):
+def test_equal_views_cause_one_warning(make_encoder, images):
     model = MoCo(make_encoder(), lambda x: tf.cast(x, "float32"), queue_size=32)
     model.compile(optimizer=optimizers.SGD(0.1))
     (warning,) = warnings_of(model, images, epochs=3)
     assert "must differ" in warning and "equal views" in warning
 
 
-def test_views_that_are_rescaled_are_warned_of(make_encoder, images):
+def test_rescaled_views_cause_a_warning(make_encoder, images):
     augmenter = keras.Sequential(
         [keras.layers.RandomFlip(), keras.layers.Rescaling(1 / 255)]
     )
@@ -299,7 +299,9 @@ def test_views_that_are_rescaled_are_warned_of(make_encoder, images):
 
 
 @pytest.mark.slow
-def test_a_schedule_that_has_ended_is_said(make_model, images, tmp_path):
+def test_a_schedule_that_has_ended_causes_a_warning(
+    make_model, images, tmp_path
+):
     def schedule():
         return optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 4))
 
@@ -319,8 +321,8 @@ def test_a_schedule_that_has_ended_is_said(make_model, images, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulated", [None, 2])
-def test_loaded_models_train_on_as_saved_ones(images, tmp_path, accumulated):
-    """In the middle of an accumulation, too."""
+def test_loaded_models_train_like_the_saved_ones(images, tmp_path, accumulated):
+    """Even if saved in the middle of a gradient accumulation."""
     model = replicas.make_model(2, ready_views=True)
     optimizer = optimizers.SGD(0.1, gradient_accumulation_steps=accumulated)
     model.compile(optimizer=optimizer)

@@ -1,4 +1,4 @@
-"""The loss of held-out images, which changes nothing."""
+"""The loss of held-out images, whose computation changes nothing."""
 
 import keras
 import numpy as np
@@ -30,10 +30,10 @@ def encoded(encoder, images):
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("batch_size", [None, 5])
-def test_loss_and_accuracy_are_those_of_the_paper(
+def test_loss_and_accuracy_match_the_paper(
     make_model, views, symmetric, batch_size
 ):
-    """By moving statistics, against the queue as it is; no image left out."""
+    """With moving statistics, the current queue, and every image."""
     model = make_model(symmetric=symmetric)
     model.fit(views, batch_size=8, epochs=2, verbose=0)
     keys, temperature = model.queue.keys.numpy(), model.temperature
@@ -54,8 +54,8 @@ def test_loss_and_accuracy_are_those_of_the_paper(
 
 
 @pytest.mark.slow
-def test_validation_leaves_a_training_as_it_is(make_model, images):
-    """The augmenter's random states, too."""
+def test_validation_does_not_change_training(make_model, images):
+    """Nor the random states of the augmenter."""
     results = []
     for validation_data in (None, images[:6], (images[:6], np.zeros(6))):
         keras.utils.set_random_seed(3)
@@ -81,7 +81,7 @@ def test_the_views_are_the_same_every_time(make_model, images):
     model = make_model()
     first = model.evaluate(images, batch_size=8, verbose=0)
     assert model.evaluate(images, batch_size=8, verbose=0) == first
-    # But not in every batch.
+    # But they differ from batch to batch.
     twice = np.concatenate([images[:8]] * 2)
     once = model.evaluate(images[:8], batch_size=8, verbose=0)
     assert model.evaluate(twice, batch_size=8, verbose=0)[0] != once[0]
@@ -100,7 +100,7 @@ def test_the_views_are_the_same_every_time(make_model, images):
     ],
     ids=["array", "images", "dicts", "labelled"],
 )
-def test_forms_of_images(make_model, images, form):
+def test_evaluate_accepts_all_forms_of_images(make_model, images, form):
     model = make_model()
     loss, accuracy = model.evaluate(form(images), verbose=0)
     assert 0 < loss < 20 and 0 <= accuracy <= 1
@@ -121,7 +121,7 @@ def test_a_stream_is_evaluated_to_its_end(make_model, textures_dir):
 
 
 @pytest.mark.slow
-def test_callbacks_of_keras_follow_val_loss(make_model, images, tmp_path):
+def test_keras_callbacks_can_monitor_val_loss(make_model, images, tmp_path):
     model = make_model(optimizer=optimizers.SGD(0.0))
     best = keras.callbacks.ModelCheckpoint(
         tmp_path / "best.keras", monitor="val_loss", save_best_only=True
@@ -141,7 +141,7 @@ def test_callbacks_of_keras_follow_val_loss(make_model, images, tmp_path):
     assert held_out[0] == pytest.approx(min(history["val_loss"]), rel=1e-6)
 
 
-def test_a_split_leaves_out_the_last(make_model, images):
+def test_validation_split_takes_the_last_images(make_model, images):
     model = make_model()
     history = model.fit(
         images, batch_size=4, validation_split=0.25, verbose=0
@@ -163,7 +163,7 @@ def test_a_split_leaves_out_the_last(make_model, images):
         ),
     ],
 )
-def test_what_cannot_be_split(make_model, images, share, form, message):
+def test_bad_splits_are_refused(make_model, images, share, form, message):
     with pytest.raises(ValueError, match=message):
         make_model().fit(form(images), validation_split=share, verbose=0)
 
@@ -213,7 +213,7 @@ def test_bad_numbers_are_refused_before_any_step(
     assert int(keras.ops.convert_to_numpy(model.steps)) == 0
 
 
-def test_numbers_may_be_numpys(make_model, images):
+def test_numpy_numbers_are_accepted(make_model, images):
     history = (
         make_model()
         .fit(
@@ -229,7 +229,7 @@ def test_numbers_may_be_numpys(make_model, images):
     assert len(history["val_loss"]) == 1
 
 
-def test_settings_count_from_the_next_evaluation(make_model, views):
+def test_settings_apply_from_the_next_evaluation(make_model, views):
     model = make_model()
     loss = model.evaluate(views, verbose=0)[0]
     model.symmetric = True
@@ -240,7 +240,7 @@ def test_settings_count_from_the_next_evaluation(make_model, views):
     assert other == pytest.approx(loss + swapped, rel=1e-5)
 
 
-def test_weights_of_samples_have_no_meaning(make_model, images):
+def test_sample_weights_are_refused(make_model, images):
     with pytest.raises(ValueError, match="sample_weight=2"):
         make_model().evaluate(images, sample_weight=2)
 
@@ -252,8 +252,8 @@ def test_evaluation_needs_an_augmenter(make_encoder, images):
         model.evaluate(images, verbose=0)
 
 
-def test_before_the_first_step(images):
-    """An augmenter that was never called, and no optimizer's variables."""
+def test_evaluation_before_the_first_step(images):
+    """The augmenter was never called, and the optimizer is not built."""
     model = replicas.make_model()
     loss, _ = model.evaluate(images, verbose=0)
     assert np.isfinite(loss)
