@@ -36,7 +36,7 @@ def encoded(rng):
 
 
 def embed(encoder, images, normalize=False):
-    """What an export is to return."""
+    """The embeddings that an export should return."""
     embedding = encoder.predict(images, verbose=0).astype("float32")
     if normalize:
         embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
@@ -46,7 +46,7 @@ def embed(encoder, images, normalize=False):
 @pytest.mark.slow
 def test_both_signatures_without_keras(images, encoded, tmp_path):
     images, encoded = np.tile(images, (4, 1, 1, 1)), 4 * encoded
-    # In a graph, for bfloat16 would show its other roundings.
+    # In a graph, since bfloat16 would show other roundings outside of one.
     resize = tf.function(evaluation(8), reduce_retracing=True)
     sized = [
         resize(tf.io.decode_image(x, channels=3)[None])[0] for x in encoded
@@ -85,7 +85,7 @@ def test_both_signatures_without_keras(images, encoded, tmp_path):
 
 
 def saved_model_cli(folder, signature, inputs, outdir):
-    """What the command of this name, which comes with TensorFlow, returns."""
+    """The output of TensorFlow's command of the same name."""
     command = Path(sys.executable).with_name("saved_model_cli")
     subprocess.run(
         [
@@ -101,7 +101,7 @@ def saved_model_cli(folder, signature, inputs, outdir):
 
 @pytest.fixture(scope="module")
 def consumer(tmp_path_factory):
-    """The program in C beside this, or a skip where it cannot be compiled."""
+    """Runs helpers/serve.c, compiled; skips without a compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler here")
@@ -133,10 +133,10 @@ def consumer(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_program_in_c_gets_the_same(
+def test_a_program_in_c_gets_the_same_embeddings(
     consumer, images, encoded, make_encoder, tmp_path
 ):
-    """By the C API, whose loader is TensorFlow Serving's."""
+    """Through the C API, whose loader TensorFlow Serving uses."""
     folder = export_encoder(make_encoder(), tmp_path / "saved")
     images.tofile(tmp_path / "pixels")
     paths = [tmp_path / f"{i}.jpg" for i in range(len(encoded))]
@@ -162,11 +162,13 @@ def test_a_program_in_c_gets_the_same(
     assert refused.returncode == tf.errors.INVALID_ARGUMENT
     assert "[2,9,9,3] is not compatible" in refused.stderr
     (tmp_path / "pixels").write_bytes(b"")
-    none = consumer(folder, "serving_default", "8", tmp_path / "pixels")
-    assert (none.returncode, none.stdout) == (0, ""), none.stderr
+    empty = consumer(folder, "serving_default", "8", tmp_path / "pixels")
+    assert (empty.returncode, empty.stdout) == (0, ""), empty.stderr
 
 
-def test_bytes_that_are_no_image_are_refused(encoded, make_encoder, tmp_path):
+def test_bytes_that_are_not_an_image_are_refused(
+    encoded, make_encoder, tmp_path
+):
     folder = export_encoder(make_encoder(), tmp_path)
     serve = tf.saved_model.load(folder).signatures["serve_encoded"]
     for bad in (b"", b"a list of things to buy", encoded[0][:50]):
@@ -189,7 +191,7 @@ def test_images_of_another_shape_are_refused(shape, make_encoder, tmp_path):
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_no_images_have_no_embeddings(normalize, make_encoder, tmp_path):
+def test_an_empty_batch_has_no_embeddings(normalize, make_encoder, tmp_path):
     folder = export_encoder(make_encoder(), tmp_path, normalize=normalize)
     signatures = tf.saved_model.load(folder).signatures
     for name, given in {
@@ -200,7 +202,9 @@ def test_no_images_have_no_embeddings(normalize, make_encoder, tmp_path):
     assert load_encoder(folder)(tf.zeros((0, 8, 8, 3), "uint8")).shape == (0, 6)
 
 
-def test_files_of_the_encoders_size_are_not_cut(images, make_encoder, tmp_path):
+def test_files_of_the_encoders_size_are_not_cropped(
+    images, make_encoder, tmp_path
+):
     folder = export_encoder(make_encoder(), tmp_path)
     files = tf.constant([tf.io.encode_png(image).numpy() for image in images])
     np.testing.assert_allclose(
@@ -212,7 +216,7 @@ def test_files_of_the_encoders_size_are_not_cut(images, make_encoder, tmp_path):
 
 @pytest.mark.slow
 def test_damaged_files_are_embedded_or_refused(make_encoder, tmp_path):
-    """Two thousand, and 50 MB of noise; a crash would be another code."""
+    """Two thousand files and 50 MB of noise crash no process."""
     folder = export_encoder(make_encoder(), tmp_path)
     fuzz = ROOT / "tests/helpers/fuzz.py"
     result = subprocess.run(
@@ -225,7 +229,7 @@ def test_damaged_files_are_embedded_or_refused(make_encoder, tmp_path):
     assert seen["more_memory_mib"] < 1000
 
 
-def test_nothing_but_the_encoder_is_in_it(make_model, tmp_path):
+def test_an_export_holds_only_the_encoder(make_model, tmp_path):
     model = make_model()
     folder = export_encoder(model, tmp_path)
     loaded = tf.saved_model.load(folder)
@@ -234,10 +238,10 @@ def test_nothing_but_the_encoder_is_in_it(make_model, tmp_path):
     assert held == sorted(tuple(v.shape) for v in backbone.variables)
     weights = sum(v.numpy().nbytes for v in backbone.variables)
     (data,) = folder.glob("variables/variables.data*")
-    assert data.stat().st_size < weights + 4096  # and names
+    assert data.stat().st_size < weights + 4096  # plus names
 
 
-def test_it_is_described(make_encoder, tmp_path):
+def test_an_export_describes_itself(make_encoder, tmp_path):
     training = {"settings": {"epochs": 3}, "metrics": {"knn": 0.5}}
     folder = export_encoder(
         make_encoder(), tmp_path / "mine", version=4, training=training
@@ -271,38 +275,38 @@ def test_it_is_described(make_encoder, tmp_path):
         assert words in card
 
 
-def test_a_name_in_the_card_is_text(make_encoder, tmp_path):
-    place = tmp_path / "*a* <b> (c) $d$ `e`\n# f"
+def test_names_in_the_model_card_are_escaped(make_encoder, tmp_path):
+    parent = tmp_path / "*a* <b> (c) $d$ `e`\n# f"
     training = {"classes": ["</pre>\n# h", "\udcff"]}
-    folder = export_encoder(make_encoder(), place, training=training)
+    folder = export_encoder(make_encoder(), parent, training=training)
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card.splitlines()[0] == (r"# \*a\* \<b\> (c) \$d\$ \`e\`\\n\# f")
     headings = [line for line in card.splitlines() if line.startswith("#")]
     assert headings[1:] == ["## Signatures", "## Training"]
     record = json.loads((folder / "encoder.json").read_text())
-    assert record["name"] == place.name and record["training"] == training
+    assert record["name"] == parent.name and record["training"] == training
 
 
 @pytest.mark.parametrize("name", [b"a[b]", b"a\\b", b"*?", b"\xff\n"])
-def test_encoders_are_in_folders_of_any_name(
+def test_the_folder_of_an_encoder_may_have_any_name(
     name, make_encoder, images, tmp_path
 ):
     made = make_encoder()
-    plain, place = tmp_path / "plain", tmp_path / os.fsdecode(name)
-    for path in (plain, place):
+    plain, odd = tmp_path / "plain", tmp_path / os.fsdecode(name)
+    for path in (plain, odd):
         assert export_encoder(made, path) == path / "1"
-    encoder = load_encoder(place)
+    encoder = load_encoder(odd)
     np.testing.assert_array_equal(encoder(images), load_encoder(plain)(images))
-    assert encoder.get_config()["filepath"] == str(place / "1")
+    assert encoder.get_config()["filepath"] == str(odd / "1")
 
 
-def test_what_json_cannot_hold_is_refused_at_once(make_encoder, tmp_path):
+def test_a_record_that_json_cannot_hold_is_refused(make_encoder, tmp_path):
     with pytest.raises(ValueError, match="`training` must be a dict of"):
         export_encoder(make_encoder(), tmp_path / "no", training={"a": {1}})
     assert not (tmp_path / "no").exists()
 
 
-def test_a_layer_that_others_cannot_load_is_refused(tmp_path):
+def test_an_unregistered_layer_is_refused(tmp_path):
     class Secret(keras.layers.Layer):
         def call(self, inputs):
             return inputs
@@ -314,7 +318,7 @@ def test_a_layer_that_others_cannot_load_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_it_comes_back_as_a_frozen_layer(
+def test_an_export_loads_as_a_frozen_layer(
     images, encoded, make_encoder, tmp_path
 ):
     encoder = make_encoder()
@@ -346,7 +350,7 @@ def test_it_comes_back_as_a_frozen_layer(
 
 
 def probe_of(encoder, encoded):
-    """A model on an exported encoder."""
+    """A linear layer on an exported encoder."""
     inputs = (
         keras.Input((), dtype="string")
         if encoded
@@ -374,7 +378,7 @@ def test_a_model_on_an_export_is_saved_and_loaded(
     copy = keras.models.clone_model(probe)
     copy.set_weights(probe.get_weights())
     for model in (loaded, copy):
-        # Where there is a GPU, Keras would compile the decoding of files, too.
+        # With a GPU, Keras would otherwise compile the decoding of files.
         assert model.layers[1].supports_jit != is_encoded
         np.testing.assert_allclose(model(given), expected, atol=1e-6)
         model.trainable = True
@@ -387,13 +391,15 @@ def test_a_model_on_an_export_is_saved_and_loaded(
             (a != b).any()
             for a, b in zip(before, model.get_weights(), strict=True)
         ]
-        assert sum(changed) == 2  # of the dense layer
+        assert sum(changed) == 2  # those of the dense layer
         np.testing.assert_allclose(
             model.predict(batch, verbose=0), model(given), atol=1e-5
         )
 
 
-def test_the_export_of_a_model_may_move(images, make_encoder, tmp_path):
+def test_weights_load_after_the_export_has_moved(
+    images, make_encoder, tmp_path
+):
     export_encoder(make_encoder(), tmp_path / "mine")
     probe = probe_of(load_encoder(tmp_path / "mine"), encoded=False)
     expected, file = probe(images), tmp_path / "probe.keras"
@@ -407,8 +413,10 @@ def test_the_export_of_a_model_may_move(images, make_encoder, tmp_path):
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_an_export_is_tuned_on_batches_of_any_size(nested, images, tmp_path):
-    """Splits of batch norm are of pre-training."""
+def test_an_export_is_fine_tuned_on_batches_of_any_size(
+    nested, images, tmp_path
+):
+    """Only pre-training splits batch norm."""
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(6, 3)(inputs)
     x = moco_keras.SplitBatchNormalization(4)(x)
@@ -442,7 +450,7 @@ def test_an_export_is_tuned_on_batches_of_any_size(nested, images, tmp_path):
 
 @keras.saving.register_keras_serializable(package="test_export")
 class Forgetful(keras.layers.Layer):
-    """Computes with a number that its file does not hold."""
+    """Multiplies by a number that its file does not hold."""
 
     factor = 1.0
 
@@ -452,7 +460,7 @@ class Forgetful(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="test_export")
 class Random(keras.layers.Layer):
-    """Draws in inference, too, and each time something else."""
+    """Adds noise, in inference too."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -470,7 +478,9 @@ class Random(keras.layers.Layer):
         (Random(), "`serving_default` of an export must return what"),
     ],
 )
-def test_an_export_that_differs_gets_no_name(layer, message, tmp_path):
+def test_an_export_that_differs_from_its_encoder_is_refused(
+    layer, message, tmp_path
+):
     layer.factor = 3.0
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3)(layer(inputs))
@@ -481,15 +491,15 @@ def test_an_export_that_differs_gets_no_name(layer, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("precision", "tf32", "is_written"),
+    ("precision", "tf32", "is_exported"),
     [
         ("float32", False, False),
         ("float32", True, True),
         ("mixed_bfloat16", False, True),
     ],
 )
-def test_what_rounds_coarsely_may_differ_as_much(
-    precision, tf32, is_written, tmp_path, monkeypatch
+def test_coarse_rounding_allows_larger_differences(
+    precision, tf32, is_exported, tmp_path, monkeypatch
 ):
     keras.config.set_dtype_policy(precision)
     monkeypatch.setattr(accelerators, "on_gpu", lambda: tf32)
@@ -500,7 +510,7 @@ def test_what_rounds_coarsely_may_differ_as_much(
         inputs = keras.Input((8, 8, 3))
         x = keras.layers.Conv2D(4, 3, use_bias=False)(layer(inputs))
         encoder = moco_keras.build_encoder(keras.Model(inputs, x), 8, 4)
-        if is_written:
+        if is_exported:
             export_encoder(encoder, tmp_path)
         else:
             with pytest.raises(ValueError, match="must return what the enc"):
@@ -518,7 +528,7 @@ def test_an_encoder_that_returns_nan_is_not_exported(make_encoder, tmp_path):
         assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_without_room_for_an_export(make_encoder, small_disk):
+def test_a_full_or_read_only_disk(make_encoder, small_disk):
     folder, make_read_only = small_disk
     encoder = make_encoder()
     first = export_encoder(encoder, folder / "mine")
@@ -540,19 +550,19 @@ def test_a_disk_without_room_for_an_export(make_encoder, small_disk):
 
 
 @pytest.mark.parametrize("version", [None, 3])
-def test_what_is_not_there_is_not_loaded(make_encoder, tmp_path, version):
+def test_a_missing_version_is_not_loaded(make_encoder, tmp_path, version):
     if version:
         export_encoder(make_encoder(), tmp_path)
     with pytest.raises(FileNotFoundError, match=r"There are (none|\[1\])"):
         load_encoder(tmp_path, version)
 
 
-def cut(contents):
+def truncate(contents):
     return contents[: len(contents) // 2]
 
 
-def turned(contents):
-    """With one bit turned in the middle."""
+def flip_a_bit(contents):
+    """Flips one bit in the middle."""
     middle = len(contents) // 2
     return (
         contents[:middle]
@@ -561,14 +571,14 @@ def turned(contents):
     )
 
 
-def test_a_damaged_export_is_named(make_encoder, tmp_path):
+def test_the_error_names_a_damaged_export(make_encoder, tmp_path):
     folder = export_encoder(make_encoder(), tmp_path)
     data = "variables/variables.data-00000-of-00001"
     for name, damage in [
-        (data, cut),
-        (data, turned),
-        ("variables/variables.index", cut),
-        ("saved_model.pb", cut),
+        (data, truncate),
+        (data, flip_a_bit),
+        ("variables/variables.index", truncate),
+        ("saved_model.pb", truncate),
         ("saved_model.pb", lambda contents: contents[:-1]),
     ]:
         whole = (folder / name).read_bytes()
@@ -607,14 +617,16 @@ def test_a_server_warms_up_with_both_signatures(make_encoder, tmp_path):
     ]
 
 
-def test_an_export_needs_no_server(make_encoder, tmp_path, monkeypatch):
+def test_an_export_does_not_need_tensorflow_serving(
+    make_encoder, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
     folder = export_encoder(make_encoder(), tmp_path)
     assert not (folder / "assets.extra").exists()
     assert (folder / "saved_model.pb").exists()
 
 
-def test_versions_count_up_and_are_never_overwritten(make_encoder, tmp_path):
+def test_versions_count_up_and_are_not_overwritten(make_encoder, tmp_path):
     encoder = make_encoder()
     assert export_encoder(encoder, tmp_path, version=7).name == "7"
     assert export_encoder(encoder, tmp_path).name == "8"
@@ -628,10 +640,10 @@ def test_versions_count_up_and_are_never_overwritten(make_encoder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "there", ["variables", "encoder.keras", "encoder.json", "README.md"]
+    "file_name", ["variables", "encoder.keras", "encoder.json", "README.md"]
 )
-def test_a_killed_export_leaves_no_version(there, tmp_path):
-    """Killed as a file of it is there; a server looks at numbers only."""
+def test_a_killed_export_leaves_no_broken_version(file_name, tmp_path):
+    """It is killed once a file exists; a server reads numbered folders only."""
     program = (
         "import sys, keras, moco_keras\n"
         "encoder = moco_keras.build_encoder('resnet18', 8, width=4)\n"
@@ -645,13 +657,13 @@ def test_a_killed_export_leaves_no_version(there, tmp_path):
     )
     assert process.stdout.readline() == b"now\n"
 
-    def is_there():  # `glob` fails where a folder goes meanwhile
+    def exists():  # `glob` fails if a folder vanishes meanwhile
         return any(
-            ".partial-" in place and there in (*folders, *files)
-            for place, folders, files in os.walk(tmp_path)
+            ".partial-" in folder and file_name in (*folders, *files)
+            for folder, folders, files in os.walk(tmp_path)
         )
 
-    while not is_there():
+    while not exists():
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
@@ -664,7 +676,7 @@ def test_a_killed_export_leaves_no_version(there, tmp_path):
 
 
 @pytest.mark.slow
-def test_exports_at_once_get_versions_of_their_own(tmp_path):
+def test_simultaneous_exports_get_separate_versions(tmp_path):
     program = (
         "import sys, keras, moco_keras\n"
         "encoder = moco_keras.build_encoder('resnet18', 8, width=4)\n"
@@ -704,7 +716,7 @@ def test_exports_at_once_get_versions_of_their_own(tmp_path):
         ({"format": "pth"}, "one of onnx, litert, or None.*format='pth'"),
     ],
 )
-def test_bad_arguments(make_encoder, tmp_path, arguments, message):
+def test_bad_arguments_are_refused(make_encoder, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         export_encoder(make_encoder(), tmp_path / "saved", **arguments)
     assert not (tmp_path / "saved").exists()
@@ -723,7 +735,7 @@ def encoder_of(scale):
         keras.layers.Normalization(mean=0.5, variance=0.1),
     ],
 )
-def test_an_encoder_of_another_range_is_refused(scale, tmp_path):
+def test_an_encoder_with_another_range_of_pixels_is_refused(scale, tmp_path):
     with pytest.raises(ValueError, match="pixels in .0, 255.*build_encoder"):
         export_encoder(encoder_of(scale), tmp_path / "no")
     assert not (tmp_path / "no").exists()
@@ -740,7 +752,7 @@ def test_an_encoder_may_be_sequential(images, tmp_path):
     )
 
 
-def test_a_projection_is_of_a_head(make_encoder, tmp_path):
+def test_a_projection_needs_a_head(make_encoder, tmp_path):
     backbone = moco_keras.backbone(make_encoder())
     with pytest.raises(ValueError, match="must have a head"):
         export_encoder(backbone, tmp_path / "no", output="projection")
@@ -748,7 +760,7 @@ def test_a_projection_is_of_a_head(make_encoder, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(8, 9, 3), (8, 8, 1), (None, None, 3)])
-def test_an_encoder_of_other_images_is_refused(shape, tmp_path):
+def test_an_encoder_not_of_square_rgb_images_is_refused(shape, tmp_path):
     inputs = keras.Input(shape)
     encoder = keras.Model(
         inputs, keras.layers.GlobalAveragePooling2D(name="features")(inputs)
@@ -760,7 +772,7 @@ def test_an_encoder_of_other_images_is_refused(shape, tmp_path):
 
 @keras.saving.register_keras_serializable(package="test_export")
 class OnAnExport(keras.Model):
-    """A model that says nothing of its inputs."""
+    """A model that does not declare its inputs."""
 
     def __init__(self, encoder, **kwargs):
         super().__init__(**kwargs)
@@ -780,7 +792,7 @@ class OnAnExport(keras.Model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sequential", "subclassed"])
-def test_models_of_any_kind_hold_an_export(
+def test_models_of_any_kind_may_hold_an_export(
     make_encoder, images, tmp_path, kind
 ):
     export_encoder(make_encoder(), tmp_path / "e")
@@ -800,7 +812,7 @@ def test_models_of_any_kind_hold_an_export(
     )
 
 
-def test_an_export_takes_whole_pixels_only(make_encoder, images, tmp_path):
+def test_an_export_takes_only_whole_numbers(make_encoder, images, tmp_path):
     export_encoder(make_encoder(), tmp_path)
     encoder = moco_keras.load_encoder(tmp_path)
     np.testing.assert_array_equal(

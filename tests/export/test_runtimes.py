@@ -26,7 +26,7 @@ def run_litert(path, images):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of the converters' own code
+@pytest.mark.filterwarnings("ignore")  # from the converters' own code
 @pytest.mark.parametrize(
     ("format", "file", "run"),
     [
@@ -38,7 +38,7 @@ def run_litert(path, images):
     "precision",
     ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)],
 )
-def test_other_runtimes_return_the_same(
+def test_other_runtimes_return_the_same_embeddings(
     format, file, run, precision, images, tmp_path
 ):
     if format == "onnx":
@@ -46,24 +46,24 @@ def test_other_runtimes_return_the_same(
     keras.config.set_dtype_policy(precision)
     encoder = moco_keras.build_encoder("resnet18", 8, 4, width=4, bn_splits=2)
     folder = export_encoder(encoder, tmp_path, format=format, normalize=True)
-    # What it computes, if not how, is that of an encoder built in float32.
+    # The same encoder in float32 says what to expect in either precision.
     keras.config.set_dtype_policy("float32")
-    wanted = moco_keras.build_encoder("resnet18", 8, 4, width=4, bn_splits=2)
-    wanted.set_weights(encoder.get_weights())
-    wanted = moco_keras.backbone(wanted).predict(images, verbose=0)
-    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    none = [0] if format == "onnx" else []  # LiteRT's kernels refuse it
-    for n in (*none, 1, 7, 16):
+    expected = moco_keras.build_encoder("resnet18", 8, 4, width=4, bn_splits=2)
+    expected.set_weights(encoder.get_weights())
+    expected = moco_keras.backbone(expected).predict(images, verbose=0)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    empty = [0] if format == "onnx" else []  # LiteRT's kernels refuse it
+    for n in (*empty, 1, 7, 16):
         embedding = run(folder / file, images[:n])
         assert embedding.dtype == np.float32
-        np.testing.assert_allclose(embedding, wanted[:n], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(embedding, expected[:n], rtol=0, atol=1e-5)
     card = (folder / "README.md").read_text()
     assert f"`{file}` is the same for" in card
 
 
 @keras.saving.register_keras_serializable(package="test_runtimes")
-class Within(keras.layers.Layer):
-    """A layer that makes another, of which its config says nothing."""
+class Wrapper(keras.layers.Layer):
+    """A layer that makes another, which its config does not mention."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -76,22 +76,22 @@ class Within(keras.layers.Layer):
         return self.conv(inputs)
 
 
-@pytest.mark.filterwarnings("ignore")  # of the converters' own code
+@pytest.mark.filterwarnings("ignore")  # from the converters' own code
 def test_layers_within_layers_compute_in_float32(images, tmp_path):
     pytest.importorskip("tf2onnx")
     keras.config.set_dtype_policy("mixed_bfloat16")
     inputs = keras.Input((8, 8, 3))
-    backbone = keras.Model(inputs, Within()(inputs))
+    backbone = keras.Model(inputs, Wrapper()(inputs))
     encoder = moco_keras.build_encoder(backbone, 8, 4)
     folder = export_encoder(encoder, tmp_path, format="onnx")
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
-    wanted = moco_keras.backbone(encoder).predict(images, verbose=0)
+    expected = moco_keras.backbone(encoder).predict(images, verbose=0)
     embedding = run_onnx(folder / "encoder.onnx", images)
-    np.testing.assert_allclose(embedding, wanted, rtol=0, atol=0.05)
+    np.testing.assert_allclose(embedding, expected, rtol=0, atol=0.05)
 
 
-def exactly(name):
-    """A layer that some runtime's converter stumbles over."""
+def hard_to_convert(name):
+    """A layer that the converter of some runtime does not handle by itself."""
     if name == "gelu":
         return keras.layers.Activation("gelu")
     if name == "constant":
@@ -101,7 +101,7 @@ def exactly(name):
     return layer
 
 
-@pytest.mark.filterwarnings("ignore")  # of the converters' own code
+@pytest.mark.filterwarnings("ignore")  # from the converters' own code
 @pytest.mark.parametrize("name", ["gelu", "constant", "adapted"])
 @pytest.mark.parametrize(
     ("format", "file", "run"),
@@ -110,32 +110,32 @@ def exactly(name):
         ("litert", "encoder.tflite", run_litert),
     ],
 )
-def test_layers_that_are_more_than_weights(
+def test_layers_that_are_hard_to_convert(
     format, file, run, name, images, tmp_path
 ):
     if format == "onnx":
         pytest.importorskip("tf2onnx")
         pytest.importorskip("onnxruntime")
     inputs = keras.Input((8, 8, 3))
-    x = keras.layers.Conv2D(4, 3)(exactly(name)(inputs))
+    x = keras.layers.Conv2D(4, 3)(hard_to_convert(name)(inputs))
     encoder = moco_keras.build_encoder(keras.Model(inputs, x), 8, 4)
     folder = export_encoder(encoder, tmp_path, format=format)
-    wanted = moco_keras.backbone(encoder)(images)
+    expected = moco_keras.backbone(encoder)(images)
     embedding = run(folder / file, images)
-    np.testing.assert_allclose(embedding, wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(embedding, expected, rtol=0, atol=1e-5)
 
 
 @keras.saving.register_keras_serializable(package="test_runtimes")
 class Unknown(keras.layers.Layer):
-    """An operation that neither runtime has."""
+    """Calls an operation that neither runtime has."""
 
     def call(self, inputs):
         return tf.math.igamma(2.0, tf.abs(inputs))
 
 
-@pytest.mark.filterwarnings("ignore")  # of the converters' own code
+@pytest.mark.filterwarnings("ignore")  # from the converters' own code
 @pytest.mark.parametrize("format", ["onnx", "litert"])
-def test_what_a_runtime_does_not_run_is_refused(format, tmp_path):
+def test_an_operation_that_a_runtime_lacks_is_refused(format, tmp_path):
     if format == "onnx":
         pytest.importorskip("tf2onnx")
         pytest.importorskip("onnxruntime")
@@ -148,7 +148,7 @@ def test_what_a_runtime_does_not_run_is_refused(format, tmp_path):
 
 
 @pytest.mark.parametrize("package", ["tf2onnx", "onnx", "onnxruntime"])
-def test_converter_and_runtime_must_be_there(
+def test_the_error_names_a_missing_converter_or_runtime(
     package, make_encoder, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, package, None)

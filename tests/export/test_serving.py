@@ -21,7 +21,7 @@ from moco_keras import export_encoder
 
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("tensorflow_serving.apis")
-from tensorflow_serving.apis import (  # noqa: E402 (where it is installed)
+from tensorflow_serving.apis import (  # noqa: E402 (only if it is installed)
     predict_pb2,
     prediction_service_pb2_grpc,
 )
@@ -43,14 +43,14 @@ def files(rng, tmp_path):
     return paths
 
 
-def wanted(export, files):
+def embed(export, files):
     serve = tf.saved_model.load(export).signatures["serve_encoded"]
     contents = tf.constant([path.read_bytes() for path in files])
     return serve(image_bytes=contents)["embedding"].numpy()
 
 
 def ask(address, *arguments):
-    """Runs the client; returns its process when it has ended."""
+    """Runs the client; returns its finished process."""
     return subprocess.run(
         [
             *(sys.executable, ROOT / "recipes" / "serving_client.py"),
@@ -71,7 +71,7 @@ def answers(result):
 
 
 class StandIn(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Answers as TensorFlow Serving does, where that is not installed."""
+    """Answers like TensorFlow Serving, which may not be installed."""
 
     def __init__(self, export):
         self.signatures = tf.saved_model.load(export).signatures
@@ -96,7 +96,7 @@ class StandIn(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 @pytest.mark.slow
-def test_the_client_asks_for_every_file(export, files):
+def test_the_client_embeds_every_file(export, files):
     server = grpc.server(futures.ThreadPoolExecutor(1))
     stand_in = StandIn(export)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
@@ -108,21 +108,25 @@ def test_the_client_asks_for_every_file(export, files):
         names, embeddings = answers(ask(address, "--label=canary", *files))
         assert names == [str(path) for path in files]
         np.testing.assert_allclose(
-            embeddings, wanted(export, files), rtol=0, atol=1e-5
+            embeddings, embed(export, files), rtol=0, atol=1e-5
         )
-        assert stand_in.specs == [("mine", "canary")] * 3  # of two files each
+        assert (
+            stand_in.specs == [("mine", "canary")] * 3
+        )  # at most two files each
         files[3].write_text("a list of things to buy")
         refused = ask(address, *files)
         assert refused.returncode == 1
         assert "INVALID_ARGUMENT: " in refused.stderr
         assert "Neither JPEG nor PNG" in refused.stderr
-        assert len(refused.stdout.splitlines()) == 2  # of the first request
+        assert (
+            len(refused.stdout.splitlines()) == 2
+        )  # those of the first request
     finally:
         server.stop(None)
 
 
 @pytest.mark.slow
-def test_the_client_says_that_there_is_no_server(files):
+def test_the_client_reports_a_missing_server_or_file(files):
     (port,) = free_ports(1)
     result = ask(f"localhost:{port}", "--timeout=5", *files)
     assert result.returncode == 1
@@ -132,7 +136,7 @@ def test_the_client_says_that_there_is_no_server(files):
     assert "Error: [Errno 2] No such file" in result.stderr
 
 
-def test_what_the_guide_says_of_its_configuration_is_read():
+def test_the_configurations_of_the_guide_are_valid():
     guide = (ROOT / "recipes" / "serving.md").read_text()
     (canary,) = re.findall(r"(    model_config_list .*?)\n\n", guide, re.S)
     plain = (ROOT / "recipes" / "models.config").read_text()
@@ -195,10 +199,12 @@ def predict(rest, signature, instances):
         return np.array(json.load(answer)["predictions"])
 
 
-def test_tensorflow_serving(model_server, export, files, images):
+def test_tensorflow_serving_returns_the_same_embeddings(
+    model_server, export, files, images
+):
     address, rest, log = model_server
     assert "Number of warmup records read: 4" in log.read_text()
-    expected = wanted(export, files)
+    expected = embed(export, files)
     _, embeddings = answers(ask(address, *files))
     np.testing.assert_allclose(embeddings, expected, rtol=0, atol=1e-5)
     encoded = [

@@ -1,8 +1,8 @@
-"""Who imports whom in the package, and the picture of it.
+"""What the rooms of the package import, and a picture of it.
 
     python tests/helpers/architecture.py
 
-draws it anew in docs/architecture.md.
+redraws the picture in docs/architecture.md.
 """
 
 import ast
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "moco_keras"
 MODULES = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]
 PAGE = ROOT / "docs/architecture.md"
-# What nearly all others import would hide the rest.
+# Nearly all others import these, which would hide the rest.
 _LEAVES = (
     "arguments",
     "keras_private",
@@ -25,12 +25,12 @@ _LEAVES = (
 
 
 def room_of(module):
-    """The folder of a module, or a module directly in the package itself."""
+    """The folder of a module, or its name if it is directly in the package."""
     return module.with_suffix("").parts[0]
 
 
 def imports(module):
-    """Rooms that a module imports, wherever in it; its own one, too."""
+    """The rooms that a module imports anywhere, its own included."""
     rooms = set()
     for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
         if isinstance(node, ast.Import):
@@ -48,7 +48,7 @@ def imports(module):
 
 
 def arrows():
-    """By room, the rooms that it imports; those of programs left out."""
+    """The rooms that each room imports, by room; without the programs."""
     found = {}
     for module in MODULES:
         room = room_of(module)

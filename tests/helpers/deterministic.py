@@ -2,8 +2,9 @@
 
     python tests/helpers/deterministic.py FOLDER KINDS [STEPS]
 
-KINDS are keys of `KINDS`, with commas between. Resumes what FOLDER holds.
-SIGTERM stops each model after STEPS; without, what was trained is saved.
+KINDS are keys of `KINDS`, separated by commas. Training resumes from what
+FOLDER holds. With STEPS, SIGTERM stops each model after that many; without,
+the trained arrays are saved.
 """
 
 import os
@@ -28,7 +29,7 @@ from moco_keras import (
 
 BATCH, BATCHES, EPOCHS = 16, 4, 2
 STOP = 6  # of the eight steps, within the second epoch
-# By name: views, head, and stem; the second has a max-pooling.
+# Views, head and stem, by name; only the second stem has a max-pooling.
 KINDS = {
     "cifar": (augmentations.cifar, "linear", "cifar"),
     "moco_v2": (augmentations.moco_v2, "mlp", "imagenet"),
@@ -36,7 +37,7 @@ KINDS = {
 
 
 def train(kind, folder, stop=None):
-    """Trains, or resumes; returns what has been trained, as arrays."""
+    """Trains or resumes; returns the trained arrays."""
     keras.utils.set_random_seed(1)
     views, head, stem = KINDS[kind]
     model = MoCo(
@@ -69,11 +70,11 @@ def train(kind, folder, stop=None):
 
 
 def differences(folder, kinds=tuple(KINDS)):
-    """Trains twice, and once in two processes; compares what was trained.
+    """Trains twice, and once in two processes; compares the trained arrays.
 
     Returns:
-        By kind: the number of arrays, how many of the second run differ from
-        the first's, and how many of the run that was stopped and resumed.
+        For each kind: the number of arrays, and how many differ from the first
+        run's in the second run, and in the run that was stopped and resumed.
     """
     finish(
         start(folder / "first", kinds),

@@ -18,7 +18,7 @@ import tensorflow as tf
 def good_files(rng):
     """A JPEG, a PNG, a GIF and a BMP file."""
     image = rng.integers(0, 256, (40, 50, 3), "uint8")
-    image[10:30] //= 8  # something that packs well, too
+    image[10:30] //= 8  # a part that compresses well
     header = b"BM" + (54 + image.size).to_bytes(4, "little") + bytes(4)
     sizes = (54, 40, 50, 40)
     header += b"".join(n.to_bytes(4, "little") for n in sizes)
@@ -54,7 +54,7 @@ def overwrite(data, kind, rng):
 
 
 def declare(data, kind, rng):
-    """Another size than it has, up to the largest."""
+    """Replaces the size in the header by another, up to the largest."""
     start, size = {
         "jpeg": (data.find(b"\xff\xc0") + 5, 2),
         "png": (16, 4),

@@ -2,11 +2,10 @@
 
     make gpu
 
-Each check is a process of its own with a time limit, so that a crash or a hang
-costs its row alone. The last thing printed is a table. This program's exit code
-is 0 where all that is asserted holds, 1 where something does not, and 2 where
-TensorFlow sees no GPU; `make` turns both into 2. A check that had no time left
-has not failed.
+Each check runs in its own process with a time limit, so that a crash or a hang
+costs only its own row. A table is printed last. The exit code is 0 if all that
+is asserted holds, 1 if something does not, and 2 if TensorFlow sees no GPU;
+`make` turns both into 2. A check that had no time left has not failed.
 """
 
 import contextlib
@@ -37,7 +36,7 @@ SECONDS = 570  # for all checks together
 
 
 class Row(NamedTuple):
-    """A line of the table; `passed` is None where nothing is asserted."""
+    """A line of the table; `passed` is None if nothing is asserted."""
 
     check: str
     measured: str
@@ -46,16 +45,16 @@ class Row(NamedTuple):
 
 
 class Check(NamedTuple):
-    """What a process does: a generator of (measured, value, passed)."""
+    """The work of a process: a generator of (measured, value, passed)."""
 
     work: Callable
     settings: dict
     seconds: int  # at most
-    gpus: int = 1  # or 2: two, or all that there are
+    gpus: int = 1  # 2 means two or more
 
 
 def one_gpu_as_two():
-    """Trains on one logical GPU and on two, and compares as the tests do."""
+    """Trains on one logical GPU and on two, and runs the tests of replicas."""
     with tempfile.TemporaryDirectory() as folder:
         started = [
             test_replicas.start("compare", count, Path(folder) / str(count))
@@ -76,7 +75,7 @@ def one_gpu_as_two():
 
 
 def compared(test, *results):
-    """What to say of a test, and whether it passes."""
+    """The value to print for a test, and whether it passes."""
     try:
         test(*results)
     except AssertionError as error:
@@ -86,11 +85,7 @@ def compared(test, *results):
 
 
 def difference(lines):
-    """The line of an error that says how large a difference is, or the first.
-
-    Args:
-        lines: list of them.
-    """
+    """The line of an error with the size of a difference, or the first line."""
     sizes = [line for line in lines if "absolute difference" in line]
     return (sizes or list(filter(None, lines)) or ["not as expected"])[0]
 
@@ -107,7 +102,7 @@ def determinism(kinds):
 
 
 def unit_tests(paths, processes):
-    """Runs the tests that are not slow, by processes that share the GPU."""
+    """Runs the tests that are not slow, in processes that share the GPU."""
     stats = {}
 
     class Watch:
@@ -155,7 +150,7 @@ CHECKS = {
     "shuffle BN": Check(
         gpu_timings.gather, {"images": 32, "side": 224, "turns": 5}, 40, gpus=2
     ),
-    # Last, with the time that the others leave.
+    # Last, in the time that the others leave.
     "unit tests": Check(
         unit_tests,
         {"paths": ["tests"], "processes": min(8, os.cpu_count())},
@@ -165,7 +160,7 @@ CHECKS = {
 
 
 def rows_of(name, check, seconds):
-    """Rows of a check, which gets a process of its own and so many seconds."""
+    """Runs a check in its own process, for at most `seconds`; its rows."""
     gpus = len(tf.config.get_visible_devices("GPU"))
     if check.gpus > max(1, gpus):
         return [Row(name, "an exchange between GPUs", "needs two GPUs")]
@@ -177,13 +172,13 @@ def rows_of(name, check, seconds):
     command = [sys.executable, __file__, name, json.dumps(check.settings)]
     rows = rows_printed(name, command, max(1, seconds), env)
     if seconds < check.seconds and rows and rows[-1].value.startswith("took"):
-        # It had less than its share, which says nothing of the GPU.
+        # It had less time than it needs, which says nothing about the GPU.
         rows[-1] = rows[-1]._replace(value="no time left", passed=None)
     return rows
 
 
 def rows_printed(name, command, seconds, env=None):
-    """Rows that a process prints, and one more where it fails."""
+    """The rows that a process prints, and one more if it fails."""
     print(f"{name}: at most {seconds:.0f} s", flush=True)
     process = subprocess.Popen(
         command,
@@ -191,7 +186,7 @@ def rows_printed(name, command, seconds, env=None):
         text=True,
         cwd=ROOT,
         env=env,
-        start_new_session=True,  # so that what it starts can be ended with it
+        start_new_session=True,  # so that its children can be killed with it
     )
     try:
         out, _ = process.communicate(timeout=seconds)
@@ -230,7 +225,7 @@ def table(rows):
 
 
 def without_gpu():
-    """What to say where TensorFlow sees no GPU."""
+    """The message if TensorFlow sees no GPU."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     hides = f" CUDA_VISIBLE_DEVICES is {hidden!r}." * (hidden is not None)
     python, version = sys.executable, tf.__version__
@@ -241,7 +236,7 @@ TensorFlow {version} was asked for {ask}: it is empty.{hides}
 The check needs a machine with an NVIDIA GPU and its driver, where `nvidia-smi`
 lists the GPU, and CUDA's libraries, which this installs:
     {python} -m pip install "tensorflow[and-cuda]=={version}"
-Where the GPU is still not found, this tells which library cannot be opened:
+If the GPU is still not found, this shows which library cannot be opened:
     TF_CPP_MIN_LOG_LEVEL=0 TF_CPP_VMODULE=dso_loader=1 \\
         {python} -c "import tensorflow as tf; {ask}\""""
 
@@ -264,7 +259,7 @@ def main():
 
 
 def work(name, settings):
-    """Does a check in this process, and prints its rows."""
+    """Runs a check in this process, and prints its rows."""
     for row in CHECKS[name].work(**settings):
         print("ROW", json.dumps(row), flush=True)
 

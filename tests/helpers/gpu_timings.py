@@ -1,4 +1,4 @@
-"""What `gpu.py` times: generators of (measured, value, None), for its table."""
+"""The timings of `gpu.py`: generators of (measured, value, None)."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ from moco_keras.recipes.benchmark import training_workloads
 
 
 def step(precision, jit, turns, matrix, **settings):
-    """Times steps on ready views, against a large matrix product."""
+    """Times steps on ready views, and compares them with matrix products."""
     settings |= {"precision": precision, "jit": jit}
     run, images = training_workloads.step(settings)
     seconds = median_seconds(run, turns)
@@ -25,7 +25,7 @@ def step(precision, jit, turns, matrix, **settings):
     yield "images/s", f"{images / seconds:.0f}", None
     ms = 1000 * seconds / settings["steps"]
     yield f"ms a step of {settings['batch_size']} images", f"{ms:.2f}", None
-    # TensorFlow's default, which the steps have, too.
+    # TensorFlow's default, also in the steps.
     kind = f"{dtype} in TF32 where there is" if dtype == "float32" else dtype
     yield (
         f"share of what products of {matrix} x {matrix} matrices reach, {kind}",
@@ -35,7 +35,7 @@ def step(precision, jit, turns, matrix, **settings):
 
 
 def forward_operations(encoder):
-    """Multiplications and additions an image, in convolutions and products."""
+    """Multiplications and additions per image, without cheap layers."""
     total = 0
     for layer in encoder.layers:
         if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
@@ -45,7 +45,7 @@ def forward_operations(encoder):
 
 
 def product_operations(dtype, size, turns, products=10):
-    """Operations a second of products of two square matrices."""
+    """Operations per second in products of two square matrices."""
     matrix = tf.random.normal((size, size), stddev=size**-0.5)
     matrix = tf.cast(matrix, dtype)
 
@@ -60,7 +60,7 @@ def product_operations(dtype, size, turns, products=10):
 
 
 def median_seconds(run, turns):
-    """Seconds of a turn, after one that traces, compiles and allocates."""
+    """Median seconds of a turn, after one that traces and compiles."""
     seconds = []
     for _ in range(1 + turns):
         start = time.perf_counter()
@@ -71,7 +71,7 @@ def median_seconds(run, turns):
 
 
 def metrics(turns, **settings):
-    """Times steps of `fit` as they are, and where metrics stay tensors."""
+    """Times steps of `fit` as they are, and with metrics kept as tensors."""
     run, _ = training_workloads.step(settings)
     seconds = [median_seconds(run, turns)]
     to_floats = "keras.src.utils.python_utils.pythonify_logs"
@@ -84,7 +84,7 @@ def metrics(turns, **settings):
 
 
 def all_reduce(turns, **architecture):
-    """Times the sum of all gradients over the GPUs, and nothing else."""
+    """Times only the sum of all gradients over the GPUs."""
     strategy = distribution.strategy("mirrored")
     with strategy.scope():
         encoder = build_encoder(**architecture)
@@ -110,7 +110,7 @@ def all_reduce(turns, **architecture):
 
 
 def gather(turns, images, side):
-    """Times the exchange of images before the key encoder, and nothing else."""
+    """Times only the exchange of images before the key encoder."""
     strategy = distribution.strategy("mirrored")
     with strategy.scope():
         own = tf.Variable(tf.zeros((images, side, side, 3)))
@@ -119,7 +119,7 @@ def gather(turns, images, side):
     )
     what = f"{images} images a GPU, of {side} x {side}"
     yield f"ms to gather {what}", f"{1000 * seconds:.2f}", None
-    # With n GPUs each receives n - 1 times its own, and needs 1 - 1/n times.
+    # Each of n GPUs receives n - 1 batches, and needs 1 - 1/n of one.
     needed = seconds / strategy.num_replicas_in_sync
     yield (
         f"ms to send only the rows needed of {what}: an estimate from bytes",
@@ -129,7 +129,7 @@ def gather(turns, images, side):
 
 
 def seconds_of_all(strategy, exchange, turns, repeats=10):
-    """Seconds of what all replicas do together."""
+    """Median seconds of an exchange by all replicas."""
     together = tf.function(lambda: strategy.run(exchange))
 
     def run():

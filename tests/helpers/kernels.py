@@ -1,7 +1,7 @@
-"""What TensorFlow would need on a GPU for a traced function, from its registry.
+"""What a traced function would need on a GPU, from TensorFlow's registry.
 
-The Linux wheel registers its GPU kernels on any machine, so that a CPU can tell
-which operation has none, and which values would have to leave the device.
+The Linux wheel registers its GPU kernels on any machine. So a machine without a
+GPU can tell which operations lack a kernel, and which values leave the device.
 """
 
 from typing import NamedTuple
@@ -10,22 +10,22 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.python.framework import kernels, op_def_registry
 
-# Where an operation may run that is placed on a GPU.
+# Types of kernels that run an operation placed on a GPU.
 _PLAIN, _COMPILED = ("GPU", "DEFAULT"), ("XLA_GPU_JIT",)
-# It asks for shapes, which the host knows without the values.
+# It needs only shapes, which the host knows without the values.
 _ON_HOST = {"ShapeN"}
 _BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
 
 
 class Report(NamedTuple):
-    """What there is in a function and in all that it calls.
+    """The operations of a function and of all that it calls.
 
     Attributes:
-        operations: how often each operation stands there, by name.
-        missing: "operation (types)" of those without a kernel.
-        on_host: names of those that compute in the host's memory what is not
-            known before.
-        waits: "producer -> consumer" of each value that a GPU makes and a
+        operations: how often each operation occurs, by name.
+        missing: "operation (types)" of each one without a kernel.
+        on_host: names of those that compute a value in the host's memory that
+            is not known before anything runs.
+        waits: "producer -> consumer" of each value that a GPU computes and a
             kernel reads from the host's memory.
     """
 
@@ -51,26 +51,26 @@ def report(concrete):
 
 
 def problems(report, branches=0):
-    """What a training step should not have, of its `Report`.
+    """What a training step should not have, from its `Report`.
 
     Args:
-        branches: how many questions the host may ask. In mixed_float16 Keras's
-            loss scaling asks whether the gradients are finite, once for all
-            replicas, and each replica whether to raise the scale.
+        branches: how often the host may branch. In mixed_float16, Keras's loss
+            scaling does so once for all replicas, on whether the gradients are
+            finite, and once in each replica, on whether to raise the scale.
     """
-    asked = sum(report.operations.get(kind, 0) for kind in _BRANCHES)
+    found = sum(report.operations.get(kind, 0) for kind in _BRANCHES)
     waits = [wait for wait in report.waits if not wait.endswith(".cond")]
     return [
         *(f"no kernel: {x}" for x in sorted(report.missing)),
         *(f"on the host: {x}" for x in sorted(report.on_host - _ON_HOST)),
         *(f"waits: {x}" for x in waits),
-        *([f"{asked} branches"] if asked != branches else []),
+        *([f"{found} branches"] if found != branches else []),
     ]
 
 
 def _walk(nodes, compiled, library, result):
     by_name = {node.name: node for node in nodes}
-    hosted = {}  # which of a node's inputs and outputs the host keeps
+    hosted = {}  # inputs and outputs of nodes in the host's memory
     for node in nodes:
         for function in _functions(node):
             inner = library[function]
@@ -163,7 +163,7 @@ def _described(node):
 
 
 def _inputs(node):
-    """Its arguments, each as often as it stands for tensors."""
+    """A node's input arguments, each once for every tensor that it takes."""
     return _spread(op_def_registry.get(node.op).input_arg, node)
 
 
@@ -172,7 +172,7 @@ def _given(node):
 
 
 def _output(node, name):
-    """What "name:number" means in a function and "number" in a graph."""
+    """The output called "name:number" in a function, "number" in a graph."""
     outputs = op_def_registry.get(node.op).output_arg
     if name.isdigit():
         return _spread(outputs, node)[int(name)]

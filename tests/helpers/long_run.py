@@ -1,9 +1,9 @@
-"""Trains a tiny model for long, and watches memory and time.
+"""Trains a tiny model for a long time, and watches memory and speed.
 
     python tests/helpers/long_run.py
 
-A line of JSON for every thousand steps; the memory after the first thousand,
-and the time of a step, must not grow by more than 2 % and 10 %.
+Prints a line of JSON for every thousand steps. After the first thousand, memory
+must not grow by more than 2 %, and the time of a step by more than 10 %.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from moco_keras import augmentations, optimizers
 
 
 class Watch(keras.callbacks.Callback):
-    """Notes the memory and the median time of a step, every epoch."""
+    """Records the memory and the median time of a step in every epoch."""
 
     def __init__(self):
         self.lines = []

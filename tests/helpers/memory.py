@@ -1,9 +1,9 @@
-"""Compares the memory that trainings take with what programs estimate.
+"""Compares the memory that training runs take with the estimates of programs.
 
     python tests/helpers/memory.py
 
-Each line is a run of `image_folder` on photographs, of an epoch, with what it
-takes beside its model until its end, evaluations, export and pictures included.
+Each line is a run of `image_folder` on photographs for an epoch. Its memory is
+that of all but the model: training, evaluation, export and pictures.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ POINTS = [
 
 
 def measure(point, photographs):
-    """Trains in this process; returns MiB estimated and taken."""
+    """Trains in this process; returns the MiB estimated and taken."""
     _threads.share_cores()
     seen = {}
     build, memory = _model.build_replicated, Memory.needed
@@ -83,7 +83,7 @@ def _mib(name):
 
 
 def draw(folder):
-    """Writes photographs: a few, many times, as links."""
+    """Writes 800 photographs, which are copies of 16."""
     files = []
     for number in range(16):
         jpeg = tf.io.encode_jpeg(draw_photograph(number), quality=90)
@@ -95,7 +95,7 @@ def draw(folder):
 
 
 def main():
-    """Prints a line of JSON for each point, of a process of its own."""
+    """Prints a line of JSON for each point, each from its own process."""
     spawned = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         draw(folder)

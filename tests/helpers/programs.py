@@ -1,4 +1,4 @@
-"""Runs the programs, each in a process of its own."""
+"""Runs the programs, each in its own process."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 
 ROOT = Path(__file__).parents[2]
-# Settings of a run of seconds.
+# Settings of a run that takes seconds.
 TINY = {
     "width": 2,
     "bn_splits": 1,
@@ -23,9 +23,9 @@ TINY = {
 
 
 def start(recipe, *flags, **env):
-    """A process that runs a program, which decides itself what it prints."""
+    """Starts a program, which sets TensorFlow's log level itself."""
     env = {**os.environ, **env}
-    if env.get("TF_CPP_MIN_LOG_LEVEL") == "3":  # of the tests
+    if env.get("TF_CPP_MIN_LOG_LEVEL") == "3":  # set for the tests
         del env["TF_CPP_MIN_LOG_LEVEL"]
     return subprocess.Popen(
         [sys.executable, "-m", f"moco_keras.recipes.{recipe}", *flags],
@@ -38,7 +38,7 @@ def start(recipe, *flags, **env):
 
 
 def finish(process):
-    """Waits for a process; returns it with what it printed."""
+    """Waits for a process; returns its exit code and output."""
     try:
         out, err = process.communicate(timeout=300)
     finally:
@@ -64,7 +64,7 @@ def smoke(data_dir, *flags):
 
 
 def numbers(folder):
-    """Every weight, and the metrics."""
+    """The variables of a run's model and optimizer, and its metrics."""
     model = keras.saving.load_model(folder / "model.keras")
     variables = [*model.variables, *model.optimizer.variables]
     metrics = json.loads((folder / "metrics.json").read_text())

@@ -1,4 +1,4 @@
-"""What PyTorch computed, see fixtures/make_fixtures.py."""
+"""What PyTorch computed; see fixtures/make_fixtures.py."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ def load(name):
 
 
 def part(values, prefix):
-    """Those whose name begins with `prefix/`, by the rest of their name."""
+    """The values whose names begin with `prefix/`, by the rest of the name."""
     prefix = f"{prefix}/"
     return {
         name.removeprefix(prefix): value
@@ -24,12 +24,12 @@ def part(values, prefix):
 
 
 def to_keras(weight):
-    """A convolution's (O, I, H, W) or a linear layer's (O, I), or a vector."""
+    """Transposes weights (O, I, H, W) or (O, I), or a vector, for Keras."""
     return weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T
 
 
 def keras_variable(encoder, name):
-    """The variable of our ResNet that is `name` in torchvision's."""
+    """The variable of our ResNet that is called `name` in torchvision's."""
     layer, kind = name.rsplit(".", 1)
     for pattern, ours in (
         (r"^(conv|bn)1$", r"stem_\1"),

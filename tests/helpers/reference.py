@@ -11,7 +11,7 @@ def unit_rows(rng, n, dim=8):
 
 
 def threefry(key, counter):
-    """Two words for one counter, of Python's integers: figure 2 of Salmon's."""
+    """Two words for a counter, in Python integers (Salmon et al., figure 2)."""
     keys = [*key, 0x1BD11BDA ^ key[0] ^ key[1]]
     x = [(counter[i] + keys[i]) % 2**32 for i in range(2)]
     rotations = [13, 15, 26, 6, 17, 29, 16, 24]
@@ -57,7 +57,7 @@ def knn(bank, bank_labels, queries, k, temperature):
 def kolmogorov_smirnov(a, b):
     """Largest distance of two samples' distributions, over its critical value.
 
-    Above 1 the samples differ, at a chance of 0.001 that they do not.
+    Above 1, the samples differ at a significance level of 0.001.
     """
     a, b = np.sort(a), np.sort(b)
     both = np.concatenate([a, b])
@@ -69,7 +69,7 @@ def kolmogorov_smirnov(a, b):
 
 
 def chi_square(a, b):
-    """How far two rows of counts of one total are from being alike."""
+    """Chi-square statistic of two rows of counts with the same total."""
     a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
     counted = a + b > 0
     return ((a - b)[counted] ** 2 / (a + b)[counted]).sum()

@@ -1,10 +1,10 @@
-"""Trains small models under a strategy, in a process of its own.
+"""Trains small models under a strategy, in a separate process.
 
     python tests/helpers/replicas.py WHAT REPLICAS FOLDER
 
-WHAT is the name of a function below that ends with results to save. One
-strategy a process: TensorFlow's collectives on a CPU break with the second.
-Where TF_CONFIG is set, the replicas are those of two workers together.
+WHAT is the name of a function below that returns the results to save. Each
+process makes one strategy: TensorFlow's collectives on a CPU break with a
+second one. If TF_CONFIG is set, the replicas are those of two workers.
 """
 
 import contextlib
@@ -39,8 +39,8 @@ from moco_keras.training.checkpoint import Checkpoint
 BATCH, STEPS = 16, 10
 PIPELINES = ("cifar", "moco_v1", "moco_v2")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-# By name: splits of batch norm of one device (0: no batch norm, "sync": one of
-# all replicas), settings, and numbers of replicas to try.
+# By name: splits of batch norm on one device (0: no batch norm, "sync": shared
+# by all replicas), settings, and numbers of replicas to try.
 RUNS = {
     "plain": (0, {}, (1, 2, "workers")),
     "symmetric v2": (
@@ -49,7 +49,7 @@ RUNS = {
         (1, 2, 4, "workers"),
     ),
     "in order": (0, {"shuffle": "none", "ready_views": True}, (1, 2)),
-    # Of two replicas, each has its own.
+    # Two replicas have one split each.
     "batch norm": (2, {"ready_views": True}, (1, 2)),
     "sync": ("sync", {"ready_views": True}, (1, 2)),
 }
@@ -74,7 +74,7 @@ def make_model(
     backbone = keras.Model(inputs, keras.layers.ReLU()(x))
     model = MoCo(
         build_encoder(backbone, 8, 4, head=head),
-        # Tracing it takes most of the time.
+        # Tracing an augmenter takes most of the time.
         None if ready_views else augmentations.cifar(8, min_area=0.5),
         queue_size=queue_size,
         **{"temperature": 0.2, "momentum": 0.9, **settings},
@@ -86,7 +86,7 @@ def make_model(
 def traced_step(
     pipeline, precision, jit_compile=False, norm="batch", images=None
 ):
-    """The concrete function of a training step on images, by all replicas.
+    """The concrete function of a training step of all replicas.
 
     Args:
         pipeline, precision, jit_compile: of the model.
@@ -118,12 +118,12 @@ def make_images(count):
 
 
 def ready_views(images):
-    """Two views of each image, as the images are and with colours swapped."""
+    """Two views of each image: itself, and with red and blue swapped."""
     return images.astype("float32"), images[..., ::-1, :].astype("float32")
 
 
 def train(model, steps=STEPS):
-    """Trains in order; returns what there is to compare, by name."""
+    """Trains on images in order; returns the results to compare, by name."""
     losses = []
     watch = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: losses.append(dict(logs))
@@ -141,18 +141,18 @@ def train(model, steps=STEPS):
         for name in ("loss", "contrastive_accuracy")
     }
     for i, variable in enumerate(model.variables):
-        # Not its path, for names count up in a process.
+        # Not its path, since names count up in a process.
         results[f"{i} {variable.name}"] = variable.numpy()
     return results
 
 
 def copies(variable):
-    """The values that the replicas hold of a variable."""
+    """The values of a variable that the replicas hold."""
     return [copy.numpy() for copy in getattr(variable.value, "values", ())]
 
 
 def are_same(model):
-    """Whether replicas hold the same after 50 steps in all, by variable."""
+    """Whether replicas agree after 50 steps in all, by variable."""
     train(model, steps=50 - STEPS)
     results = {}
     for variable in model.variables:
@@ -163,10 +163,10 @@ def are_same(model):
 
 
 def logical_devices(count):
-    """Makes parts of a GPU, or of the processor, that pass for devices."""
+    """Splits a GPU, or the processor, into logical devices."""
     visible = tf.config.get_visible_devices
     gpu_or_cpu = (visible("GPU") or visible("CPU"))[0]
-    mebibytes = 1024 if visible("GPU") else None  # of a GPU it must be said
+    mebibytes = 1024 if visible("GPU") else None  # a GPU requires a limit
     tf.config.set_logical_device_configuration(
         gpu_or_cpu,
         [tf.config.LogicalDeviceConfiguration(mebibytes) for _ in range(count)],
@@ -174,7 +174,7 @@ def logical_devices(count):
 
 
 def free_ports(count):
-    """Ports that nobody listens on."""
+    """Free ports."""
     with contextlib.ExitStack() as stack:
         servers = [
             stack.enter_context(socket.create_server(("", 0)))
@@ -184,16 +184,16 @@ def free_ports(count):
 
 
 def tf_config(ports, index=0, kind="worker", **jobs):
-    """TF_CONFIG of a worker on this host."""
+    """The TF_CONFIG of a worker on this host."""
     workers = [f"localhost:{port}" for port in ports]
     task = {"type": kind, "index": index}
     return json.dumps({"cluster": {"worker": workers, **jobs}, "task": task})
 
 
 def two_cpus_a_worker():
-    """Lets a worker have two replicas, as where it has two GPUs.
+    """Gives a worker two replicas, as if it had two GPUs.
 
-    TensorFlow takes one of a worker's logical CPUs, and has no setting for it.
+    TensorFlow uses one logical CPU of a worker, and has no setting for more.
     """
     logical_devices(2)
 
@@ -205,10 +205,10 @@ def two_cpus_a_worker():
 
 
 class _BatchMean(keras.layers.Layer):
-    """Returns for every image the mean of its batch, and nothing of its own.
+    """Returns the mean of the batch for every image, and nothing of its own.
 
-    All that batch norm brings an image from others: eight numbers, so that
-    hundreds of negatives come close to half a match.
+    It is all that an image learns about others through batch norm. With eight
+    numbers, hundreds of negatives include some that are similar.
     """
 
     def call(self, images):
@@ -233,7 +233,7 @@ def cheat(shuffle):
 
 
 def drawn(strategy, jit_compile=False):
-    """What the layers draw for a batch, and an order of shuffling, by name."""
+    """What the layers draw for a batch, and a shuffling order, by name."""
     keras.utils.set_random_seed(1)
     with strategy.scope():
         layers = augmentations.moco_v2(8).layers
@@ -267,7 +267,7 @@ def drawn(strategy, jit_compile=False):
 
 
 def gathered(strategy):
-    """Whether a gather leaves every bit as it is, by type."""
+    """Whether a gather preserves every bit, by type."""
     bits = np.random.default_rng(0).integers(0, 256, (6, 3, 5, 8), "uint8")
     results = {}
     for dtype in map(tf.as_dtype, ("uint8", "bfloat16", "float16", "float32")):
@@ -278,7 +278,7 @@ def gathered(strategy):
         def gather(x):
             return distribution.all_gather(distribution.replica_slice(x))
 
-        # Without a function around it, TensorFlow gathers its own way.
+        # Outside of a `tf.function`, TensorFlow gathers in another way.
         ways = {"": tf.function(gather), "/eager": gather}
         if dtype == "uint8":
             unknown = tf.TensorSpec((6, None, None), dtype)
@@ -297,7 +297,7 @@ def gathered(strategy):
 
 @keras.saving.register_keras_serializable()
 class _Overflow(keras.layers.Layer):
-    """Lets all pass, but gradients of bright images overflow."""
+    """Returns its inputs; gradients of bright images overflow."""
 
     def call(self, x, images):
         bright = tf.reduce_max(images, axis=(1, 2, 3), keepdims=True) > 500
@@ -311,9 +311,9 @@ class _Overflow(keras.layers.Layer):
 
 
 def overflow(strategy):
-    """Weights and loss scale after each step; one step's last image overflows.
+    """Weights and loss scale after each step, in mixed_float16.
 
-    In mixed_float16. The image is of the last replica.
+    The gradients of the last replica overflow in the second step.
     """
     keras.config.set_dtype_policy("mixed_float16")
     keras.utils.set_random_seed(1)
@@ -328,7 +328,7 @@ def overflow(strategy):
             )
         )
     views = np.stack(ready_views(make_images(12 * BATCH)))
-    views[:, 2 * BATCH - 1] = 60_000  # of the second step
+    views[:, 2 * BATCH - 1] = 60_000  # the second step's last image
     seen = {"weights": [], "scale": [], "loss": []}
 
     def note(batch, logs):
@@ -351,7 +351,7 @@ def overflow(strategy):
 
 
 def not_compiled(strategy, folder):
-    """What becomes of steps that are to be compiled, where none can be."""
+    """What `jit_compile=True` does if a strategy cannot compile steps."""
     alone = make_model()
     alone.compile(optimizer=optimizers.SGD(0.1), jit_compile=True)
     assert alone.jit_compile
@@ -370,7 +370,7 @@ def not_compiled(strategy, folder):
 
 
 def parameters(encoder):
-    """The values of all parameters, frozen or not, told by their names."""
+    """The values of all parameters, frozen or not, found by their names."""
     return [
         w.numpy()
         for w in encoder.weights
@@ -382,13 +382,13 @@ class Follower(keras.callbacks.Callback):
     """Recomputes equation 2 after every step, in NumPy.
 
     Args:
-        momentum: function of the number of updates before, to m.
-        accumulated: steps for each update of the optimizer.
+        momentum: function from the number of updates, this one included, to m.
+        accumulated: steps per update of the optimizer.
 
     Attributes:
         error: the largest difference from the key encoder.
-        moved: how far it moved, in all.
-        steps: that were seen.
+        moved: how far the key encoder moved in all.
+        steps: number of steps seen.
     """
 
     def __init__(self, momentum=lambda updates: 0.9, accumulated=1):
@@ -411,7 +411,7 @@ class Follower(keras.callbacks.Callback):
             self.moved += np.abs(new - old).sum()
 
     def train_on_batch(self, model, views):
-        """The same of single batches."""
+        """Trains on a single batch, and does the same."""
         self.set_model(model)
         self.on_train_batch_begin(0)
         model.train_on_batch(views)
@@ -473,7 +473,7 @@ def _schedule(make):
         return 0.2 + 0.8 * min(updates, 8) / 8
 
     for _ in range(2):
-        # Its schedule begins again with the optimizer, as the learning rate's.
+        # Its schedule restarts with the optimizer, as the learning rate's does.
         model.compile(optimizer=optimizers.SGD(0.1))
         follower = _fit_followed(model, Follower(m))
         yield _fit_followed(model, follower)
@@ -549,26 +549,26 @@ def evaluated(strategy):
         "data set": model.evaluate(dataset, verbose=0),
         "batch": model.test_on_batch(images[:BATCH]),
     }
-    for count in (BATCH + 3, 7):  # they fill no batch, and do no harm
+    for count in (BATCH + 3, 7):  # not multiples of the batch
         values = model.evaluate(make_images(count), batch_size=BATCH, verbose=0)
         results[f"{count} are finite"] = np.isfinite(values)
     return {f"evaluated/{name}": value for name, value in results.items()}
 
 
-def leave(model, folder):
+def save_and_export(model, folder):
     """Saves and exports a model."""
     model.save(folder / "model.keras")
     export_encoder(model, folder / "encoder")
 
 
 class Interrupted(Exception):
-    """In place of a user's Ctrl-C."""
+    """Stands in for a user's Ctrl-C."""
 
 
 def interrupted(strategy, folder):
-    """What is read of a model whose epoch was interrupted, by who reads it.
+    """Moving means of a model whose epoch was interrupted, by who reads them.
 
-    Moving means, of each replica before and of what was read after.
+    Those of each replica before, and those that were read after.
     """
     with strategy.scope():
         model = make_model(splits=1, ready_views=True)
@@ -614,7 +614,7 @@ def interrupted(strategy, folder):
         name = f"interrupted/{read.__name__}"
         results[f"{name}/before"] = copies(mean(model.query_encoder))
         results[name] = read()
-    train(model.average_statistics)  # within an epoch, which goes on
+    train(model.average_statistics)  # within an epoch, which continues
     results["read within"] = copies(mean(model.query_encoder))
     return results
 
@@ -635,7 +635,7 @@ def normalized(strategy):
 
 
 def chief_first(strategy, path):
-    """Whether what the chief makes slowly is there when it is looked for."""
+    """Whether others wait for a file that the chief makes slowly."""
     with distribution.chief_first(strategy):
         if distribution.is_chief(strategy):
             time.sleep(1)
@@ -644,7 +644,7 @@ def chief_first(strategy, path):
 
 
 def complaints(strategy):
-    """What is said about each kind of bad input, by name."""
+    """The error message for each kind of bad input, by name."""
     with strategy.scope():
         model = make_model()
         small = make_model(queue_size=8)
@@ -678,7 +678,7 @@ def complaints(strategy):
 
 
 def compare(strategy, folder):
-    """Trains as one device would, and what else there is to see."""
+    """Results of `RUNS`, and of all else that needs the same strategy."""
     replicas = strategy.num_replicas_in_sync
     workers = distribution.is_multi_worker(strategy)
     results = {}
@@ -693,7 +693,7 @@ def compare(strategy, folder):
             results[f"{name}/{key}"] = value
         if name == "plain" and (replicas == 2 or workers):
             if distribution.is_chief(strategy):
-                leave(model, folder)
+                save_and_export(model, folder)
             images = make_images(19)
             results["predicted"] = model.predict(images, 8, verbose=0)
         if name == "batch norm" and replicas == 2:
@@ -723,12 +723,12 @@ def compare(strategy, folder):
 
 
 def train_or_die(strategy, folder=None, dies=False):
-    """Trains with batch norm; from checkpoints in the folder, if there is one.
+    """Trains with batch norm; resumes from checkpoints if a folder is given.
 
-    Another worker than the chief dies on the way, if told to.
+    With `dies`, a worker other than the chief dies on the way.
 
     Returns:
-        What has been trained, by number, and the number of steps that it took.
+        The trained values, by number, and the number of steps that it took.
     """
     trained = 0
     with strategy.scope():
@@ -752,7 +752,7 @@ def train_or_die(strategy, folder=None, dies=False):
         verbose=0,
     )
     variables = (*model.variables, *model.optimizer.variables)
-    values = {  # by number, for names count up in a process
+    values = {  # by number, since names count up in a process
         str(i): keras.ops.convert_to_numpy(v)
         for i, v in enumerate(variables)
         if not any(v is metric for metric in model.metrics_variables)
@@ -761,12 +761,12 @@ def train_or_die(strategy, folder=None, dies=False):
 
 
 def die(strategy, folder):
-    """Is not survived by another worker than the chief."""
+    """Trains until a worker other than the chief dies."""
     return train_or_die(strategy, folder, dies=True)
 
 
 def survive(strategy, folder):
-    """Goes on where the others died, and trains again as if none had."""
+    """Resumes after a worker has died, and trains again without a death."""
     results = {}
     for name, where in {"rest": folder, "whole": None}.items():
         values, steps = train_or_die(strategy, where)
@@ -777,7 +777,7 @@ def survive(strategy, folder):
 
 
 def where_a_batch_waits():
-    """The device on which the next batch lies, where the second is a GPU."""
+    """The second device, taken for a GPU, and the device of the next batch."""
     second = accelerators.logical_devices()[1]
     accelerators.logical_devices = lambda: [second]
     numbers = tf.data.Dataset.range(8).batch(4)
@@ -791,7 +791,7 @@ def where_a_batch_waits():
 
 
 def needs(strategy, folder):
-    """What a step needs of GPUs: problems and collectives, by kind of step."""
+    """The problems and collectives of a step on GPUs, by kind of step."""
     accelerators.on_gpu = lambda: True
     results = {"where a batch waits": where_a_batch_waits()}
     cases = [(p, q, "batch") for p in PIPELINES for q in PRECISIONS]

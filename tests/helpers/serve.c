@@ -3,8 +3,8 @@
  *   serve FOLDER serving_default SIZE PIXELS   uint8 images, one after another
  *   serve FOLDER serve_encoded FILE...         image files
  *
- * Prints an embedding a line. On an error it prints what TensorFlow says, and
- * ends with the code that TensorFlow gave it.
+ * Prints an embedding per line. On an error, it prints TensorFlow's message and
+ * exits with TensorFlow's code.
  */
 
 #include <stdint.h>
@@ -31,7 +31,7 @@ static void require(int holds, const char *what) {
   }
 }
 
-/* Protocol buffers, as far as a signature needs them. */
+/* As much of protocol buffers as a signature needs. */
 
 typedef struct {
   const uint8_t *at, *end;
@@ -48,7 +48,7 @@ static uint64_t varint(Span *in) {
   return 0;
 }
 
-/* The next field's number; *inside is what it holds, where that is bytes. */
+/* The next field's number; *inside is its content if it holds bytes. */
 static int next(Span *in, Span *inside) {
   uint64_t tag = varint(in), length = 0;
   *inside = (Span){in->at, in->at};

@@ -1,9 +1,9 @@
-"""The four programs in the situations that users bring them into.
+"""The four programs, prepared for the situations of `test_situations.py`.
 
     python tests/helpers/situations.py PROGRAM FOLDER
 
 runs a program in a folder that `PROGRAMS[PROGRAM].prepare` has made, until it
-is about to write what it is for. There it prints PAUSED and waits for a line.
+is about to write its results. There it prints PAUSED and waits for a line.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from moco_keras.recipes import (
     image_folder,
 )
 
-# A name that has nearly everything that breaks names.
+# A name with nearly everything that breaks names.
 ODD = os.fsdecode(
     b"a b'\"$x_1$%s{0}*[1]\\\n\xd7\x97\xf0\x9f\x98\x80\xe7\x8c\xab\xff"
 )
@@ -62,33 +62,33 @@ def damage(path):
 
 
 class Training:
-    """A finished run, whose continuation by another epoch was interrupted.
+    """A finished run, whose continuation by an epoch was interrupted.
 
     Args:
         recipe: name of the program.
     """
 
-    place = moco_keras, "export_encoder"
-    owns = True  # what it writes to
-    ends = True  # so that a second time is refused
-    room = 40_000  # bytes, in which it begins and cannot end
+    writer = moco_keras, "export_encoder"
+    owns = True  # its folder, so that a second process is refused
+    finishes = True  # and then refuses to run again
+    room = 40_000  # bytes, enough to start with and too few to finish
 
     def __init__(self, recipe):
         self.recipe = recipe
 
     def prepare(self, folder):
         write_images(folder / "images")
-        self.again(folder, epochs=1)
+        self.run(folder, epochs=1)
         with mock.patch.object(
             _history.History, "on_epoch_end", side_effect=KeyboardInterrupt
         ):
             try:
-                self.again(folder)
+                self.run(folder)
             except KeyboardInterrupt:
                 return
         raise AssertionError("It was not interrupted.")
 
-    def again(self, folder, **changes):
+    def run(self, folder, **changes):
         kind, read, own = _settings.Settings, _data.by_name("textures"), {}
         if self.recipe == "image_folder":
             kind, read = image_folder.FolderSettings, image_folder.read
@@ -119,14 +119,14 @@ class Training:
         return [array for _, array in weights], metrics
 
     def mistake(self, folder):
-        self.again(folder, run_dir="other", batch_size=64)
+        self.run(folder, run_dir="other", batch_size=64)
 
     def correct(self, folder):
-        self.again(folder, run_dir="other")
+        self.run(folder, run_dir="other")
         assert (folder / "other/metrics.json").is_file()
 
     def damage(self, folder):
-        """The newest checkpoint, where an older one is used."""
+        """Damages the newest checkpoint; an older one is used instead."""
         newest = sorted((folder / "run/checkpoints").glob("*.data-*"))[-1]
         damage(newest)
         return None
@@ -135,14 +135,14 @@ class Training:
 class Embedding:
     """A finished embedding, and another one that was interrupted."""
 
-    place = np, "savez"
-    owns, ends, room = True, False, 8192
+    writer = np, "savez"
+    owns, finishes, room = True, False, 8192
 
     def prepare(self, folder):
         write_images(folder / "images")
         encoder = moco_keras.build_encoder("resnet18", 8, width=2)
         moco_keras.export_encoder(encoder, folder / "encoder")
-        self.again(folder, out="finished.npz")
+        self.run(folder, out="finished.npz")
         (folder / f"images/a/0{ODD}.png").touch()
         write, parts = np.savez, []
 
@@ -154,12 +154,12 @@ class Embedding:
 
         with mock.patch.object(np, "savez", stop):
             try:
-                self.again(folder)
+                self.run(folder)
             except KeyboardInterrupt:
                 return
         raise AssertionError("It was not interrupted.")
 
-    def again(self, folder, out="features.npz"):
+    def run(self, folder, out="features.npz"):
         settings = embed.EmbedSettings(
             encoder=str(folder / "encoder"),
             images=str(folder / "images"),
@@ -178,30 +178,30 @@ class Embedding:
             return [file["features"]], file["files"].tolist()
 
     def mistake(self, folder):
-        self.again(folder, out="features.npy")
+        self.run(folder, out="features.npy")
 
     def correct(self, folder):
-        self.again(folder)
+        self.run(folder)
 
     def damage(self, folder):
-        """A part, which is computed again."""
+        """Damages a part, which is computed again."""
         (part,) = folder.glob("features.*.partial/*.npz")
         damage(part)
         return None
 
 
 class Export:
-    """A run with one version of its encoder, and another that is begun."""
+    """A run with one exported version, which gets another."""
 
-    place = keras.Model, "save"
-    owns, ends, room = False, False, 40_000  # each makes a version
+    writer = keras.Model, "save"
+    owns, finishes, room = False, False, 40_000  # each makes a version
 
     def prepare(self, folder):
-        Training("textures").again(folder, epochs=1)
+        Training("textures").run(folder, epochs=1)
 
-    def again(self, folder, **changes):
-        run = str(folder / "run")
-        export.export(export.ExportSettings(model=run, **changes))
+    def run(self, folder, **changes):
+        run_dir = str(folder / "run")
+        export.export(export.ExportSettings(model=run_dir, **changes))
 
     def finished(self, folder):
         return {
@@ -215,13 +215,13 @@ class Export:
         return [layer(textures.draw(4, seed=1)[0]).numpy()], None
 
     def mistake(self, folder):
-        self.again(folder, version=1)
+        self.run(folder, version=1)
 
     def correct(self, folder):
-        self.again(folder)
+        self.run(folder)
 
     def damage(self, folder):
-        """The model, without which nothing can be exported."""
+        """Damages the model, without which nothing can be exported."""
         file = folder / "run/model.keras"
         shutil.copy(file, folder / "whole.keras")
         damage(file)
@@ -237,9 +237,9 @@ PROGRAMS = {
 
 
 def main(name, folder):
-    """Runs a program that pauses before it writes what it is for."""
+    """Runs a program that pauses before it writes its results."""
     program = PROGRAMS[name]
-    owner, function = program.place
+    owner, function = program.writer
     write = getattr(owner, function)
 
     def pause(*args, **kwargs):
@@ -248,7 +248,7 @@ def main(name, folder):
         return write(*args, **kwargs)
 
     with mock.patch.object(owner, function, pause):
-        program.again(Path(folder))
+        program.run(Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Kills a run at many moments, and compares it with one that was left alone.
+"""Kills a run at many moments, and compares it with an undisturbed one.
 
     python tests/helpers/soak.py --kills=20 --replicas=2
 
-Runs the smoke recipe twice. One of the two is killed with SIGKILL, again and
-again, and started again. In the end their weights, queues, metrics.json and
-history.csv must be the same to the bit.
+Runs the smoke recipe twice. One of the runs is killed with SIGKILL and started
+again, many times. In the end, the weights, queue, metrics.json and history.csv
+of both runs must be the same to the bit.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TWO_DEVICES = (
 
 
 class Run:
-    """A run of the smoke recipe, by one process after another."""
+    """A run of the smoke recipe, in one process after another."""
 
     def __init__(self, folder, data_dir, replicas, epochs):
         self.folder, self.log = folder / "run", folder / "log"
@@ -44,7 +44,7 @@ class Run:
             data_dir,
             f"--run_dir={self.folder}",
             f"--epochs={epochs}",
-            "--test_examples=2000",  # an evaluation that takes its time
+            "--test_examples=2000",  # a slow evaluation
             "--checkpoint_every=1 step",
         )
         self.command = [sys.executable, "-u", *how[replicas], *flags]
@@ -68,7 +68,7 @@ class Run:
         assert code == 0, self.log.read_text()[-2000:]
 
     def kill(self, moment):
-        """Starts a process and kills it at a moment, unless it ends before."""
+        """Starts a process, kills it at a moment; False if it ended before."""
         before = self.saved(), self.evaluated()
         more = random.randint(1, STEPS - 1)
         process = self.start()
@@ -88,19 +88,19 @@ class Run:
             return saved >= before[0] + more
         if moment == "between epochs":
             return evaluated > before[1] and evaluated * STEPS > saved
-        # A step is left, of 30 ms or so, and then the evaluation, of 300.
+        # A step of about 30 ms is left, and then an evaluation of 300 ms.
         if saved > before[0] and saved % STEPS == STEPS - 1:
             time.sleep(random.uniform(0.05, 0.3))
             return True
         return False
 
     def saved(self):
-        """Steps after which the newest checkpoint was written."""
+        """The number of steps before the newest checkpoint."""
         names = [p.stem for p in self.folder.glob("checkpoints/*.index")]
         return int(max(names, default=0))
 
     def evaluated(self):
-        """Epochs of which history.csv knows."""
+        """The number of epochs in history.csv."""
         try:
             return (self.folder / "history.csv").read_text().count("\n") - 1
         except FileNotFoundError:
@@ -111,7 +111,7 @@ MOMENTS = ("in an epoch", "writing", "evaluating", "between epochs")
 
 
 def compare(run, other):
-    """Raises an AssertionError where two runs differ."""
+    """Raises an AssertionError if two runs differ."""
     for name in ("metrics.json", "history.csv"):
         files = [(r.folder / name).read_bytes() for r in (run, other)]
         assert files[0] == files[1], name
@@ -124,11 +124,11 @@ def compare(run, other):
 
 
 def soak(folder, data_dir, kills, epochs, replicas, seed, minutes):
-    """Runs, kills and compares; returns what happened."""
+    """Runs, kills and compares; returns a report."""
     start = time.monotonic()
     random.seed(seed)
-    alone = Run(folder / "alone", data_dir, replicas, epochs)
-    alone.finish()
+    undisturbed = Run(folder / "undisturbed", data_dir, replicas, epochs)
+    undisturbed.finish()
     run = Run(folder / "killed", data_dir, replicas, epochs)
     killed = collections.Counter()
     steps = []
@@ -136,11 +136,13 @@ def soak(folder, data_dir, kills, epochs, replicas, seed, minutes):
         if time.monotonic() - start > 60 * minutes:
             break
         moment = MOMENTS[i % len(MOMENTS)]
-        assert run.kill(moment), f"It ended before it was killed {moment}."
+        assert run.kill(moment), (
+            f"The run ended before it was killed: {moment}."
+        )
         killed[moment] += 1
         steps.append(run.saved())
     run.finish()
-    compare(run, alone)
+    compare(run, undisturbed)
     return {
         "replicas": replicas,
         "killed": sum(killed.values()),
@@ -157,7 +159,10 @@ def main():
     parser.add_argument("--replicas", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--minutes", type=float, default=10, help="kills no more after these"
+        "--minutes",
+        type=float,
+        default=10,
+        help="stops killing after this time",
     )
     args = vars(parser.parse_args())
     with tempfile.TemporaryDirectory() as folder:

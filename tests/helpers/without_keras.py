@@ -1,4 +1,4 @@
-"""Embeds by exported encoders in a process without Keras and moco_keras."""
+"""Embeds with exported encoders in a process without Keras and moco_keras."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ BATCHES = (1, 7, 64)
 
 
 def embed(given, folders):
-    """What both signatures of exports return, by the two loaders.
+    """What both signatures of exports return, with two loaders.
 
     Args:
         given: path of a .npz file of `images` and `image_bytes`.
@@ -28,7 +28,7 @@ def embed(given, folders):
 
 
 def main(given, found, *folders):
-    """Loads each with the loader of TensorFlow 2 and with that of 1."""
+    """Loads each export with the loaders of TensorFlow 2 and 1."""
     # TensorFlow's loader looks for Keras, so it is hidden, not just left out.
     sys.modules["keras"] = sys.modules["moco_keras"] = None
     import tensorflow as tf

@@ -34,8 +34,8 @@ ROWS = [
 ]
 
 
-def of_csv_logger(folder):
-    """What Keras's logger writes, of epochs of which one lacks kNN."""
+def by_csv_logger(folder):
+    """What Keras's `CSVLogger` writes about `ROWS`, one of which lacks kNN."""
     log = keras.callbacks.CSVLogger(folder / "log.csv")
     log.set_model(keras.Sequential())
     log.on_train_begin()
@@ -89,16 +89,14 @@ def in_csv(rows, folder):
     [
         lambda folder: ROWS,
         lambda folder: in_csv(ROWS, folder),
-        of_csv_logger,
+        by_csv_logger,
         lambda folder: [{**r, "epoch": np.int64(r["epoch"])} for r in ROWS],
     ],
     ids=["dicts", "csv", "csv_logger", "numpy"],
 )
 @pytest.mark.parametrize("untrained", [None, 0.2])
 @pytest.mark.parametrize("raw_pixels", [None, 0.35])
-def test_curves_are_those_of_the_epochs(
-    form, untrained, raw_pixels, draw, tmp_path
-):
+def test_curves_show_the_epochs(form, untrained, raw_pixels, draw, tmp_path):
     lines = draw(form(tmp_path), untrained=untrained, raw_pixels=raw_pixels)
     before = [] if untrained is None else [[0, untrained]]
     assert lines == {
@@ -108,7 +106,7 @@ def test_curves_are_those_of_the_epochs(
     }
 
 
-def test_curves_of_what_fit_returns(draw, make_model, images):
+def test_curves_of_a_history_from_fit(draw, make_model, images):
     fitted = make_model().fit(images, batch_size=8, epochs=2, verbose=0)
     lines = draw(fitted)
     assert lines == draw(fitted.history)
@@ -120,7 +118,7 @@ def test_curves_of_what_fit_returns(draw, make_model, images):
 def test_curves_of_a_history_with_knn_in_every_epoch(draw):
     lines = draw(HISTORY)
     assert lines["kNN accuracy"] == [[[1, 0.3], [2, 0.4], [3, 0.5]]]
-    # An untrained encoder's alone.
+    # Only that of an untrained encoder.
     rows = [{k: v for k, v in row.items() if k != "knn"} for row in ROWS]
     assert draw(rows, untrained=0.2)["kNN accuracy"] == [[[0, 0.2]]]
 
@@ -136,7 +134,7 @@ def test_curves_of_a_history_with_knn_in_every_epoch(draw):
         ([{**ROWS[0], "loss": "high"}], "numbers. Received: loss='high'"),
     ],
 )
-def test_epochs_that_cannot_be_drawn(epochs, message, tmp_path):
+def test_epochs_that_cannot_be_drawn_are_refused(epochs, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         plotting.curves(epochs, tmp_path / "curves.png")
 
@@ -154,7 +152,7 @@ def test_few_queries_are_drawn(count, names, tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 3, 9])
-def test_the_nearest_are_drawn(count, tmp_path):
+def test_the_nearest_images_are_drawn(count, tmp_path):
     path = tmp_path / "nearest.png"
     others = [
         (f"{i}.png", 0.5, np.zeros((8, 4 + i, 3), "uint8"))
@@ -165,7 +163,7 @@ def test_the_nearest_are_drawn(count, tmp_path):
     assert (not_white(path, 0.2, 1) > 0.1) == (count > 0)
 
 
-NAMES = {  # as they are drawn
+NAMES = {  # and how they are drawn
     "price_$10_$20": "price_$10_$20",
     "a_$\\frac{1$": "a_$\\frac{1$",
     "%s {0} \\mu": "%s {0} \\mu",
@@ -217,7 +215,7 @@ def only_fonts_of_matplotlib(monkeypatch):
     ("how", "usetex"),
     [("neighbours", False), ("neighbours", True), ("nearest", False)],
 )
-def test_names_of_others_are_drawn_as_text(
+def test_names_are_drawn_as_plain_text(
     how, usetex, figures, only_fonts_of_matplotlib, tmp_path
 ):
     with matplotlib.rc_context({"text.usetex": usetex}):
@@ -236,15 +234,15 @@ def test_long_names_do_not_overlap(how, figures, tmp_path):
     for box, other in itertools.combinations(boxes, 2):
         assert not box.width or not other.width or not box.overlaps(other)
     drawn = {axes.get_title().partition("\n")[0] for axes in figures[0].axes}
-    for i in range(4):  # they are told apart by their ends
+    for i in range(4):  # their ends tell them apart
         assert any(name.endswith(f"W{i}") for name in drawn)
     assert {name for name in drawn if "..." not in name} <= {"", "query"}
 
 
-def test_a_font_is_found_that_has_the_character(
+def test_a_font_that_has_the_character_is_found(
     figures, only_fonts_of_matplotlib, tmp_path
 ):
-    """Of those that come with matplotlib, only STIX's has this one."""
+    """Of matplotlib's own fonts, only STIX has this one."""
     draw_names("nearest", ["\u1d81"], tmp_path / "names.png")
     (title,) = (axes.title for axes in figures[0].axes[1:2])
     assert title.get_text() == "\u1d81\n0.500"

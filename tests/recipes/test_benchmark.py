@@ -1,4 +1,4 @@
-"""The benchmark's parts; what it measures is nobody's business here."""
+"""The benchmark's parts; its measurements are not judged."""
 
 import json
 import subprocess
@@ -52,20 +52,20 @@ def test_sides_take_turns_and_are_compared(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_side_that_dies_is_named():
+def test_the_error_names_a_side_that_dies():
     with pytest.raises(ChildProcessError, match="moco_keras ended with exit"):
         sides.Side("moco_keras", sides.OURS, {"cores": 1})
 
 
-def test_photographs_are_as_long_as_photographs():
+def test_drawn_photographs_have_realistic_file_sizes():
     picture = data_files.draw_photograph(0)
     assert picture.shape == (375, 500, 3)
-    length = len(tf.io.encode_jpeg(picture, quality=90).numpy())
-    assert 40_000 < length < 70_000
+    size = len(tf.io.encode_jpeg(picture, quality=90).numpy())
+    assert 40_000 < size < 70_000
 
 
 @pytest.mark.slow
-def test_a_data_set_is_made_larger(textures_dir, tmp_path):
+def test_a_data_set_is_enlarged(textures_dir, tmp_path):
     def labels(split, folder):
         builder = data.find_builder("textures", folder)
         decoders = {"image": tfds.decode.SkipDecoding()}

@@ -1,4 +1,4 @@
-"""Runs that are continued after their end, and runs that begin with another."""
+"""Runs continued after their end, and runs that start from another."""
 
 import dataclasses
 import json
@@ -65,17 +65,17 @@ def assert_same(folder, other):
     assert (folder / name).read_text() == (other / name).read_text()
 
 
-def interrupt(monkeypatch, train_it, place, name, on=lambda *args: True):
-    """Interrupts a run where something is called."""
-    go_on = getattr(place, name)
+def interrupt(monkeypatch, train_it, owner, name, when=lambda *args: True):
+    """Interrupts a run at a call of the function `name` of `owner`."""
+    original = getattr(owner, name)
 
     def stop(*args, **kwargs):
-        if on(*args):
+        if when(*args):
             raise KeyboardInterrupt
-        return go_on(*args, **kwargs)
+        return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(place, name, stop)
+        patch.setattr(owner, name, stop)
         with pytest.raises(KeyboardInterrupt):
             train_it()
 
@@ -84,11 +84,10 @@ RESULTS = ("*.json", "*.png", "model.keras", "encoder/1/**/*")
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
-    """To what it would be, had it been as long from the beginning.
-
-    Were it not for the schedule, which is a constant here.
-    """
+def test_a_continued_run_equals_one_that_was_longer_from_the_start(
+    tmp_path, monkeypatch, capsys
+):
+    """With a constant learning rate, since a schedule depends on the length."""
     monkeypatch.setattr(schedules, "EpochCosine", lambda rate, *_: rate)
     whole = train(tmp_path / "whole", epochs=4)
     run = train(tmp_path / "run")
@@ -97,15 +96,19 @@ def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
     assert len([*checkpoints.glob("*.index")]) == 1
     before = contents(run, *RESULTS)
 
-    def go_on():
+    def resume():
         return train(run, epochs=4)
 
-    def in_the_third(_, epoch, logs):
+    def in_third_epoch(_, epoch, logs):
         return epoch == 2
 
     capsys.readouterr()
     interrupt(
-        monkeypatch, go_on, _history.History, "on_epoch_end", on=in_the_third
+        monkeypatch,
+        resume,
+        _history.History,
+        "on_epoch_end",
+        when=in_third_epoch,
     )
     assert (
         "finished after 2 epochs, and continues to 4" in capsys.readouterr().out
@@ -118,19 +121,19 @@ def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
     def is_metrics(file, value):
         return file.name == "metrics.json"
 
-    interrupt(monkeypatch, go_on, _run_files, "write_json", on=is_metrics)
+    interrupt(monkeypatch, resume, _run_files, "write_json", when=is_metrics)
     assert before.items() <= contents(run, *RESULTS).items()
 
-    def is_last(file, place):
-        return place == run / "metrics.json"
+    def is_last(file, target):
+        return target == run / "metrics.json"
 
-    interrupt(monkeypatch, go_on, Path, "replace", on=is_last)
+    interrupt(monkeypatch, resume, Path, "replace", when=is_last)
     capsys.readouterr()
-    assert go_on() == run  # which puts the last results in their places
+    assert resume() == run  # which moves the remaining results into place
     assert "are in their places" in capsys.readouterr().out
     assert len([*checkpoints.glob("*.index")]) == 1
     with pytest.raises(FileExistsError, match="finished, with 4 epochs"):
-        go_on()
+        resume()
     assert {path.name for path in run.iterdir()} == left
     assert before.items().isdisjoint(contents(run, "curves.png").items())
     assert_same(run, whole)
@@ -146,19 +149,19 @@ def test_a_finished_run_is_continued(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_pictures_decide_nothing(tmp_path, monkeypatch, capsys):
-    """A run whose pictures fail is complete, and says what failed."""
+def test_a_failed_picture_does_not_fail_the_run(tmp_path, monkeypatch, capsys):
+    """The run is complete, and says what failed."""
 
     def fail(*args):
         raise ValueError("ParseSyntaxException:\nprice_$10_$20")
 
     monkeypatch.setattr(plotting, "neighbours", fail)
     with pytest.raises(ValueError, match="Received: .*splits"):
-        train(tmp_path / "run", bn_splits=3)  # no divisor of the batch
+        train(tmp_path / "run", bn_splits=3)  # does not divide the batch
     assert not (tmp_path / "run").exists()
     run = train(tmp_path / "run")
-    said = capsys.readouterr().err
-    assert "neighbours.png was not drawn: ParseSyntaxException:." in said
+    stderr = capsys.readouterr().err
+    assert "neighbours.png was not drawn: ParseSyntaxException:." in stderr
     assert {path.name for path in run.iterdir()} == {
         "checkpoints",
         "curves.png",
@@ -173,7 +176,7 @@ def test_pictures_decide_nothing(tmp_path, monkeypatch, capsys):
     }
     with pytest.raises(FileExistsError, match="finished, with 2 epochs"):
         train(run)
-    # And what is damaged is made again, as the error says.
+    # A damaged model is made again by doing what the error says.
     model = (run / "model.keras").read_bytes()
     (run / "model.keras").write_bytes(model[:-100])
     with pytest.raises(ValueError, match="move its metrics.json and model.ke"):
@@ -186,7 +189,7 @@ def test_pictures_decide_nothing(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_its_schedule_is_that_of_the_new_length(tmp_path):
+def test_a_continued_run_has_the_schedule_of_its_new_length(tmp_path):
     run = train(tmp_path / "run", epochs=1)
     assert train(run) == run
     model = keras.saving.load_model(run / "model.keras")
@@ -203,8 +206,8 @@ def test_its_schedule_is_that_of_the_new_length(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_begins_with_another(tmp_path, monkeypatch, capsys):
-    """And where it goes on, it does not need the other any more."""
+def test_a_run_starts_from_another(tmp_path, monkeypatch, capsys):
+    """Once it has a checkpoint, it no longer needs the other's file."""
     first = train(tmp_path / "first", epochs=1)
     file = tmp_path / "given.keras"
     shutil.copy(first / "model.keras", file)
@@ -215,18 +218,18 @@ def test_a_run_begins_with_another(tmp_path, monkeypatch, capsys):
     )
     run = tmp_path / "run"
 
-    def go_on():
+    def resume():
         return train(run, **given)
 
-    interrupt(monkeypatch, go_on, _history.History, "on_epoch_end")
+    interrupt(monkeypatch, resume, _history.History, "on_epoch_end")
     file.unlink()
-    go_on()
+    resume()
     assert_same(run, whole)
     record = json.loads((run / "settings.json").read_text())
     assert record["settings"]["init_from"] == str(file)
     with pytest.raises(ValueError, match=r"--init_from=None \(it began with /"):
         train(run, seed=1, epochs=3)
-    train(run, **given, epochs=3)  # a finished one neither
+    train(run, **given, epochs=3)  # nor does a finished run
 
     shutil.copy(first / "model.keras", file)
     with pytest.raises(ValueError, match="queue size 16, where.*ask for 24"):
@@ -235,10 +238,10 @@ def test_a_run_begins_with_another(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_devices_and_workers_begin_with_another_and_continue(
+def test_devices_and_workers_start_from_another_run_and_continue(
     textures_dir, tmp_path
 ):
-    """The chief alone has the file, and the checkpoint."""
+    """Only the chief has the file and the checkpoint."""
 
     def command(name, given, epochs, *more):
         return programs.smoke(
@@ -306,8 +309,8 @@ def build(image_size=8, queue_size=16, **kwargs):
     return moco_keras.MoCo(encoder, queue_size=queue_size)
 
 
-def test_what_a_run_begins_with(rng, tmp_path):
-    """Both encoders and the queue; the steps are counted anew."""
+def test_a_run_starts_with_the_weights_and_queue_of_another(rng, tmp_path):
+    """The rest of its state, such as the number of steps, is its own."""
     trained, model = build(), build()
     for variable in (*trained.variables, trained.steps):
         variable.assign(rng.integers(1, 9, variable.shape))
@@ -315,7 +318,7 @@ def test_what_a_run_begins_with(rng, tmp_path):
     arrays = _start.read(tmp_path / "m.keras", model)
     before = [v.numpy() for v in model.saved_states()]
     strategy = tf.distribute.get_strategy()
-    for given in (arrays, None):  # as to a worker that is not the chief
+    for given in (arrays, None):  # None as on a worker that is not the chief
         _start.give(model, given, strategy)
         for part in ("query_encoder", "key_encoder", "queue"):
             ours, theirs = (
@@ -346,7 +349,7 @@ def test_another_architecture_is_refused(changes, message, tmp_path):
     _start.read(tmp_path / "m.keras", build(bn_splits=2))
 
 
-def test_other_files_are_refused(make_model, tmp_path):
+def test_files_other_than_models_are_refused(make_model, tmp_path):
     model = make_model()
     model.query_encoder.save(tmp_path / "encoder.keras")
     (tmp_path / "text.keras").write_text("a list of things to buy")
@@ -362,8 +365,8 @@ def test_other_files_are_refused(make_model, tmp_path):
             _start.read(path, model)
 
 
-def test_results_are_published_whole(tmp_path, monkeypatch):
-    """Wherever it is interrupted: the old ones, or in the end the new ones."""
+def test_results_are_published_as_a_whole(tmp_path, monkeypatch):
+    """After any interruption: the old ones, or finally all the new ones."""
     record = {"recipe": "r", "settings": {}, "data": {}}
 
     def begin(folder):

@@ -37,7 +37,7 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture
 def folder(rng, tmp_path):
-    """Twenty images of different sizes, and three files that are none."""
+    """Twenty images of different sizes, and three files that are not images."""
     folder = tmp_path / "images"
     (folder / "within").mkdir(parents=True)
     for i in range(20):
@@ -80,7 +80,9 @@ def pixels_of(path):
         return np.asarray(image)
 
 
-def test_features_are_the_exports(settings, encoder, folder, tmp_path, capsys):
+def test_features_are_those_of_the_exported_signature(
+    settings, encoder, folder, tmp_path, capsys
+):
     embed.embed(settings)
     with np.load(settings.out) as found:
         names, features = found["files"].tolist(), found["features"]
@@ -98,7 +100,7 @@ def test_features_are_the_exports(settings, encoder, folder, tmp_path, capsys):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_links_to_what_is_there_are_left_out_and_said(settings, folder, capsys):
+def test_duplicate_links_are_skipped_and_listed(settings, folder, capsys):
     embed.embed(settings)
     with np.load(settings.out) as found:
         names = found["files"].tolist()
@@ -120,7 +122,7 @@ def test_links_to_what_is_there_are_left_out_and_said(settings, folder, capsys):
     embed.embed(changed(settings, out=out + ".npz", on_bad_image="error"))
 
 
-def test_it_goes_on_where_it_was(settings, monkeypatch):
+def test_an_interrupted_embedding_resumes(settings, monkeypatch):
     embed.embed(changed(settings, out=settings.out.replace("fea", "whole_fea")))
     embed_batch, batches = _embed_parts._embed_batch, []
 
@@ -146,14 +148,14 @@ def test_it_goes_on_where_it_was(settings, monkeypatch):
         np.load(settings.out) as found,
         np.load(settings.out.replace("fea", "whole_fea")) as whole,
     ):
-        about = {"encoder", "images", "on_bad_image"}
-        assert set(found) == {"features", "files", *about}
+        origin = {"encoder", "images", "on_bad_image"}
+        assert set(found) == {"features", "files", *origin}
         for name in found:
             np.testing.assert_array_equal(found[name], whole[name])
 
 
 def interrupt(settings, monkeypatch):
-    """Ends an embedding when only its parts are there."""
+    """Stops an embedding when all its parts are there, but not joined."""
     with monkeypatch.context() as patch:
         patch.setattr(_embed_parts, "join", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -161,7 +163,9 @@ def interrupt(settings, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_with_words(number, settings, monkeypatch, capsys):
+def test_a_signal_ends_it_and_the_error_says_how_to_resume(
+    number, settings, monkeypatch, capsys
+):
     embed_batch = _embed_parts._embed_batch
 
     def embed_some(*args):
@@ -178,7 +182,7 @@ def test_a_signal_ends_it_with_words(number, settings, monkeypatch, capsys):
     embed.embed(settings)
 
 
-def test_a_full_disk_ends_it_and_it_goes_on(settings, monkeypatch):
+def test_an_embedding_resumes_after_a_full_disk(settings, monkeypatch):
     save, saved = _embed_files.save_npz, []
 
     def fill_up(path, **arrays):
@@ -196,9 +200,9 @@ def test_a_full_disk_ends_it_and_it_goes_on(settings, monkeypatch):
         assert len(found["files"]) == 20
 
 
-def flip_a_bit(path, place, bit=0):
+def flip_a_bit(path, position, bit=0):
     contents = bytearray(path.read_bytes())
-    contents[place] ^= 1 << bit
+    contents[position] ^= 1 << bit
     path.write_bytes(contents)
 
 
@@ -206,8 +210,8 @@ def test_a_damaged_part_is_named_and_embedded_again(
     settings, tmp_path, monkeypatch, capsys
 ):
     interrupt(settings, monkeypatch)
-    (place,) = tmp_path.glob("*.partial")
-    first, second, third = sorted(place.glob("*.npz"))
+    (folder,) = tmp_path.glob("*.partial")
+    first, second, third = sorted(folder.glob("*.npz"))
     untouched = third.stat().st_mtime_ns
     with np.load(first) as part:
         expected = part["features"]
@@ -226,9 +230,9 @@ def test_a_damaged_part_is_named_and_embedded_again(
             )[1],
         )
         embed.embed(settings)
-    said = capsys.readouterr().err
-    assert f"{first} is damaged" in said and f"{second} is damaged" in said
-    assert str(third) not in said
+    error = capsys.readouterr().err
+    assert f"{first} is damaged" in error and f"{second} is damaged" in error
+    assert str(third) not in error
     with np.load(settings.out) as found:
         np.testing.assert_allclose(
             found["features"][: len(expected)], expected, atol=1e-5
@@ -236,8 +240,8 @@ def test_a_damaged_part_is_named_and_embedded_again(
         assert len(found["files"]) == 20
 
 
-def test_no_flipped_bit_goes_unseen(tmp_path):
-    """Read rightly, or refused: never other values."""
+def test_a_flipped_bit_never_changes_a_value(tmp_path):
+    """The file is refused, or read as it was written."""
     arrays = {
         "features": np.arange(6, dtype="float32").reshape(3, 2),
         "files": np.array(["a.png", "b/c.png"]),
@@ -247,9 +251,9 @@ def test_no_flipped_bit_goes_unseen(tmp_path):
     path = tmp_path / "part.npz"
     _embed_files.save_npz(path, **arrays)
     whole, refused = path.read_bytes(), 0
-    for place in range(len(whole)):
+    for position in range(len(whole)):
         path.write_bytes(whole)
-        flip_a_bit(path, place, place % 8)
+        flip_a_bit(path, position, position % 8)
         try:
             with _embed_files.open_npz(path, arrays) as found:
                 for name, array in arrays.items():
@@ -264,7 +268,7 @@ def test_no_flipped_bit_goes_unseen(tmp_path):
             _embed_files.open_npz(path, arrays)
 
 
-def test_a_damaged_file_of_embeddings_is_named(settings):
+def test_the_error_names_a_damaged_file_of_embeddings(settings):
     embed.embed(settings)
     out = Path(settings.out)
     with np.load(out) as found:
@@ -277,13 +281,13 @@ def test_a_damaged_file_of_embeddings_is_named(settings):
     assert out.read_bytes() == damaged
 
 
-def test_what_drawing_leaves_is_hidden_and_removed(
+def test_temporary_files_of_drawing_are_hidden_and_removed(
     settings, folder, tmp_path, monkeypatch
 ):
-    """Also where the process is killed, and removes nothing itself."""
+    """Also those of a process that was killed and could not remove them."""
     draw = plotting.nearest
-    left = tmp_path / ".partial-of_a_dead_process"
-    left.mkdir()
+    leftover = tmp_path / ".partial-of_a_dead_process"
+    leftover.mkdir()
     for i, name in enumerate(["0.png", "2.png"]):
 
         def draw_and_look(query, pictures, path, before=i):
@@ -291,7 +295,7 @@ def test_what_drawing_leaves_is_hidden_and_removed(
             shown = [p for p in path.parents[1].iterdir() if p.name[0] != "."]
             assert path not in tmp_path.iterdir()
             assert len([p for p in shown if p.suffix == ".png"]) == before
-            assert not left.exists()
+            assert not leftover.exists()
 
         monkeypatch.setattr(plotting, "nearest", draw_and_look)
         embed.embed(changed(settings, neighbours=str(folder / name)))
@@ -306,7 +310,9 @@ def test_what_drawing_leaves_is_hidden_and_removed(
 
 
 @pytest.mark.parametrize("damaged", ["{", "[]", "{}", None])
-def test_a_damaged_encoder_is_named(settings, encoder, tmp_path, damaged):
+def test_the_error_names_a_damaged_encoder(
+    settings, encoder, tmp_path, damaged
+):
     copy = tmp_path / "encoder" / "1"
     shutil.copytree(encoder, copy)
     (copy / "encoder.json").unlink()
@@ -317,43 +323,45 @@ def test_a_damaged_encoder_is_named(settings, encoder, tmp_path, damaged):
     assert str(copy) in str(info.value)
 
 
-def test_a_folder_without_an_encoder_is_named_with_its_flag(settings, tmp_path):
+def test_the_error_names_a_folder_without_an_encoder_and_its_flag(
+    settings, tmp_path
+):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="^--encoder must be.*empty"):
         embed.embed(changed(settings, encoder=str(tmp_path / "empty")))
 
 
-def test_one_process_makes_a_file(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "_Encoder", None)  # it is refused before
+def test_an_output_file_has_one_owner(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "_Encoder", None)  # never loaded
     with ownership.hold(Path(settings.out), "It"):
         with pytest.raises(BlockingIOError, match="held by process .* since"):
             embed.embed(settings)
     assert {p.name for p in tmp_path.iterdir()} == {"images"}
 
 
-def test_folders_that_nobody_will_go_on_with_are_removed(
+def test_folders_of_abandoned_embeddings_are_removed(
     settings, folder, tmp_path, monkeypatch
 ):
     interrupt(settings, monkeypatch)
-    (begun,) = tmp_path.glob("*.partial")
-    of_others = {
+    (abandoned,) = tmp_path.glob("*.partial")
+    foreign = {
         tmp_path / f"features.{name}"
         for name in ("mine.partial", "a.0123456789ab.partial", "0123456789ab")
     }
-    for place in of_others:
-        place.mkdir()
+    for path in foreign:
+        path.mkdir()
     shutil.copy(folder / "2.png", folder / "0.png")
-    interrupt(settings, monkeypatch)  # of what has changed
-    assert begun.exists() and len([*tmp_path.glob("features.*")]) == 5
+    interrupt(settings, monkeypatch)  # on images that changed
+    assert abandoned.exists() and len([*tmp_path.glob("features.*")]) == 5
     embed.embed(settings)
     assert {*tmp_path.glob("features.*")} == {
-        *of_others,
+        *foreign,
         tmp_path / "features.npz",
         tmp_path / "features.skipped.csv",
     }
 
 
-def test_a_list_of_what_was_skipped_is_of_this_embedding(
+def test_the_list_of_skipped_files_is_that_of_this_embedding(
     settings, folder, tmp_path
 ):
     embed.embed(settings)
@@ -374,17 +382,17 @@ def test_a_list_of_what_was_skipped_is_of_this_embedding(
 
 
 @pytest.mark.parametrize("change", ["rename", "write"])
-def test_images_that_change_meanwhile_are_refused(
+def test_images_that_change_during_an_embedding_are_refused(
     change, settings, folder, tmp_path, monkeypatch
 ):
-    """A disk that vanishes is not one of files that are no images."""
+    """Files on a disk that vanished are not skipped as unreadable."""
     embed_batch, moved = _embed_parts._embed_batch, folder.with_name("moved")
 
     def embed_some(encoder, paths, pool):
         if paths[0].name == "within":
             raise AssertionError
         if change == "write":
-            (folder / "0.png").write_bytes(b"no image any more")
+            (folder / "0.png").write_bytes(b"no longer an image")
         else:
             folder.rename(moved)
         monkeypatch.setattr(_embed_parts, "_embed_batch", embed_batch)
@@ -401,13 +409,13 @@ def test_images_that_change_meanwhile_are_refused(
             assert len(found["files"]) == 20
 
 
-def test_a_disk_that_is_full_or_read_only(settings, small_disk, monkeypatch):
+def test_a_full_or_read_only_disk(settings, small_disk, monkeypatch):
     disk, make_read_only = small_disk
     settings = changed(settings, out=str(disk / "features.npz"))
-    others = disk / "others"
+    filler = disk / "filler"
 
     def fill():
-        with contextlib.suppress(OSError), others.open("wb", 0) as file:
+        with contextlib.suppress(OSError), filler.open("wb", 0) as file:
             while file.write(bytes(4096)):
                 pass
 
@@ -415,33 +423,33 @@ def test_a_disk_that_is_full_or_read_only(settings, small_disk, monkeypatch):
     fill()
     with full:
         embed.embed(settings)
-    others.unlink()
+    filler.unlink()
     interrupt(settings, monkeypatch)
     fill()
     with full:
         embed.embed(settings)
-    others.unlink()
+    filler.unlink()
     embed.embed(settings)
     with np.load(settings.out) as found:
         assert len(found["files"]) == 20
     make_read_only()
-    embed.embed(settings)  # it is there
+    embed.embed(settings)  # has nothing to write
     another = str(disk / "another.npz")
     with pytest.raises(OSError, match="--out=.*another.npz: Read-only"):
         embed.embed(changed(settings, out=another))
 
 
-def test_the_folder_of_a_run_is_that_of_its_encoder(
+def test_the_folder_of_a_run_stands_for_its_encoder(
     settings, encoder, tmp_path
 ):
     run = tmp_path / "run"
     run.mkdir()
     (run / "encoder").symlink_to(encoder.parent)
     embed.embed(changed(settings, encoder=str(run)))
-    embed.embed(settings)  # made by the same
+    embed.embed(settings)  # the same encoder
 
 
-def test_a_file_of_something_else_is_not_overwritten(settings, folder):
+def test_an_embedding_with_other_flags_is_not_overwritten(settings, folder):
     embed.embed(settings)
     before = {p: p.stat().st_mtime_ns for p in folder.parent.rglob("*")}
     another = folder.parent / "another"
@@ -458,7 +466,7 @@ def test_a_file_of_something_else_is_not_overwritten(settings, folder):
         assert path.stat().st_mtime_ns == since or path.name == "0.png"
 
 
-def test_a_file_that_is_not_ours_is_not_overwritten(settings):
+def test_a_file_of_another_program_is_not_overwritten(settings):
     def write_text(file):
         file.write(b"something else")
 
@@ -477,8 +485,8 @@ def test_a_file_that_is_not_ours_is_not_overwritten(settings):
         assert Path(settings.out).read_bytes() == before
 
 
-def test_what_has_changed_is_embedded_anew(settings, folder, monkeypatch):
-    """Nothing of what was begun before is in it."""
+def test_changed_images_are_embedded_again(settings, folder, monkeypatch):
+    """Parts from before the change are not used."""
     interrupt(settings, monkeypatch)
     shutil.copy(folder / "2.png", folder / "0.png")
     embed.embed(settings)
@@ -487,17 +495,17 @@ def test_what_has_changed_is_embedded_anew(settings, folder, monkeypatch):
     np.testing.assert_allclose(rows["0.png"], rows["2.png"], atol=1e-5)
 
 
-def test_it_goes_on_from_another_folder(settings, folder, monkeypatch):
+def test_it_resumes_from_another_working_folder(settings, folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     interrupt(changed(settings, images="images"), monkeypatch)
     monkeypatch.chdir(folder / "within")
-    monkeypatch.setattr(_embed_parts, "_embed_batch", None)  # it is done
+    monkeypatch.setattr(_embed_parts, "_embed_batch", None)  # not called
     embed.embed(settings)
     with np.load(settings.out) as found:
         assert found["files"][0] == "0.png"
 
 
-def test_bad_images_are_refused_if_told_so(settings, folder):
+def test_bad_images_are_refused_if_requested(settings, folder):
     with pytest.raises(ValueError, match="empty.jpg: Neither JPEG"):
         embed.embed(changed(settings, on_bad_image="error"))
     for name in BAD:
@@ -506,7 +514,7 @@ def test_bad_images_are_refused_if_told_so(settings, folder):
     assert Path(settings.out).exists()
 
 
-def test_a_folder_without_images(settings, folder):
+def test_a_folder_without_images_is_refused(settings, folder):
     for path in [*folder.rglob("*.*")]:
         if str(path.relative_to(folder)) not in BAD:
             path.unlink()
@@ -518,8 +526,10 @@ def test_a_folder_without_images(settings, folder):
         embed.embed(settings)
 
 
-def test_neighbours(settings, encoder, folder, tmp_path, capsys, monkeypatch):
-    query = folder / "4.png"  # libraries decode a JPEG not quite alike
+def test_the_nearest_images_are_printed_and_drawn(
+    settings, encoder, folder, tmp_path, capsys, monkeypatch
+):
+    query = folder / "4.png"  # a PNG, since decoders of JPEG differ slightly
     embed.embed(settings)
     capsys.readouterr()
     drawn = []
@@ -527,7 +537,7 @@ def test_neighbours(settings, encoder, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         plotting, "nearest", lambda *args: (drawn.append(args), draw(*args))
     )
-    monkeypatch.setattr(_embed_parts, "embed_in_parts", None)  # it is done
+    monkeypatch.setattr(_embed_parts, "embed_in_parts", None)  # not called
     embed.embed(changed(settings, neighbours=str(query)))
     paths = [
         path
@@ -554,7 +564,7 @@ def test_neighbours(settings, encoder, folder, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_each_query_has_a_picture_of_its_own(
+def test_each_query_has_its_own_picture(
     settings, folder, tmp_path, monkeypatch, capsys
 ):
     embed.embed(settings)
@@ -565,13 +575,13 @@ def test_each_query_has_a_picture_of_its_own(
     ]
     for query in queries[1:]:
         shutil.copy(folder / "2.png", query)
-    monkeypatch.setattr(embed, "_make", None)  # it is done
+    monkeypatch.setattr(embed, "_make", None)  # not called
 
     def draw(query):
         before = {*tmp_path.glob("features-*.png")}
         embed.embed(changed(settings, neighbours=str(query)))
-        said = capsys.readouterr().out
-        drawn = Path(re.search(r"drawn in (.*)", said)[1])
+        printed = capsys.readouterr().out
+        drawn = Path(re.search(r"drawn in (.*)", printed)[1])
         return drawn, drawn not in before
 
     drawn = [draw(query) for query in queries]
@@ -588,7 +598,7 @@ def test_each_query_has_a_picture_of_its_own(
     assert drawn[0][0].read_bytes() == b"my own picture"
 
 
-def test_names_are_taken_as_they_are(settings, folder, capsys):
+def test_special_characters_in_names_are_kept(settings, folder, capsys):
     shutil.rmtree(folder / "within")
     for path in [*folder.iterdir()]:
         path.unlink()
@@ -609,7 +619,7 @@ def test_names_are_taken_as_they_are(settings, folder, capsys):
     assert "holds no other image" in capsys.readouterr().out
 
 
-def test_large_pictures_are_drawn_small(tmp_path):
+def test_large_pictures_are_scaled_down(tmp_path):
     Image.new("RGB", (3000, 500)).save(tmp_path / "large.png")
     assert _embed_nearest._pixels(tmp_path / "large.png").shape == (46, 273, 3)
 
@@ -628,25 +638,25 @@ def test_large_pictures_are_drawn_small(tmp_path):
         ({"neighbours": "gone.jpg"}, "--neighbours.*No such file"),
     ],
 )
-def test_bad_settings(settings, changes, message):
+def test_bad_settings_are_refused(settings, changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         embed.embed(changed(settings, **changes))
 
 
-def test_it_does_not_write_where_it_reads(settings, folder):
+def test_output_among_the_images_is_refused(settings, folder):
     with pytest.raises(ValueError, match="outside of --images"):
         embed.embed(changed(settings, out=str(folder / "features.npz")))
     with pytest.raises(ValueError, match="--batch_size must be a positive"):
         changed(settings, batch_size=0)
 
 
-# A space, quotes, markup, placeholders, patterns, lines, right to left, bytes.
+# Spaces, quotes, markup, placeholders, patterns, newlines, Hebrew, raw bytes.
 ODD = b"a b'\"$x_1$%s{0}*[1]\\\n\xd7\x97\xf0\x9f\x98\x80\xe7\x8c\xab\xff"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_all_may_have_any_name(encoding, encoder, tmp_path, rng):
+def test_files_and_folders_may_have_any_name(encoding, encoder, tmp_path, rng):
     odd = os.fsdecode(ODD)
     images, export = tmp_path / f"images {odd}", tmp_path / f"encoder {odd}"
     shutil.copytree(encoder.parent, export)
@@ -656,7 +666,7 @@ def test_all_may_have_any_name(encoding, encoder, tmp_path, rng):
         path.parent.mkdir(parents=True, exist_ok=True)
         image = rng.integers(0, 256, (9, 9, 3), "uint8")
         Image.fromarray(image).save(path, format="PNG")
-    (images / f"{odd}.txt").write_text("no image")
+    (images / f"{odd}.txt").write_text("not an image")
     out = tmp_path / f"out {odd}.npz"
     result = programs.run(
         "embed",
@@ -687,8 +697,8 @@ def test_all_may_have_any_name(encoding, encoder, tmp_path, rng):
 
 
 @pytest.mark.slow
-def test_it_is_killed_and_goes_on(settings, tmp_path, rng):
-    """A process at a time; what is in parts is not embedded again."""
+def test_a_killed_embedding_resumes(settings, tmp_path, rng):
+    """One process at a time; finished parts are not embedded again."""
     for i in range(2 * 1024):
         image = Image.fromarray(rng.integers(0, 256, (4, 4, 3), "uint8"))
         image.save(Path(settings.images, f"more{i:05}.png"))
@@ -712,7 +722,7 @@ def test_it_is_killed_and_goes_on(settings, tmp_path, rng):
 
     first = programs.start(*command)
     wait_for(first, 1)
-    first.send_signal(signal.SIGSTOP)  # else it would be done before
+    first.send_signal(signal.SIGSTOP)  # so that it does not finish first
     second = programs.run(*command)
     assert second.returncode == 1
     assert f"held by process {first.pid} on" in second.stderr

@@ -1,4 +1,4 @@
-"""What the program for folders takes for what, and says of it."""
+"""How `image_folder` finds classes and splits in folders, and reports them."""
 
 import dataclasses
 import json
@@ -13,10 +13,10 @@ from moco_keras.recipes import _data, _evaluation, _pretrain, image_folder
 
 
 def write(folder, **counts):
-    """Writes so many images to each place; two underscores part folders."""
+    """Writes a number of images to each folder; "__" stands for "/"."""
     pixels, _ = textures.draw(max(20, *counts.values()), seed=0)
-    for place, count in counts.items():
-        place = folder.joinpath(*place.split("__"))
+    for name, count in counts.items():
+        place = folder.joinpath(*name.split("__"))
         place.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(pixels[:count]):
             Image.fromarray(image).save(place / f"{i}.png")
@@ -32,7 +32,7 @@ def read(folder, **changes):
     return image_folder.read(settings(folder, **changes))
 
 
-def test_images_of_classes(tmp_path):
+def test_classes_are_folders(tmp_path):
     write(tmp_path, cats=10, dogs=5)
     images = read(tmp_path)
     assert (images.train.num_examples, images.test.num_examples) == (15, 3)
@@ -44,7 +44,7 @@ def test_images_of_classes(tmp_path):
     ]
 
 
-def test_images_that_there_is_no_room_for_are_not_loaded(tmp_path, monkeypatch):
+def test_images_that_do_not_fit_in_memory_are_refused(tmp_path, monkeypatch):
     write(tmp_path, cats=10, dogs=5)
     need = 2 * 15 * 3 * 8**2
     for free in (None, need):
@@ -55,7 +55,7 @@ def test_images_that_there_is_no_room_for_are_not_loaded(tmp_path, monkeypatch):
         read(tmp_path)
 
 
-def test_a_stray_file_is_trained_on_and_takes_no_knn_away(tmp_path):
+def test_a_stray_file_is_trained_on_and_does_not_prevent_knn(tmp_path):
     write(tmp_path, cats=10, dogs=5)
     Image.new("RGB", (9, 9)).save(tmp_path / "stray.png")
     images = read(tmp_path)
@@ -65,7 +65,7 @@ def test_a_stray_file_is_trained_on_and_takes_no_knn_away(tmp_path):
     assert images.notes[0].endswith("on, without a class: 1 image")
 
 
-def test_splits_train_and_test(tmp_path):
+def test_splits_are_for_training_and_testing(tmp_path):
     write(tmp_path, train__cats=9, train__dogs=6, Val__cats=2, Val__dogs=3)
     write(tmp_path, test=4)
     images = read(tmp_path)
@@ -80,14 +80,14 @@ def test_splits_train_and_test(tmp_path):
         read(tmp_path, test_examples=6)
 
 
-def test_a_split_without_classes_does_not_test(tmp_path):
+def test_a_split_without_classes_is_not_used_for_testing(tmp_path):
     write(tmp_path, train__cats=9, train__dogs=6, test=4)
     images = read(tmp_path)
     assert images.bank.num_examples + images.test.num_examples == 15
     assert images.notes[1].endswith("their names; not used: test (4)")
 
 
-def test_tests_of_classes_that_the_bank_lacks_are_left_out(tmp_path):
+def test_test_images_of_classes_that_the_bank_lacks_are_left_out(tmp_path):
     write(tmp_path, train__a=4, train__b=4, val__b=3, val__c=2)
     images = read(tmp_path)
     assert images.test.labels.tolist() == [1, 1, 1]
@@ -97,7 +97,7 @@ def test_tests_of_classes_that_the_bank_lacks_are_left_out(tmp_path):
     )
 
 
-def test_a_split_of_other_classes_does_not_test(tmp_path):
+def test_a_split_of_other_classes_is_not_used_for_testing(tmp_path):
     write(tmp_path, train__a=4, train__b=4, val__c=2)
     images = read(tmp_path)
     assert images.bank.num_examples + images.test.num_examples == 8
@@ -112,7 +112,7 @@ def test_a_folder_beside_splits_is_not_trained_on(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["val", "more"])
-def test_that_the_name_of_a_split_is_a_class_is_said(other, tmp_path):
+def test_a_note_names_a_split_that_is_taken_for_a_class(other, tmp_path):
     places = {"val": {"val": 9}, "more": {"train__a": 5, "more__b": 5}}[other]
     write(tmp_path, **places)
     name = {"val": "val", "more": "train"}[other]
@@ -132,7 +132,7 @@ def test_that_the_name_of_a_split_is_a_class_is_said(other, tmp_path):
         ({"cats": 1, "dogs": 1}, "cats 1, dogs 1", "of one class"),
     ],
 )
-def test_that_there_is_no_knn_is_said(counts, note, why, tmp_path, capsys):
+def test_a_note_says_why_there_is_no_knn(counts, note, why, tmp_path, capsys):
     write(tmp_path, **counts)
     images = read(tmp_path)
     assert note in images.notes[0]
@@ -151,20 +151,22 @@ def test_that_there_is_no_knn_is_said(counts, note, why, tmp_path, capsys):
         (9, 99, "--test_examples=99"),
     ],
 )
-def test_images_to_test_with_and_to_compare_with(count, tests, words, tmp_path):
+def test_too_few_images_to_evaluate_with_are_refused(
+    count, tests, words, tmp_path
+):
     write(tmp_path, cats=count)
     with pytest.raises(ValueError, match=words):
         read(tmp_path, test_examples=tests)
 
 
-def test_more_images_to_train_on_than_there_are(tmp_path):
+def test_too_many_train_examples_are_refused(tmp_path):
     write(tmp_path, cats=9)
     with pytest.raises(ValueError, match="At most 9 examples.*Received: 10"):
         read(tmp_path, train_examples=10)
 
 
 def pretrain(**changes):
-    """A run that takes seconds; returns its folder."""
+    """Trains for a few seconds; returns the run's folder."""
     small = dataclasses.replace(
         image_folder._DEFAULTS,
         image_size=32,
@@ -178,10 +180,10 @@ def pretrain(**changes):
 
 
 @pytest.mark.slow
-def test_a_run_does_not_train_on_the_pictures_of_others(
+def test_a_run_does_not_train_on_the_pictures_of_other_runs(
     tmp_path, monkeypatch, capsys
 ):
-    """Of the current folder, in which runs are by default."""
+    """They lie in the current folder by default."""
     write(tmp_path, cats=10, dogs=10)
     monkeypatch.chdir(tmp_path)
     records = []
@@ -196,8 +198,8 @@ def test_a_run_does_not_train_on_the_pictures_of_others(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_by_other_paths(tmp_path, monkeypatch):
-    """To its folder, and to its images, which were moved."""
+def test_a_run_resumes_by_other_paths(tmp_path, monkeypatch):
+    """Its images were moved, and a link leads to its folder."""
     names = {os.fsdecode(b"\xff{0}\n$"): 10, "\U0001f600 \u202e%s": 10}
     write(tmp_path / "images", **names)
     (tmp_path / "runs").mkdir()

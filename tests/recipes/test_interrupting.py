@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM to whole programs, at every moment."""
+"""Ctrl-C and SIGTERM sent to whole programs, at every moment."""
 
 import signal
 import subprocess
@@ -10,15 +10,15 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ctrl_c")]
 SMALL = ("--width=4", "--batch_size=8", "--bn_splits=1", "--epochs=1")
-# Its steps take seconds, and its first one is compiled for as long.
+# A step takes seconds, and so does compiling the first one.
 LARGE = ("--backbone=resnet50", "--stem=cifar", "--batch_size=64")
 
 
 class Program:
-    """A program that trains, and what it says."""
+    """A program that trains, and its output."""
 
     def __init__(self, data_dir, folder, *flags):
-        self.run, self._file = folder / "run", folder / "said"
+        self.run, self._file = folder / "run", folder / "output"
         flags = (
             f"--data_dir={data_dir}",
             f"--run_dir={self.run}",
@@ -36,27 +36,27 @@ class Program:
             )
 
     @property
-    def said(self):
+    def output(self):
         return self._file.read_text()
 
     def wait_until(self, holds, seconds=200):
-        """Waits until something holds; returns how long that took."""
+        """Waits until `holds()`; returns the seconds that it took."""
         start = time.monotonic()
         while not holds():
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < start + seconds, self.said
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < start + seconds, self.output
             time.sleep(0.02)
         return time.monotonic() - start
 
     def wait_for(self, words, seconds=200):
-        return self.wait_until(lambda: words in self.said, seconds)
+        return self.wait_until(lambda: words in self.output, seconds)
 
-    def ends(self, *codes, seconds=60):
-        """Whether it ends with one of these codes, and says how to resume."""
+    def assert_ends(self, *codes, seconds=60):
+        """Checks that it ends with one of the codes and says how to resume."""
         code = self.process.wait(timeout=seconds)
-        assert code in codes, (code, self.said)
-        assert "Traceback" not in self.said
-        assert f"--run_dir={self.run}" in self.said.rpartition("Stop")[2]
+        assert code in codes, (code, self.output)
+        assert "Traceback" not in self.output
+        assert f"--run_dir={self.run}" in self.output.rpartition("Stop")[2]
 
     @property
     def checkpoints(self):
@@ -79,23 +79,23 @@ def start(textures_dir, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_once_while_the_first_step_is_compiled(start, number):
-    """It is answered at once; the step ends, and is saved."""
+def test_one_signal_while_the_first_step_is_compiled(start, number):
+    """The program answers at once; the step ends and is saved."""
     program = start(*SMALL)
     program.wait_for("Compiling the first step")
     time.sleep(0.5)
-    assert "Stopping" not in program.said
+    assert "Stopping" not in program.output
     program.process.send_signal(number)
     program.wait_for("Stopping after this step; a second signal (Ctrl-C)", 3)
-    program.ends(128 + number)
-    assert "saved after 0 epochs and" in program.said
+    program.assert_ends(128 + number)
+    assert "saved after 0 epochs and" in program.output
     (steps,) = program.checkpoints
     assert 1 <= steps <= 8
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_twice_while_a_long_step_runs(start, number):
-    """It ends at once, and nothing is saved."""
+def test_two_signals_during_a_long_step(start, number):
+    """The program ends at once and saves nothing."""
     program = start(*LARGE)
     program.wait_for("Compiling the first step")
     time.sleep(2)
@@ -103,44 +103,44 @@ def test_twice_while_a_long_step_runs(start, number):
     program.wait_for("Stopping after this step; a second signal (Ctrl-C)", 3)
     time.sleep(0.3)
     program.process.send_signal(number)
-    program.ends(128 + number, seconds=10)
-    assert "Stopped at once. Nothing is saved yet." in program.said
+    program.assert_ends(128 + number, seconds=10)
+    assert "Stopped at once. Nothing is saved yet." in program.output
     assert program.checkpoints == []
 
 
-def test_twice_with_something_saved(start):
+def test_two_signals_after_a_checkpoint(start):
     program = start(*SMALL, "--epochs=50", "--checkpoint_every=5 steps")
     program.wait_until(lambda: program.checkpoints)
     for _ in range(2):
         program.process.send_signal(signal.SIGINT)
         time.sleep(0.3)
-    # The first one was enough if the step ended before the second, which may
-    # then find Python at its own end, where it kills; a shell calls both 130.
-    program.ends(130, -signal.SIGINT)
+    # If the step ends before the second signal, that one may arrive as Python
+    # shuts down, and kill it. A shell reports 130 in both cases.
+    program.assert_ends(130, -signal.SIGINT)
     words = "What was saved before, ", "saved after 0 epochs"
-    assert any(each in program.said for each in words)
+    assert any(each in program.output for each in words)
     assert program.checkpoints
 
 
-def test_while_results_are_written(start, tmp_path):
-    """They are written by the same command, without training again."""
+def test_a_signal_while_results_are_written(start, tmp_path):
+    """The same command writes them, without training again."""
     program = start(*SMALL)
     program.wait_until((program.run / ".partial").exists)
     program.process.send_signal(signal.SIGINT)
-    program.ends(130)
+    program.assert_ends(130)
     assert not (program.run / "metrics.json").exists()
     assert program.checkpoints == [8]
     again = start(*SMALL)
-    assert again.process.wait(timeout=200) == 0, again.said
-    assert "Epoch" not in again.said
+    assert again.process.wait(timeout=200) == 0, again.output
+    assert "Epoch" not in again.output
     assert (program.run / "metrics.json").exists()
 
 
-def test_before_the_training(start):
+def test_a_signal_before_training(start):
     program = start(*SMALL)
     program.wait_for("Reading the images")
     program.process.send_signal(signal.SIGINT)
-    # Within C code that runs Python's, of an import for example, Python makes
-    # it a death by the signal; a shell calls both 130.
-    assert program.process.wait(timeout=30) in (130, -2), program.said
-    assert "Traceback" not in program.said
+    # Within C code that runs Python code, such as an import, the signal kills
+    # Python. A shell reports 130 in both cases.
+    assert program.process.wait(timeout=30) in (130, -2), program.output
+    assert "Traceback" not in program.output

@@ -20,14 +20,14 @@ def model(tmp_path):
 
 
 def test_a_file_with_a_flipped_bit_is_refused(model):
-    """Wherever it is: a wrong number is never loaded."""
+    """Wherever the bit is, no wrong weight is loaded."""
     model, path = model
     whole = path.read_bytes()
     weights = model.get_weights()
     refused = 0
-    for place in range(0, len(whole), 61):
+    for position in range(0, len(whole), 61):
         damaged = bytearray(whole)
-        damaged[place] ^= 1 << place % 8
+        damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
         try:
             loaded = _model_file.load(path, "--flag")
@@ -35,19 +35,19 @@ def test_a_file_with_a_flipped_bit_is_refused(model):
             refused += 1
             for words in ("--flag must be", str(path), "Bring it back"):
                 assert words in str(error)
-        else:  # a bit that says nothing, of a time
+        else:  # a bit without effect, such as one of a time
             for a, b in zip(loaded.get_weights(), weights, strict=True):
                 np.testing.assert_array_equal(a, b)
     assert refused > 0.95 * len(whole) / 61
 
 
-def test_a_name_within_it_with_a_flipped_bit_is_refused(model):
+def test_a_flipped_bit_in_a_name_within_the_file_is_explained(model):
     path = model[1]
     content = path.read_bytes()
-    end = content.rindex(b"config.json")  # of the directory, at the end
-    for place in range(end - 46, end + 11):
+    end = content.rindex(b"config.json")  # in the directory at the end
+    for position in range(end - 46, end + 11):
         damaged = bytearray(content)
-        damaged[place] ^= 1 << 7
+        damaged[position] ^= 1 << 7
         path.write_bytes(damaged)
         try:
             _model_file.load(path, "--flag")
@@ -56,7 +56,7 @@ def test_a_name_within_it_with_a_flipped_bit_is_refused(model):
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 5000, -1])
-def test_a_file_that_was_cut_short_is_refused(length, model, tmp_path):
+def test_a_file_that_is_cut_short_is_refused(length, model, tmp_path):
     path = model[1]
     path.write_bytes(path.read_bytes()[:length])
     settings = export.ExportSettings(model=str(path), path=str(tmp_path / "e"))
@@ -65,8 +65,8 @@ def test_a_file_that_was_cut_short_is_refused(length, model, tmp_path):
     assert not (tmp_path / "e").exists()
 
 
-def test_paths_in_messages_are_text(model, tmp_path):
-    """Whatever bytes they are of, and the same in every program."""
+def test_messages_show_paths_as_text(model, tmp_path):
+    """Whatever bytes they hold, in every program."""
     name = os.fsdecode(b"caf\xe9.keras")
     model[1].rename(tmp_path / name)
     shown = re.escape(r"caf\xe9.keras")

@@ -1,4 +1,4 @@
-"""The examples that start workers, with stand-ins for what starts them."""
+"""The scripts that start workers, with stand-ins for Slurm and Kubernetes."""
 
 import os
 import re
@@ -10,18 +10,18 @@ from programs import ROOT
 
 from moco_keras.distribution import cluster
 
-_TELL = '#!/bin/bash\necho "$TF_CONFIG" > "$TOLD"; echo "$@" >> "$TOLD"\n'
+_RECORD = '#!/bin/bash\necho "$TF_CONFIG" > "$LOG"; echo "$@" >> "$LOG"\n'
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Runs a script with commands of our own; gives what a worker was told."""
+    """Runs a script with stand-in commands; returns what a worker received."""
 
     def run(script, arguments=(), commands=(), **env):
-        for name, text in {"python": _TELL, **dict(commands)}.items():
+        for name, text in {"python": _RECORD, **dict(commands)}.items():
             (tmp_path / name).write_text(text)
             (tmp_path / name).chmod(0o755)
-        told = tmp_path / "told"
+        log = tmp_path / "log"
         subprocess.run(
             ["bash", "-c", script, "script", *arguments],
             check=True,
@@ -29,20 +29,20 @@ def start(tmp_path):
                 **os.environ,
                 "PATH": f"{tmp_path}:{os.environ['PATH']}",
                 "PYTHON": str(tmp_path / "python"),
-                "TOLD": str(told),
+                "LOG": str(log),
                 **env,
             },
         )
-        *config, command = told.read_text().splitlines()
+        *config, command = log.read_text().splitlines()
         return "\n".join(config), command
 
     return run
 
 
-def test_slurm_starts_workers_and_starts_them_again(start, tmp_path):
+def test_slurm_starts_and_restarts_workers(start, tmp_path):
     script = (ROOT / "recipes/multiworker.sbatch").read_text()
     steps = tmp_path / "steps"
-    # Fails twice; "$1" is its own option.
+    # Fails twice. "$1" is an option of `srun` itself.
     srun = (
         f'#!/bin/bash\necho step >> {steps}\n[ "$(wc -l < {steps})" = 3 ] || '
         'exit 1\nshift\nSLURM_PROCID=1 exec "$@"\n'

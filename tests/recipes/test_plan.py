@@ -1,4 +1,4 @@
-"""Defaults that fit, memory and time: what a program says before it trains."""
+"""Fitted defaults, estimates of memory and time, and how they are printed."""
 
 import dataclasses
 import itertools
@@ -29,25 +29,26 @@ from moco_keras.recipes import (
     image_folder,
 )
 
-OPEN = image_folder._DEFAULTS
+DEFAULTS = image_folder._DEFAULTS
 STRATEGY = tf.distribute.get_strategy()
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("replicas", [1, 2, 3, 8])
-def test_what_fits_fits_together(replicas, on_gpu, symmetric):
-    open_ = dataclasses.replace(OPEN, symmetric=symmetric)
-    before = 0
+def test_fitted_defaults_are_consistent(replicas, on_gpu, symmetric):
+    defaults = dataclasses.replace(DEFAULTS, symmetric=symmetric)
+    previous = 0
     for images in (1, 2, 9, 30, 100, 766, 1999, 2000, 10_000, 10**5, 1_281_167):
         settings = dataclasses.replace(
-            open_, **_defaults.what_fits(open_, images, on_gpu, replicas)
-        )  # which refuses a queue that is too short
+            defaults,
+            **_defaults.what_fits(defaults, images, on_gpu, replicas),
+        )  # raises if the queue is too short
         batch_size = settings.batch_size
         assert batch_size % replicas == 0
         _model.bn_splits_per_replica(settings, replicas)
-        assert before <= batch_size <= 256
-        before = batch_size
+        assert previous <= batch_size <= 256
+        previous = batch_size
         if images >= 2 * replicas:
             assert batch_size >= 2 * settings.bn_splits
         if images > max(32, 16 * replicas):
@@ -57,9 +58,9 @@ def test_what_fits_fits_together(replicas, on_gpu, symmetric):
         assert settings.learning_rate == pytest.approx(0.03 * batch_size / 256)
 
 
-def test_what_fits_a_set_of_photographs_and_imagenet():
+def test_fitted_defaults_for_766_photographs_and_for_imagenet():
     few, many = (
-        _defaults.what_fits(OPEN, images, on_gpu)
+        _defaults.what_fits(DEFAULTS, images, on_gpu)
         for images, on_gpu in ((766, False), (1_281_167, True))
     )
     assert few == {
@@ -70,7 +71,7 @@ def test_what_fits_a_set_of_photographs_and_imagenet():
         "epochs": 400,
         "learning_rate": 0.0075,
     }
-    assert many == {  # MoCo v2's own
+    assert many == {  # those of MoCo v2
         "batch_size": 256,
         "bn_splits": 8,
         "queue_size": 65536,
@@ -91,31 +92,31 @@ def test_what_fits_a_set_of_photographs_and_imagenet():
         ({"bn_splits": 40}, {"batch_size": 80}),
     ],
 )
-def test_the_rest_fits_what_is_given(given, expected):
-    settings = dataclasses.replace(OPEN, **given)
+def test_the_other_defaults_fit_the_given_flags(given, expected):
+    settings = dataclasses.replace(DEFAULTS, **given)
     assert expected.items() <= _defaults.what_fits(settings, 700, False).items()
 
 
 @pytest.mark.parametrize("images", range(1, 40))
-def test_few_images_fill_batches_and_groups(images):
-    fits = _defaults.what_fits(OPEN, images, False)
+def test_few_images_get_a_batch_and_groups_that_fit(images):
+    fits = _defaults.what_fits(DEFAULTS, images, False)
     assert min(8, images) / 2 < fits["batch_size"] <= images
     if images > 1:
         assert fits["batch_size"] >= 2 * fits["bn_splits"]
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
-def test_epochs_have_no_cliffs(on_gpu):
-    """One image more or fewer changes little; more images are more work."""
-    before = None
+def test_epochs_change_smoothly_with_the_number_of_images(on_gpu):
+    """With more images there are fewer epochs, but more steps in all."""
+    previous = None
     for images in range(1, 250_000, 97):
-        fits = _defaults.what_fits(OPEN, images, on_gpu)
-        if before:
-            least = min(0.9 * before, before - 1)
-            assert least <= fits["epochs"] <= before
-        before = fits["epochs"]
+        fits = _defaults.what_fits(DEFAULTS, images, on_gpu)
+        if previous:
+            least = min(0.9 * previous, previous - 1)
+            assert least <= fits["epochs"] <= previous
+        previous = fits["epochs"]
     seen = [
-        _defaults.what_fits(OPEN, images, on_gpu)["epochs"] * images
+        _defaults.what_fits(DEFAULTS, images, on_gpu)["epochs"] * images
         for images in (100, 1_999, 2_000, 10_000, 19_999, 20_000, 10**6)
     ]
     assert sorted(seen, key=lambda x: round(x, -5)) == seen
@@ -128,24 +129,24 @@ def test_epochs_have_no_cliffs(on_gpu):
         ({"queue_size": 64}, 700, "700 images, --queue_size=64. Lower"),
     ],
 )
-def test_too_many_groups_are_named_by_their_flag(given, images, words):
-    settings = dataclasses.replace(OPEN, bn_splits=100, **given)
+def test_the_error_for_too_many_groups_names_its_flag(given, images, words):
+    settings = dataclasses.replace(DEFAULTS, bn_splits=100, **given)
     with pytest.raises(ValueError, match=f"--bn_splits=100, {words}") as caught:
         _defaults.what_fits(settings, images, False)
     assert "--batch_size" not in str(caught.value)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 4, 7])
-def test_groups_of_batch_norm_fit_any_batch(replicas):
+def test_the_default_groups_of_batch_norm_divide_any_batch(replicas):
     for batch_size in range(replicas, 1000, replicas):
-        settings = dataclasses.replace(OPEN, batch_size=batch_size)
+        settings = dataclasses.replace(DEFAULTS, batch_size=batch_size)
         fits = _defaults.what_fits(settings, 10_000, False, replicas)
         settings = dataclasses.replace(settings, **fits)
         groups = _model.bn_splits_per_replica(settings, replicas)
         assert batch_size // replicas % groups == 0
 
 
-def test_flags_that_are_given_win(monkeypatch):
+def test_given_flags_are_kept(monkeypatch):
     given = {
         "backbone": "resnet34",
         "width": 8,
@@ -159,7 +160,7 @@ def test_flags_that_are_given_win(monkeypatch):
     }
     assert given.keys() == set(_settings.FITTED)
     for name, value in given.items():
-        settings = dataclasses.replace(OPEN, **{name: value})
+        settings = dataclasses.replace(DEFAULTS, **{name: value})
         for complete in (_defaults.for_device, _of_images):
             settings = complete(settings, STRATEGY)
         assert getattr(settings, name) == value
@@ -173,7 +174,7 @@ def _of_images(settings, strategy):
     return _defaults.for_images(settings, 700, strategy)
 
 
-def test_the_docs_have_the_same_tables():
+def test_the_docs_show_the_same_tables():
     text = (ROOT / "docs" / "training.md").read_text()
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -196,8 +197,9 @@ def test_the_docs_have_the_same_tables():
 
 
 def build(**changes):
+    """Returns the given settings, the completed ones, and their model."""
     settings = dataclasses.replace(
-        OPEN,
+        DEFAULTS,
         **{"width": 4, "backbone": "resnet18", "image_size": 16, **changes},
     )
     complete = _of_images(_defaults.for_device(settings, STRATEGY), STRATEGY)
@@ -207,7 +209,7 @@ def build(**changes):
 
 @pytest.fixture
 def memory(monkeypatch):
-    """Sets what is free; the evaluation, of 256 images, takes nothing."""
+    """Sets the free memory; evaluations are counted as needing none."""
     monkeypatch.setattr(_memory, "_EVALUATED", 0)
 
     def set_to(free):
@@ -216,7 +218,7 @@ def memory(monkeypatch):
     return set_to
 
 
-def test_memory_grows_with_all_that_takes_it(memory):
+def test_the_memory_estimate_grows_with_each_setting(memory):
     _, settings, model = build()
     estimate = _memory.Memory.of(model, settings)
     base = estimate.needed(64)
@@ -255,9 +257,12 @@ def test_memory_grows_with_all_that_takes_it(memory):
         ("queue_size", 2**31 - 1),
     ],
 )
-def test_a_model_that_is_too_large_is_not_made(name, value, memory):
+def test_a_model_too_large_for_memory_is_refused(name, value, memory):
     settings = dataclasses.replace(
-        OPEN, backbone="resnet18", image_size=96, **{"width": 64, name: value}
+        DEFAULTS,
+        backbone="resnet18",
+        image_size=96,
+        **{"width": 64, name: value},
     )
     memory(None)
     _defaults.for_images(settings, 700, STRATEGY)
@@ -267,13 +272,13 @@ def test_a_model_that_is_too_large_is_not_made(name, value, memory):
 
 
 @pytest.mark.parametrize("backbone", _memory._WEIGHTS)
-def test_backbones_have_so_many_weights(backbone):
+def test_the_numbers_of_weights_are_right(backbone):
     made = moco_keras.build_encoder(backbone, 32, 1)
     counted = _memory._WEIGHTS[backbone]
     assert counted == pytest.approx(made.count_params(), rel=0.02)
 
 
-def test_a_batch_that_was_not_given_fits_the_memory(memory, capsys):
+def test_a_default_batch_shrinks_to_fit_memory(memory, capsys):
     asked, settings, model = build(image_size=96)
     asked = _defaults.for_device(asked, STRATEGY)
     estimate = _memory.Memory.of(model, settings)
@@ -293,7 +298,7 @@ def test_a_batch_that_was_not_given_fits_the_memory(memory, capsys):
         _defaults.for_memory(settings, asked, model, 700, STRATEGY)
 
 
-def test_a_batch_that_was_given_is_refused(memory):
+def test_a_given_batch_too_large_for_memory_is_refused(memory):
     asked, settings, model = build(
         image_size=96, batch_size=96, bn_splits=8, width=16
     )
@@ -310,10 +315,10 @@ def test_a_batch_that_was_given_is_refused(memory):
         _defaults.for_memory(settings, asked, model, 700, STRATEGY)
 
 
-def test_a_run_with_a_checkpoint_goes_on_with_little_memory(
+def test_a_run_with_a_checkpoint_resumes_with_little_memory(
     memory, tmp_path, capsys
 ):
-    """It may not change what the refusal asks to lower."""
+    """It cannot change the settings that the refusal asks to lower."""
     asked, settings, model = build(batch_size=96, run_dir=str(tmp_path))
     memory(1e6)
     with pytest.raises(ValueError, match="are free"):
@@ -325,7 +330,7 @@ def test_a_run_with_a_checkpoint_goes_on_with_little_memory(
     assert "Warning: this run may need" in capsys.readouterr().err
 
 
-def test_gpus_share_a_batch_and_each_has_its_memory(memory, monkeypatch):
+def test_gpus_share_a_batch_but_not_their_memory(memory, monkeypatch):
     asked, settings, model = build(image_size=96, batch_size=64)
 
     class TwoReplicas:
@@ -345,14 +350,14 @@ def test_gpus_share_a_batch_and_each_has_its_memory(memory, monkeypatch):
         _defaults.for_memory(settings, asked, model, 700, TwoReplicas())
 
 
-def test_what_a_training_is_about_to_do_is_said(memory, capsys):
+def test_the_plan_of_a_training_run_is_printed(memory, capsys):
     memory(23_000_000_000)
     asked, settings, model = build(queue_size=1024)
     images, labels = np.zeros((700, 16, 16, 3), "uint8"), np.zeros(700, int)
     whole = data.ImageSet(images, labels, ["a"], "photos 1234")
     images = _data.Images(whole, whole, whole)
     _progress.print_overview(asked, settings, model, images, STRATEGY)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in (
         "images   700 to train on, of photos 1234",
         "encoder  resnet18, width 4, cifar stem, mlp head: ",
@@ -364,14 +369,16 @@ def test_what_a_training_is_about_to_do_is_said(memory, capsys):
         "longer than the 700 images",
         "--queue_size=256 would fit",
     ):
-        assert words in said
-    (chosen,) = re.findall(r"^Chosen .*: (--.*)", said, re.M)
+        assert words in printed
+    (chosen,) = re.findall(r"^Chosen .*: (--.*)", printed, re.M)
     assert "--batch_size=64" in chosen and "--queue_size" not in chosen
 
 
-def test_few_images_are_said_to_be_few(memory, capsys):
+def test_a_note_warns_of_too_few_images(memory, capsys):
     memory(23_000_000_000)
-    asked = dataclasses.replace(OPEN, width=4, image_size=16, symmetric=True)
+    asked = dataclasses.replace(
+        DEFAULTS, width=4, image_size=16, symmetric=True
+    )
     asked = _defaults.for_device(asked, STRATEGY)
     settings = _defaults.for_images(asked, 8, STRATEGY)
     model = _model.build_model(settings, 8, 16)
@@ -379,12 +386,13 @@ def test_few_images_are_said_to_be_few(memory, capsys):
     whole = data.ImageSet(images, labels, ["a"], "photos")
     images = _data.Images(whole, whole, whole)
     _progress.print_overview(asked, settings, model, images, STRATEGY)
-    said = capsys.readouterr().out
-    assert "Note: 8 images are too few to learn from" in said
-    assert "would fit" not in said  # no shorter queue holds a step
+    printed = capsys.readouterr().out
+    assert "Note: 8 images are too few to learn from" in printed
+    # A shorter queue could not hold the keys of a step.
+    assert "would fit" not in printed
 
 
-def test_how_long_it_takes_is_said_once(monkeypatch, capsys, tmp_path):
+def test_the_remaining_time_is_printed_once(monkeypatch, capsys, tmp_path):
     now = itertools.count(100.0, 6.0)
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
     pace = _progress.Pace(tmp_path)
@@ -393,15 +401,15 @@ def test_how_long_it_takes_is_said_once(monkeypatch, capsys, tmp_path):
     for batch in range(20):
         pace.on_train_batch_begin(batch)
         pace.on_train_batch_end(batch)
-    said = capsys.readouterr().out
-    assert said.count("Compiling the first step") == 1
-    assert re.findall("About .*", said) == [
+    printed = capsys.readouterr().out
+    assert printed.count("Compiling the first step") == 1
+    assert re.findall("About .*", printed) == [
         "About 5 minutes an epoch, 17 hours to the end, without evaluations. "
         "Ctrl-C saves and stops; the same command with --run_dir="
         f"{tmp_path} resumes."
     ]
     for epochs, words in ((3, "About 18 seconds an epoch, 18 s"), (2, "")):
-        pace = _progress.Pace(tmp_path)  # of a short epoch, which began before
+        pace = _progress.Pace(tmp_path)  # resumes within a short epoch
         pace.set_params({"epochs": epochs, "steps": 3})
         pace.on_epoch_begin(1)
         for batch in (1, 2):
@@ -410,18 +418,18 @@ def test_how_long_it_takes_is_said_once(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_what_was_chosen(tmp_path, monkeypatch, capsys):
-    """On a device for which other settings are chosen."""
+def test_a_resumed_run_keeps_its_chosen_settings(tmp_path, monkeypatch, capsys):
+    """Even on a device for which others would be chosen."""
     size = {"backbone": "resnet18", "width": 4, "image_size": 16}
     other = {"backbone": "resnet34", "width": 8, "image_size": 24}
     monkeypatch.setattr(_defaults, "OF_DEVICE", {False: size, True: other})
     images, labels = textures.draw(48, seed=0)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        place = tmp_path / "images" / textures.CLASSES[label]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(place / f"{i}.png")
+        folder = tmp_path / "images" / textures.CLASSES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
     settings = dataclasses.replace(
-        OPEN,
+        DEFAULTS,
         images=str(tmp_path / "images"),
         run_dir=str(tmp_path / "run"),
         epochs=2,

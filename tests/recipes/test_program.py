@@ -1,4 +1,4 @@
-"""How programs end, and what they print to."""
+"""Help, exit codes and output streams of the programs."""
 
 import importlib
 import os
@@ -19,7 +19,7 @@ from moco_keras.recipes import _cli
         "benchmark.__main__",
     ],
 )
-def test_help_keeps_the_lines_of_its_examples(program):
+def test_help_has_an_example_and_short_lines(program):
     doc = importlib.import_module(f"moco_keras.recipes.{program}").__doc__
     name = program.removesuffix(".__main__")
     assert f"    python -m moco_keras.recipes.{name}" in doc
@@ -30,7 +30,7 @@ def test_help_keeps_the_lines_of_its_examples(program):
     ("flag", "words"),
     [("--help=true", "absl, too"), ("--helpxml", "<AllFlags>")],
 )
-def test_whoever_asks_for_help_gets_it_and_code_0(flag, words, capsys):
+def test_help_is_printed_with_exit_code_0(flag, words, capsys):
     with pytest.raises(SystemExit) as caught:
         _cli.parse_flags(["program", flag])
     assert caught.value.code in (None, 0)
@@ -38,8 +38,8 @@ def test_whoever_asks_for_help_gets_it_and_code_0(flag, words, capsys):
 
 
 @pytest.fixture
-def outlet():
-    """Makes what a program prints to of a pipe; gives it and its reader."""
+def make_output():
+    """Makes a program's output stream of a pipe; returns it and its reader."""
     made = []
 
     def make(**kwargs):
@@ -54,8 +54,8 @@ def outlet():
 
 
 @pytest.mark.parametrize("buffering", [-1, 1])
-def test_who_prints_outlasts_who_reads(buffering, outlet):
-    out, reader = outlet(buffering=buffering)
+def test_printing_continues_after_its_reader_closes(buffering, make_output):
+    out, reader = make_output(buffering=buffering)
     print("a line", file=out, flush=True)
     assert reader.readline() == "a line\n"
     reader.close()
@@ -64,27 +64,27 @@ def test_who_prints_outlasts_who_reads(buffering, outlet):
         out.flush()
 
 
-def test_all_else_that_fails_is_an_error():
+def test_other_errors_of_printing_are_raised():
     with open("/dev/full", "w") as full:  # noqa: PTH123 (it is a device)
         out = _cli._lasting(full)
         with pytest.raises(OSError, match="No space left"):
             print("x" * 100_000, file=out, flush=True)
-        out.detach().detach()  # which would be written once more
+        out.detach().detach()  # so that it is not written again
 
 
-def test_what_a_terminal_cannot_show_is_escaped(outlet):
-    out, reader = outlet(encoding="ascii")
+def test_characters_that_a_terminal_cannot_show_are_escaped(make_output):
+    out, reader = make_output(encoding="ascii")
     print("caf\xe9 \u732b \udcff ━━", file=out, flush=True)
     assert reader.readline() == "caf\\xe9 \\u732b \\udcff ==\n"
     reader.close()
 
 
-def test_streams_that_are_closed_stay_closed():
+def test_a_missing_stream_stays_missing():
     assert _cli._lasting(None) is None
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_it_starts_ends_it_quietly():
+def test_ctrl_c_during_startup_ends_a_program_quietly():
     process = programs.start("embed")
     maps = Path(f"/proc/{process.pid}/maps")
     while "libtensorflow" not in maps.read_text():
@@ -95,7 +95,7 @@ def test_ctrl_c_while_it_starts_ends_it_quietly():
 
 
 @pytest.mark.slow
-def test_a_run_outlasts_who_reads_what_it_prints(textures_dir, tmp_path):
+def test_a_run_finishes_after_its_readers_close(textures_dir, tmp_path):
     process = programs.start(
         *programs.smoke(textures_dir, f"--run_dir={tmp_path}/run")
     )

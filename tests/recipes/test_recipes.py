@@ -30,7 +30,7 @@ from moco_keras.recipes import (
     image_folder,
 )
 
-LEFT = {  # by a run
+RUN_FILES = {
     "checkpoints",
     "encoder",
     "logs",
@@ -52,7 +52,7 @@ def only_run(folder):
 
 @pytest.fixture(scope="module")
 def run_smoke(textures_dir, tmp_path_factory):
-    """Runs the smoke test: gives what it printed and the folder it left."""
+    """Runs the smoke recipe; returns its process and its folder."""
 
     def run_with(seed):
         output_dir = tmp_path_factory.mktemp("smoke")
@@ -70,11 +70,11 @@ def smoke(run_smoke):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_everything(smoke):
+def test_a_run_writes_all_its_files(smoke):
     result, folder = smoke
     if not accelerators.on_gpu():
         assert result.stderr == ""
-    assert {path.name for path in folder.iterdir()} == LEFT
+    assert {path.name for path in folder.iterdir()} == RUN_FILES
     assert (folder / "encoder" / "1" / "saved_model.pb").is_file()
     assert list(folder.glob("logs/train/events*"))
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -90,7 +90,7 @@ def test_a_run_leaves_everything(smoke):
     settings = json.loads((folder / "settings.json").read_text())
     assert settings["settings"]["seed"] == 7
     assert settings["settings"]["width"] == 4
-    # What "auto" is on this machine.
+    # What "auto" selects on this machine.
     assert settings["settings"]["precision"] == accelerators.default_precision()
     device = f"{settings['device']}; {settings['settings']['precision']}"
     assert f"\nTraining on: {device}\n" in f"\n{result.stdout}"
@@ -138,22 +138,22 @@ def test_a_run_is_exported_again(smoke, tmp_path):
         (__file__, "--path must be given for a --model that is a file"),
     ],
 )
-def test_nothing_to_export(model, message):
+def test_there_is_nothing_to_export(model, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         export.export(export.ExportSettings(model=model))
 
 
 def test_a_run_without_its_metrics_is_exported(make_model, tmp_path, capsys):
-    """As when these were deleted; and what its process had not moved is."""
+    """The user is told, and results that were not yet moved are moved."""
     run = tmp_path / "run"
     ready = run / ".ready"
     ready.mkdir(parents=True)
     make_model().save(ready / "model.keras")
     (run / "settings.json").write_text('{"recipe": "mine"}')
     export.export(export.ExportSettings(model=str(run)))
-    said = capsys.readouterr().err
-    assert "says less of its training: metrics.json of" in said
-    assert "settings.json" not in said
+    stderr = capsys.readouterr().err
+    assert "says less of its training: metrics.json of" in stderr
+    assert "settings.json" not in stderr
     version = run / "encoder" / "1"
     record = json.loads((version / "encoder.json").read_text())
     assert record["training"] == {"recipe": "mine", "metrics": {}}
@@ -162,7 +162,7 @@ def test_a_run_without_its_metrics_is_exported(make_model, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_folder_of_images_stopped_and_gone_on_with(tmp_path):
+def test_a_stopped_run_on_a_folder_of_images_resumes(tmp_path):
     folder = tmp_path / "images"
     (folder / "within").mkdir(parents=True)
     images, _ = textures.draw(60, seed=0)
@@ -201,7 +201,7 @@ def test_a_folder_of_images_stopped_and_gone_on_with(tmp_path):
     result = run(*command)
     assert result.returncode == 0, result.stderr
     left = {path.name for path in run_dir.iterdir()}
-    assert left == LEFT | {"skipped.csv"}
+    assert left == RUN_FILES | {"skipped.csv"}
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert metrics.keys() == {"history"}  # not all have a class
     assert [epoch["epoch"] for epoch in metrics["history"]] == [1, 2, 3, 4]
@@ -209,14 +209,14 @@ def test_a_folder_of_images_stopped_and_gone_on_with(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_takes_the_branches_of_a_gpu(tmp_path, monkeypatch):
-    """To its end, with the pictures that it draws."""
+def test_a_run_finishes_on_the_branches_of_a_gpu(tmp_path, monkeypatch):
+    """With the pictures that it draws."""
     monkeypatch.setattr(accelerators, "on_gpu", lambda: True)
     images, labels = textures.draw(40, seed=0)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        place = tmp_path / "images" / textures.CLASSES[label]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[: 20 + i % 12]).save(place / f"{i}.png")
+        folder = tmp_path / "images" / textures.CLASSES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[: 20 + i % 12]).save(folder / f"{i}.png")
     settings = dataclasses.replace(
         image_folder._DEFAULTS,
         images=str(tmp_path / "images"),
@@ -229,12 +229,12 @@ def test_a_run_takes_the_branches_of_a_gpu(tmp_path, monkeypatch):
         epochs=1,
     )
     _pretrain.pretrain(settings, "image_folder", image_folder.read)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == LEFT
+    assert {path.name for path in (tmp_path / "run").iterdir()} == RUN_FILES
 
 
 @pytest.mark.slow
 def test_a_run_in_use_is_refused(textures_dir, tmp_path):
-    """The second process ends at once, and the first as if it were alone."""
+    """A second process ends at once, and the first is not disturbed."""
     folder = tmp_path / "run"
     command = programs.smoke(textures_dir, f"--run_dir={folder}")
     first = programs.start(*command)
@@ -248,7 +248,7 @@ def test_a_run_in_use_is_refused(textures_dir, tmp_path):
     assert first.poll() is None
     result = programs.finish(first)
     assert result.returncode == 0, result.stderr
-    assert {path.name for path in folder.iterdir()} == LEFT
+    assert {path.name for path in folder.iterdir()} == RUN_FILES
     assert [path.name for path in (folder / "encoder").iterdir()] == ["1"]
 
 
@@ -259,7 +259,7 @@ def test_a_run_in_use_is_refused(textures_dir, tmp_path):
         ([0] * 300 + [1] * 200, "k=200"),
     ],
 )
-def test_how_many_neighbours_vote_is_said(labels, words):
+def test_the_number_of_voting_neighbors_is_described(labels, words):
     bank = data.ImageSet(None, np.array(labels), [], "")
     assert _evaluation.describe_k(bank) == words
 
@@ -268,9 +268,9 @@ def test_how_many_neighbours_vote_is_said(labels, words):
     ("part", "what"), [("bank", "compare"), ("test", "test")]
 )
 def test_a_run_needs_images_to_evaluate_with(part, what, images, tmp_path):
-    some = data.ImageSet(images, np.zeros(16, "int64"), ["noise"], "noise")
-    none = data.ImageSet(images[:0], np.zeros(0, "int64"), ["noise"], "noise")
-    given = _data.Images(some, some, some)._replace(**{part: none})
+    noise = data.ImageSet(images, np.zeros(16, "int64"), ["noise"], "noise")
+    empty = data.ImageSet(images[:0], np.zeros(0, "int64"), ["noise"], "noise")
+    given = _data.Images(noise, noise, noise)._replace(**{part: empty})
     settings = _settings.Settings(output_dir=str(tmp_path / "new"))
     with pytest.raises(ValueError, match=f"no images to {what} with, of 16"):
         _pretrain.pretrain(settings, "recipe", lambda settings: given)
@@ -278,7 +278,7 @@ def test_a_run_needs_images_to_evaluate_with(part, what, images, tmp_path):
 
 
 @pytest.mark.parametrize("images", [None, ""])
-def test_a_folder_is_needed(images):
+def test_image_folder_needs_a_folder(images):
     with pytest.raises(ValueError, match="--images must be (given|a path)"):
         image_folder.read(image_folder.FolderSettings(images=images))
 
@@ -299,7 +299,7 @@ def test_a_folder_of_any_name_is_read(tmp_path, monkeypatch):
         image_folder.read(settings)
 
 
-def test_the_home_folder_has_a_short_name(monkeypatch, tmp_path):
+def test_a_tilde_stands_for_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     values = flags.FlagValues()
     _settings.define_flags(_settings.Settings(), values)
@@ -309,7 +309,7 @@ def test_the_home_folder_has_a_short_name(monkeypatch, tmp_path):
     assert settings.output_dir == "runs~"
 
 
-def test_a_bad_image_ends_a_run_if_told_so(tmp_path):
+def test_a_bad_image_ends_a_run_if_requested(tmp_path):
     (tmp_path / "notes.jpg").write_text("a list of things to buy")
     settings = image_folder.FolderSettings(
         images=str(tmp_path), on_bad_image="error"
@@ -319,7 +319,7 @@ def test_a_bad_image_ends_a_run_if_told_so(tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_train_as_one_and_the_chief_alone_writes(
+def test_workers_train_together_and_only_the_chief_writes(
     smoke, textures_dir, tmp_path
 ):
     ports = free_ports(2)
@@ -349,12 +349,12 @@ def test_workers_train_as_one_and_the_chief_alone_writes(
         for folder in (tmp_path / "run0", smoke[1])
     )
     assert metrics["knn_untrained"] == expected["knn_untrained"]
-    # Roundings grow: the step of a batch norm on few images is a steep one.
+    # Rounding differences grow through batch norm on few images.
     loss, expected_loss = (m["history"][0]["loss"] for m in (metrics, expected))
     assert loss == pytest.approx(expected_loss, abs=0.01)
 
 
-def test_a_misspelt_flag(tmp_path):
+def test_a_misspelled_flag_is_refused(tmp_path):
     result = run("cifar10", "--temprature=0.2", f"--output_dir={tmp_path}")
     assert result.returncode != 0
     assert "Unknown command line flag 'temprature'" in result.stderr
@@ -372,7 +372,7 @@ def test_help_lists_the_flags(flag):
     assert ("--verbosity:" in result.stdout) == (flag == "--helpfull")
 
 
-def test_an_error_names_the_flag_that_shows_where_it_happened():
+def test_an_error_names_the_flag_that_shows_a_traceback():
     result = run("export")
     assert result.returncode == 1
     message, flag = re.fullmatch(
@@ -385,7 +385,7 @@ def test_an_error_names_the_flag_that_shows_where_it_happened():
     assert f"ValueError: {message}\n" in result.stderr
 
 
-def test_missing_data_ends_at_once_with_one_message(tmp_path):
+def test_missing_data_ends_a_run_with_one_message(tmp_path):
     result = run(
         "cifar10", f"--data_dir={tmp_path}/none", f"--output_dir={tmp_path}/out"
     )
@@ -399,7 +399,7 @@ def test_missing_data_ends_at_once_with_one_message(tmp_path):
 
 
 @pytest.mark.slow
-def test_nan_ends_the_run_and_keeps_what_was_exported(textures_dir, smoke):
+def test_nan_ends_a_run_and_earlier_results_remain(textures_dir, smoke):
     output_dir = smoke[1].parent.parent
     before = {p: p.stat().st_mtime_ns for p in smoke[1].rglob("*")}
     flags = (
@@ -411,7 +411,7 @@ def test_nan_ends_the_run_and_keeps_what_was_exported(textures_dir, smoke):
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
     assert "The loss became nan at step 2 of epoch 1" in result.stderr
-    # Of another seed, and so of another encoder.
+    # The seeds differ, and so do the encoders.
     untrained = re.compile(r"untrained encoder (0\.\d+)")
     values = [untrained.search(r.stdout)[1] for r in (result, smoke[0])]
     assert values[0] != values[1]
@@ -419,7 +419,7 @@ def test_nan_ends_the_run_and_keeps_what_was_exported(textures_dir, smoke):
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.flags")))
-def test_presets_are_settings(file):
+def test_presets_are_valid_settings(file):
     values = flags.FlagValues()
     _settings.define_flags(_settings.Settings(), values)
     flags.DEFINE_string("flagfile", None, "presets", values)

@@ -22,19 +22,19 @@ from moco_keras.recipes._settings import Settings
 
 @pytest.fixture
 def open_folder(images):
-    """Opens the folder of a run on images of noise, and trains, perhaps."""
+    """Opens a run's folder; leaves an empty checkpoint unless `steps` is 0."""
     labels = np.zeros(len(images), "int64")
     noise = data.ImageSet(images, labels, ["noise"], "noise")
 
-    def open_with(settings, recipe="recipe", source=noise, trains=32):
+    def open_with(settings, recipe="recipe", source=noise, steps=32):
         images = _data.Images(source, noise, noise)
         record = _record.make(
             settings, recipe, images, tf.distribute.get_strategy()
         )
         with _run_dir.own(settings, recipe) as (folder, _):
             _run_dir.open_folder(folder, record)
-            if trains:
-                checkpoint = folder / f"checkpoints/{trains:09d}.index"
+            if steps:
+                checkpoint = folder / f"checkpoints/{steps:09d}.index"
                 checkpoint.parent.mkdir(exist_ok=True)
                 checkpoint.touch()
         return folder
@@ -42,7 +42,7 @@ def open_folder(images):
     return open_with
 
 
-def test_every_run_has_a_new_folder(open_folder, tmp_path):
+def test_every_run_gets_a_new_folder(open_folder, tmp_path):
     settings = Settings(output_dir=str(tmp_path))
     folders = {open_folder(settings) for _ in range(3)}
     assert len(folders) == 3
@@ -52,7 +52,7 @@ def test_every_run_has_a_new_folder(open_folder, tmp_path):
         assert record["settings"] == dataclasses.asdict(settings)
 
 
-def test_an_unfinished_run_goes_on_with_its_own_settings(
+def test_an_unfinished_run_resumes_only_with_its_own_settings(
     open_folder, images, tmp_path
 ):
     folder = tmp_path / "new/run"
@@ -76,7 +76,7 @@ def test_an_unfinished_run_goes_on_with_its_own_settings(
 
 
 def test_a_run_resumes_in_its_own_precision(open_folder, tmp_path):
-    """On whatever it resumes, where nobody asks for another."""
+    """By default, and on any device."""
     strategy = tf.distribute.get_strategy()
     settings = Settings(run_dir=str(tmp_path))
     chosen = _defaults.for_device(settings, strategy)
@@ -91,7 +91,7 @@ def test_a_run_resumes_in_its_own_precision(open_folder, tmp_path):
 @pytest.mark.parametrize(
     "file", ["metrics.json", "thesis.tex", "settings.json"]
 )
-def test_another_folder_is_refused(file, open_folder, tmp_path):
+def test_a_folder_with_other_files_is_refused(file, open_folder, tmp_path):
     (tmp_path / file).touch()
     with pytest.raises(FileExistsError, match="holds other files"):
         open_folder(Settings(run_dir=str(tmp_path)))
@@ -119,10 +119,10 @@ def test_a_finished_run_is_continued_by_more_epochs(open_folder, tmp_path):
     with pytest.raises(ValueError, match="seed=1 .it began with 0") as error:
         open_folder(dataclasses.replace(longer, seed=1))
     assert "--epochs" not in str(error.value)
-    # Nothing is kept of a mistake of which no step was trained.
-    open_folder(dataclasses.replace(settings, epochs=4000), trains=0)
+    # A mistake is forgotten if no step was trained with it.
+    open_folder(dataclasses.replace(settings, epochs=4000), steps=0)
     assert _record.read(tmp_path)["settings"]["epochs"] == 2
-    assert open_folder(longer, trains=64) == tmp_path
+    assert open_folder(longer, steps=64) == tmp_path
     assert (tmp_path / "settings.json").read_text() == written
     assert _record.read(tmp_path)["continued_after_epochs"] == [2]
     open_folder(longer)
@@ -132,7 +132,7 @@ def test_a_finished_run_is_continued_by_more_epochs(open_folder, tmp_path):
             open_folder(dataclasses.replace(settings, epochs=epochs))
 
 
-def test_a_damaged_record_is_named(open_folder, tmp_path):
+def test_the_error_names_a_damaged_record(open_folder, tmp_path):
     settings = Settings(run_dir=str(tmp_path))
     open_folder(settings)
     for content in ("", '{"settings": '):
@@ -144,7 +144,7 @@ def test_a_damaged_record_is_named(open_folder, tmp_path):
         _history.History(tmp_path / "history.csv")
 
 
-def test_history_goes_on_where_the_training_does(tmp_path):
+def test_a_history_resumes_with_its_run(tmp_path):
     path = tmp_path / "history.csv"
     epochs = [
         {"loss": 0.1 + 0.2, "knn": 0.5},
@@ -168,7 +168,7 @@ def test_history_goes_on_where_the_training_does(tmp_path):
     assert path.read_text() == written
 
 
-LEFT_BEFORE_A_CHECKPOINT = (
+FILES_BEFORE_A_CHECKPOINT = (
     "settings.json",
     "history.csv",
     "skipped.csv",
@@ -177,16 +177,18 @@ LEFT_BEFORE_A_CHECKPOINT = (
 )
 
 
-def test_a_folder_in_which_nothing_was_kept_is_free(open_folder, tmp_path):
-    """Whoever was killed there, other flags and data may have it."""
+def test_a_folder_without_a_checkpoint_is_free_for_any_run(
+    open_folder, tmp_path
+):
+    """Even if a process was killed there."""
     run = tmp_path / "new" / "run"
     settings = Settings(run_dir=str(run), epochs=2)
-    open_folder(settings, trains=False)
+    open_folder(settings, steps=0)
     assert not list(tmp_path.iterdir())
     open_folder(settings)
     record = (run / "settings.json").read_text()
     shutil.rmtree(run)
-    for file in LEFT_BEFORE_A_CHECKPOINT:
+    for file in FILES_BEFORE_A_CHECKPOINT:
         (run / file).parent.mkdir(parents=True, exist_ok=True)
         (run / file).write_text(record)
     (run / "notes.txt").write_text("mine")
@@ -216,9 +218,9 @@ def test_results_without_a_checkpoint_are_not_overwritten(
     (tmp_path / result).touch()
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     with pytest.raises(FileExistsError, match="neither of them. Nothing was"):
-        open_folder(settings, trains=False)
+        open_folder(settings, steps=0)
     with pytest.raises(ValueError, match="seed=1 .it began with 0"):
-        open_folder(dataclasses.replace(settings, seed=1), trains=False)
+        open_folder(dataclasses.replace(settings, seed=1), steps=0)
     after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     assert after == {**after, **before}
 
@@ -235,7 +237,7 @@ def test_a_run_has_one_owner(open_folder, tmp_path):
         assert (folder / ".partial").is_dir()
         (folder / ".partial").rmdir()
     open_folder(settings)
-    new = Settings(output_dir=str(tmp_path))  # of one second, too
+    new = Settings(output_dir=str(tmp_path))  # even within one second
     with (
         _run_dir.own(new, "r") as (first, _),
         _run_dir.own(new, "r") as (second, _),
@@ -243,7 +245,7 @@ def test_a_run_has_one_owner(open_folder, tmp_path):
         assert first != second
 
 
-def test_a_record_with_earlier_names_is_resumed(open_folder, tmp_path):
+def test_a_run_whose_record_has_earlier_names_resumes(open_folder, tmp_path):
     settings = Settings(run_dir=str(tmp_path), backbone="resnet34")
     open_folder(settings)
     file = tmp_path / "settings.json"
@@ -261,7 +263,7 @@ def test_a_record_with_earlier_names_is_resumed(open_folder, tmp_path):
         open_folder(another)
 
 
-def test_what_a_killed_process_left_is_removed(open_folder, tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(open_folder, tmp_path):
     settings = Settings(run_dir=str(tmp_path))
     open_folder(settings)
     (tmp_path / ".partial" / "encoder").mkdir(parents=True)
@@ -274,7 +276,7 @@ def test_what_a_killed_process_left_is_removed(open_folder, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["run_dir", "output_dir"])
-def test_a_file_is_no_folder(flag, open_folder, tmp_path):
+def test_a_file_in_place_of_a_folder_is_refused(flag, open_folder, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for path in (tmp_path / "file", tmp_path / "file" / "within"):
         with pytest.raises(NotADirectoryError, match="/file is a file. Choose"):
@@ -282,7 +284,7 @@ def test_a_file_is_no_folder(flag, open_folder, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["run_dir", "output_dir"])
-def test_a_disk_that_is_full_or_read_only(flag, open_folder, small_disk):
+def test_a_full_or_read_only_disk(flag, open_folder, small_disk):
     disk, make_read_only = small_disk
     settings = Settings(**{flag: str(disk / "run")})
     folder = open_folder(settings)
@@ -300,8 +302,8 @@ def test_a_disk_that_is_full_or_read_only(flag, open_folder, small_disk):
         assert (folder / "settings.json").read_text() == before
 
 
-def test_names_of_any_bytes_are_the_same_again(images, tmp_path):
-    """Of classes, which are folders' names: a run with them goes on."""
+def test_class_names_may_hold_any_bytes(images, tmp_path):
+    """They are names of folders; a run with them resumes."""
     names = ["price_$10_$20", os.fsdecode(b"caf\xe9"), "\n"]
     noise = data.ImageSet(images, np.arange(16) % 3, names, "noise")
     settings = Settings(run_dir=str(tmp_path))
@@ -319,9 +321,9 @@ def test_names_of_any_bytes_are_the_same_again(images, tmp_path):
         assert _record.read(folder) == record
 
 
-def test_a_list_of_skipped_files_is_of_now(tmp_path):
+def test_the_list_of_skipped_files_is_current(tmp_path):
     path = tmp_path / "skipped.csv"
-    _run_files.write_skipped(path, [("a.jpg", "no image")])
+    _run_files.write_skipped(path, [("a.jpg", "not an image")])
     assert "a.jpg" in path.read_text()
     _run_files.write_skipped(path, [])
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""What programs are told: each value is checked before anything is done."""
+"""Flags of the programs; each value is checked before anything is done."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ PROGRAMS = {
     "embed": embed.EmbedSettings(),
     "export": export.ExportSettings(),
 }
-# By flag, what is refused.
+# Refused values, by flag.
 WRONG = {
     **dict.fromkeys(
         (
@@ -65,7 +65,7 @@ RIGHT = {
 
 
 def kinds(defaults):
-    """By the name of each field, its type, without None."""
+    """The type of each field, without None, by its name."""
     types = typing.get_type_hints(type(defaults))
     return {
         name: (typing.get_args(kind) or (kind,))[0]
@@ -106,7 +106,7 @@ def test_every_number_has_bounds(program):
         (("--train_examples=511",), "--train_examples=511, --batch_size=512"),
     ],
 )
-def test_numbers_that_do_not_fit_together(given, words):
+def test_numbers_that_do_not_fit_together_are_refused(given, words):
     with pytest.raises(ValueError, match=words):
         parse(_settings.Settings(), *given)
 
@@ -123,7 +123,7 @@ def test_numbers_that_do_not_fit_together(given, words):
         (8, 8, 1, None),
     ],
 )
-def test_groups_and_devices_divide_a_batch(
+def test_groups_and_devices_must_divide_a_batch(
     batch_size, bn_splits, replicas, words
 ):
     settings = _settings.Settings(batch_size=batch_size, bn_splits=bn_splits)
@@ -134,7 +134,7 @@ def test_groups_and_devices_divide_a_batch(
         _model.bn_splits_per_replica(settings, replicas)
 
 
-def test_they_are_checked_before_anything_is_read(monkeypatch):
+def test_groups_are_checked_before_anything_is_read(monkeypatch):
     monkeypatch.setattr(distribution, "chief_first", None)
     settings = _settings.Settings(bn_splits=3)
     with pytest.raises(ValueError, match="--bn_splits=3"):
@@ -151,7 +151,7 @@ PATHS["image_folder"] = PATHS["cifar10"] | {"images"}
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_path_may_begin_with_the_home_folder(program, monkeypatch, tmp_path):
-    """However it is given."""
+    """On the command line, in a file of flags, or in Python."""
     monkeypatch.setenv("HOME", str(tmp_path))
     defaults = PROGRAMS[program]
     found = {

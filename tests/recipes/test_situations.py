@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(params=PROGRAMS, scope="module")
 def prepared(request, textures_dir, tmp_path_factory):
-    """A program, and a folder with finished results and begun work."""
+    """A program, and a folder with finished results and unfinished work."""
     os.environ["TEXTURES_DIR"] = str(textures_dir)
     program = PROGRAMS[request.param]
     folder = tmp_path_factory.mktemp("prepared") / "folder"
@@ -30,12 +30,12 @@ def prepared(request, textures_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(prepared, tmp_path_factory):
-    """What the program ends with when it is left alone."""
+    """The outcome of the program when nothing interrupts it."""
     _, program, folder = prepared
-    alone = tmp_path_factory.mktemp("alone") / "folder"
-    copy(folder, alone)
-    program.again(alone)
-    return program.outcome(alone)
+    undisturbed = tmp_path_factory.mktemp("undisturbed") / "folder"
+    copy(folder, undisturbed)
+    program.run(undisturbed)
+    return program.outcome(undisturbed)
 
 
 def copy(folder, other):
@@ -44,7 +44,7 @@ def copy(folder, other):
 
 @pytest.fixture
 def situation(prepared, tmp_path):
-    """A copy of the folder, for one situation."""
+    """A copy of the folder for one situation."""
     name, program, folder = prepared
     copy(folder, tmp_path / "folder")
     return name, program, tmp_path / "folder"
@@ -52,34 +52,34 @@ def situation(prepared, tmp_path):
 
 @pytest.fixture
 def disk(situation, make_disk):
-    """The same on a disk of its own, and a function that remounts it."""
+    """The folder on a separate disk, and a function that remounts the disk."""
     _, program, folder = situation
-    place, remount = make_disk("64m")
-    copy(folder, place)
-    return program, place, remount
+    disk_folder, remount = make_disk("64m")
+    copy(folder, disk_folder)
+    return program, disk_folder, remount
 
 
-def refuse(program, folder, match, **changes):
-    """Sees that a command is refused, and what was finished is intact."""
+def assert_refused(program, folder, match, **changes):
+    """Checks that a command is refused and leaves finished results intact."""
     before = program.finished(folder)
     with pytest.raises((OSError, ValueError), match=match):
-        program.again(folder, **changes)
+        program.run(folder, **changes)
     assert program.finished(folder) == before
 
 
-def complete(program, folder, expected):
-    """Sees that the command does what it does when it is left alone."""
-    program.again(folder)
+def assert_completes(program, folder, expected):
+    """Checks that the outcome is that of an undisturbed command."""
+    program.run(folder)
     (arrays, rest), (others, same) = program.outcome(folder), expected
     assert rest == same
     assert len(arrays) == len(others) > 0
     for array, other in zip(arrays, others, strict=True):
         np.testing.assert_array_equal(array, other)
-    left = [p for p in folder.rglob("*") if re.search("partial|lock", p.name)]
-    assert not left
+    paths = folder.rglob("*")
+    assert not [p for p in paths if re.search("partial|lock", p.name)]
 
 
-def test_killed_beside_a_second_process(situation, expected):
+def test_a_second_process_and_a_kill(situation, expected):
     name, program, folder = situation
     before = program.finished(folder)
     process = subprocess.Popen(
@@ -92,47 +92,49 @@ def test_killed_beside_a_second_process(situation, expected):
     try:
         assert any("PAUSED" in line for line in process.stdout)
         if program.owns:
-            refuse(program, folder, rf"(?s)process {process.pid} .*since")
+            assert_refused(
+                program, folder, rf"(?s)process {process.pid} .*since"
+            )
         else:
-            program.again(folder)
+            program.run(folder)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert program.finished(folder) == before
-    complete(program, folder, expected)
+    assert_completes(program, folder, expected)
 
 
 def test_a_full_disk(disk, expected):
     program, folder, _ = disk
     room = os.statvfs(folder)
     size = room.f_bavail * room.f_frsize
-    for left in (0, program.room):  # at once, and on the way
+    for left in (0, program.room):  # from the start, and later
         (folder / "filler").write_bytes(bytes(size - left))
-        refuse(program, folder, "No space left on device|make room")
+        assert_refused(program, folder, "No space left on device|make room")
     (folder / "filler").unlink()
-    complete(program, folder, expected)
+    assert_completes(program, folder, expected)
 
 
-def test_read_only(disk, expected):
+def test_a_read_only_disk(disk, expected):
     program, folder, remount = disk
     remount("ro")
-    refuse(program, folder, "Read-only|read-only|written to")
+    assert_refused(program, folder, "Read-only|read-only|written to")
     remount("rw")
-    complete(program, folder, expected)
+    assert_completes(program, folder, expected)
 
 
 def test_a_damaged_file(situation, expected, capfd):
     _, program, folder = situation
-    mend = program.damage(folder)
-    if mend:
-        refuse(program, folder, "model.keras")
-        mend()
-    with warnings.catch_warnings(record=True) as said:
+    repair = program.damage(folder)
+    if repair:
+        assert_refused(program, folder, "model.keras")
+        repair()
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        complete(program, folder, expected)
-    if not mend:
+        assert_completes(program, folder, expected)
+    if not repair:
         out, err = capfd.readouterr()
-        assert "damaged" in out + err + "".join(str(w.message) for w in said)
+        assert "damaged" in out + err + "".join(str(w.message) for w in caught)
 
 
 def test_a_corrected_flag(situation):
@@ -146,16 +148,16 @@ def test_a_corrected_flag(situation):
 
 
 def test_a_moved_folder(situation, expected, tmp_path, monkeypatch):
-    """To any name, and then reached by a link, from another working folder."""
+    """Renamed, and then reached by a link from another working folder."""
     _, program, folder = situation
     before = program.finished(folder)
     folder.rename(tmp_path / ODD)
     assert program.finished(tmp_path / ODD) == before
     monkeypatch.chdir(tmp_path)
-    complete(program, Path(ODD), expected)
+    assert_completes(program, Path(ODD), expected)
     (tmp_path / "link").symlink_to(ODD)
     monkeypatch.chdir(ROOT)
-    if program.ends:
-        refuse(program, tmp_path / "link", "finished")
+    if program.finishes:
+        assert_refused(program, tmp_path / "link", "finished")
     else:
-        complete(program, tmp_path / "link", expected)
+        assert_completes(program, tmp_path / "link", expected)
