@@ -183,9 +183,7 @@ def test_impossible_numbers_are_refused_by_name(name):
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -1, 2**200])
-def test_impossible_numbers_of_a_model_are_refused(
-    number, make_encoder, make_model, images
-):
+def test_impossible_numbers_of_a_model_are_refused(number, make_model, images):
     model, labels = make_model(), np.arange(16) % 2
     for name, call in {
         "queue_size": lambda x: make_model(queue_size=x),

@@ -50,7 +50,6 @@ class Run:
         self.command = [sys.executable, "-u", *how[replicas], *flags]
 
     def start(self):
-        self.written = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("a") as log:
             return subprocess.Popen(
                 self.command,

@@ -389,8 +389,6 @@ def test_images_that_change_during_an_embedding_are_refused(
     embed_batch, moved = _embed_parts._embed_batch, folder.with_name("moved")
 
     def embed_some(encoder, paths, pool):
-        if paths[0].name == "within":
-            raise AssertionError
         if change == "write":
             (folder / "0.png").write_bytes(b"no longer an image")
         else:

@@ -264,7 +264,7 @@ def test_another_model_is_refused(make, views, tmp_path):
     train(make(), views, 1, tmp_path)
     other = make(queue_size=16)
     before = [v.numpy() for v in other.variables]
-    with pytest.raises(ValueError, match="differs|differ"):
+    with pytest.raises(ValueError, match="differ"):
         train(other, views, 2, tmp_path)
     for value, variable in zip(before, other.variables, strict=True):
         np.testing.assert_array_equal(value, variable)
