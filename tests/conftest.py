@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import shallow
 import tensorflow as tf
 
 import moco_keras
@@ -36,6 +37,13 @@ def accelerator(request, monkeypatch):
     """Runs a test twice, with the code paths of a CPU and of a GPU."""
     monkeypatch.setattr(accelerators, "on_gpu", lambda: request.param == "gpu")
     return request.param
+
+
+@pytest.fixture
+def shallow_networks():
+    """Makes a ResNet-18 shallow in this process."""
+    with shallow.networks():
+        yield
 
 
 @pytest.fixture

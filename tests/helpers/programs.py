@@ -24,11 +24,22 @@ TINY = {
 
 def start(recipe, *flags, **env):
     """Starts a program, which sets TensorFlow's log level itself."""
+    return _start("-m", f"moco_keras.recipes.{recipe}", *flags, **env)
+
+
+def start_shallow(recipe, *flags, **env):
+    """Starts a program that trains shallow networks."""
+    program = str(ROOT / "tests/helpers/shallow.py")
+    name = f"moco_keras.recipes.{recipe}"
+    return _start(program, name, *flags, PYTHONPATH=str(ROOT), **env)
+
+
+def _start(*command, **env):
     env = {**os.environ, **env}
     if env.get("TF_CPP_MIN_LOG_LEVEL") == "3":  # set for the tests
         del env["TF_CPP_MIN_LOG_LEVEL"]
     return subprocess.Popen(
-        [sys.executable, "-m", f"moco_keras.recipes.{recipe}", *flags],
+        [sys.executable, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -57,7 +68,7 @@ def smoke(data_dir, *flags):
     """The name and flags of a run that takes seconds."""
     return (
         "textures",
-        "--flagfile=recipes/smoke.flags",
+        f"--flagfile={ROOT}/recipes/smoke.flags",
         f"--data_dir={data_dir}",
         *flags,
     )
