@@ -638,20 +638,41 @@ def test_versions_count_up_and_are_not_overwritten(make_encoder, tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
 
 
+# Exports twice. The second time it waits once a file of the new version exists,
+# before Python opens or renames another one, since most moments are too short
+# to be met from outside.
+KILLED = """
+import keras, moco_keras, os, sys, time
+_, encoder, folder, file_name = sys.argv
+encoder = keras.models.load_model(encoder)
+moco_keras.export_encoder(encoder, folder)
+def wait_to_be_killed(event, args):
+    if event in ("open", "os.rename") and any(
+        ".partial-" in path and file_name in (*folders, *files)
+        for path, folders, files in os.walk(folder)
+    ):
+        time.sleep(100)
+sys.addaudithook(wait_to_be_killed)
+print("now", flush=True)
+moco_keras.export_encoder(encoder, folder)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "file_name", ["variables", "encoder.keras", "encoder.json", "README.md"]
 )
-def test_a_killed_export_leaves_no_broken_version(file_name, tmp_path):
+def test_a_killed_export_leaves_no_broken_version(
+    file_name, make_encoder, tmp_path
+):
     """It is killed once a file exists; a server reads numbered folders only."""
-    program = (
-        "import sys, keras, moco_keras\n"
-        "encoder = moco_keras.build_encoder('resnet18', 8, width=4)\n"
-        "print('now', flush=True)\n"
-        "while True: moco_keras.export_encoder(encoder, sys.argv[1])\n"
-    )
+    make_encoder().save(tmp_path / "encoder.keras")
+    exports = tmp_path / "exports"
     process = subprocess.Popen(
-        [sys.executable, "-c", program, tmp_path],
+        [
+            *(sys.executable, "-c", KILLED),
+            *(tmp_path / "encoder.keras", exports, file_name),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -660,7 +681,7 @@ def test_a_killed_export_leaves_no_broken_version(file_name, tmp_path):
     def exists():  # `glob` fails if a folder vanishes meanwhile
         return any(
             ".partial-" in folder and file_name in (*folders, *files)
-            for folder, folders, files in os.walk(tmp_path)
+            for folder, folders, files in os.walk(exports)
         )
 
     while not exists():
@@ -668,25 +689,29 @@ def test_a_killed_export_leaves_no_broken_version(file_name, tmp_path):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    for folder in tmp_path.glob("[0-9]*"):
-        tf.saved_model.load(folder)
-    again = export_encoder(moco_keras.build_encoder("resnet18", 8), tmp_path)
+    assert [path.name for path in exports.glob("[0-9]*")] == ["1"]
+    tf.saved_model.load(exports / "1")
+    again = export_encoder(make_encoder(), exports)
     assert again.name.isdecimal() and (again / "saved_model.pb").exists()
-    assert all(path.name.isdecimal() for path in tmp_path.iterdir())
+    assert all(path.name.isdecimal() for path in exports.iterdir())
 
 
 @pytest.mark.slow
-def test_simultaneous_exports_get_separate_versions(tmp_path):
+def test_simultaneous_exports_get_separate_versions(make_encoder, tmp_path):
+    make_encoder().save(tmp_path / "encoder.keras")
     program = (
         "import sys, keras, moco_keras\n"
-        "encoder = moco_keras.build_encoder('resnet18', 8, width=4)\n"
+        "encoder = keras.models.load_model(sys.argv[2])\n"
         "print('now', flush=True)\n"
         "input()\n"
         "for _ in range(3): moco_keras.export_encoder(encoder, sys.argv[1])\n"
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", program, tmp_path / "new"],
+            [
+                *(sys.executable, "-c", program),
+                *(tmp_path / "new", tmp_path / "encoder.keras"),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -128,7 +128,7 @@ def test_the_client_embeds_every_file(export, files):
 @pytest.mark.slow
 def test_the_client_reports_a_missing_server_or_file(files):
     (port,) = free_ports(1)
-    result = ask(f"localhost:{port}", "--timeout=5", *files)
+    result = ask(f"localhost:{port}", "--timeout=1", *files)
     assert result.returncode == 1
     assert re.search("Error: (UNAVAILABLE|DEADLINE_EXCEEDED)", result.stderr)
     result = ask(f"localhost:{port}", "gone.jpg")

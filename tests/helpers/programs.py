@@ -24,22 +24,26 @@ TINY = {
 
 def start(recipe, *flags, **env):
     """Starts a program, which sets TensorFlow's log level itself."""
-    return _start("-m", f"moco_keras.recipes.{recipe}", *flags, **env)
+    return _start(["-m", f"moco_keras.recipes.{recipe}", *flags], env)
 
 
 def start_shallow(recipe, *flags, **env):
     """Starts a program that trains shallow networks."""
-    program = str(ROOT / "tests/helpers/shallow.py")
-    name = f"moco_keras.recipes.{recipe}"
-    return _start(program, name, *flags, PYTHONPATH=str(ROOT), **env)
+    return _start([*shallow(recipe), *flags], {"PYTHONPATH": str(ROOT), **env})
 
 
-def _start(*command, **env):
+def shallow(recipe):
+    """What to give to Python, to start a program with shallow networks."""
+    program = ROOT / "tests" / "helpers" / "shallow.py"
+    return [str(program), f"moco_keras.recipes.{recipe}"]
+
+
+def _start(arguments, env):
     env = {**os.environ, **env}
     if env.get("TF_CPP_MIN_LOG_LEVEL") == "3":  # set for the tests
         del env["TF_CPP_MIN_LOG_LEVEL"]
     return subprocess.Popen(
-        [sys.executable, *command],
+        [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,6 +1,6 @@
 """Runs a program with shallow networks.
 
-    python tests/helpers/shallow.py moco_keras.recipes.textures FLAGS
+python tests/helpers/shallow.py moco_keras.recipes.textures FLAGS
 """
 
 import runpy

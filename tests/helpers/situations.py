@@ -16,6 +16,7 @@ from unittest import mock
 import keras
 import numpy as np
 import programs
+import shallow
 import tensorflow as tf
 
 import moco_keras
@@ -104,7 +105,8 @@ class Training:
             **own,
         )
         settings = dataclasses.replace(settings, **changes)
-        _pretrain.pretrain(settings, self.recipe, read)
+        with shallow.networks():
+            _pretrain.pretrain(settings, self.recipe, read)
 
     def finished(self, folder):
         names = ("encoder", "metrics.json", "model.keras", "settings.json")
@@ -140,7 +142,8 @@ class Embedding:
 
     def prepare(self, folder):
         write_images(folder / "images")
-        encoder = moco_keras.build_encoder("resnet18", 8, width=2)
+        with shallow.networks():
+            encoder = moco_keras.build_encoder("resnet18", 8, width=2)
         moco_keras.export_encoder(encoder, folder / "encoder")
         self.run(folder, out="finished.npz")
         (folder / f"images/a/0{ODD}.png").touch()

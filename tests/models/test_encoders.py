@@ -1,5 +1,6 @@
 import re
 import warnings
+from unittest import mock
 
 import keras
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import pytorch
 import reference
 from fixtures.drawing import draw_weights
+from keras.src.applications import efficientnet
 
 import moco_keras
 from moco_keras import backbone, build_encoder
@@ -201,14 +203,22 @@ def rescaling_inside(size):
 
 
 def efficient_net(size):
-    return keras.applications.EfficientNetB0(
-        include_top=False, weights=None, input_shape=(size, size, 3)
-    )
+    """The first two stages of an EfficientNet, which has seven."""
+    blocks = efficientnet.DEFAULT_BLOCKS_ARGS[:2]
+    with mock.patch.object(efficientnet, "DEFAULT_BLOCKS_ARGS", blocks):
+        return keras.applications.EfficientNetB0(
+            include_top=False, weights=None, input_shape=(size, size, 3)
+        )
 
 
 @pytest.mark.parametrize(
-    "make",
-    [rescaling_inside, pytest.param(efficient_net, marks=pytest.mark.slow)],
+    ("make", "accelerator"),
+    [
+        (rescaling_inside, "cpu"),
+        (rescaling_inside, "gpu"),
+        (efficient_net, "cpu"),
+    ],
+    indirect=["accelerator"],
 )
 def test_a_backbone_that_normalizes_gets_plain_pixels(make, rng, tmp_path):
     images = rng.integers(0, 256, (8, 32, 32, 3), "uint8")

@@ -180,6 +180,7 @@ def pretrain(**changes):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow_networks")
 def test_a_run_does_not_train_on_the_pictures_of_other_runs(
     tmp_path, monkeypatch, capsys
 ):
@@ -198,6 +199,7 @@ def test_a_run_does_not_train_on_the_pictures_of_other_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow_networks")
 def test_a_run_resumes_by_other_paths(tmp_path, monkeypatch):
     """Its images were moved, and a link leads to its folder."""
     names = {os.fsdecode(b"\xff{0}\n$"): 10, "\U0001f600 \u202e%s": 10}

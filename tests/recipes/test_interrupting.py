@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM sent to whole programs, at every moment."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import programs
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ctrl_c")]
+WHOLE = ("-m", "moco_keras.recipes.textures")
+SHALLOW = programs.shallow("textures")
 SMALL = ("--width=4", "--batch_size=8", "--bn_splits=1", "--epochs=1")
 # A step takes seconds, and so does compiling the first one.
 LARGE = ("--backbone=resnet50", "--stem=cifar", "--batch_size=64")
@@ -17,7 +20,7 @@ LARGE = ("--backbone=resnet50", "--stem=cifar", "--batch_size=64")
 class Program:
     """A program that trains, and its output."""
 
-    def __init__(self, data_dir, folder, *flags):
+    def __init__(self, data_dir, folder, program, *flags):
         self.run, self._file = folder / "run", folder / "output"
         flags = (
             f"--data_dir={data_dir}",
@@ -29,10 +32,11 @@ class Program:
         )
         with self._file.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "moco_keras.recipes.textures", *flags],
+                [sys.executable, *program, *flags],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 cwd=programs.ROOT,
+                env={**os.environ, "PYTHONPATH": str(programs.ROOT)},
             )
 
     @property
@@ -68,8 +72,8 @@ def start(textures_dir, tmp_path):
     """Starts a program, and ends it with the test."""
     started = []
 
-    def start(*flags):
-        started.append(Program(textures_dir, tmp_path, *flags))
+    def start(program, *flags):
+        started.append(Program(textures_dir, tmp_path, program, *flags))
         return started[-1]
 
     yield start
@@ -81,7 +85,7 @@ def start(textures_dir, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_while_the_first_step_is_compiled(start, number):
     """The program answers at once; the step ends and is saved."""
-    program = start(*SMALL)
+    program = start(SHALLOW, *SMALL)
     program.wait_for("Compiling the first step")
     time.sleep(0.5)
     assert "Stopping" not in program.output
@@ -96,7 +100,7 @@ def test_one_signal_while_the_first_step_is_compiled(start, number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_two_signals_during_a_long_step(start, number):
     """The program ends at once and saves nothing."""
-    program = start(*LARGE)
+    program = start(WHOLE, *LARGE)
     program.wait_for("Compiling the first step")
     time.sleep(2)
     program.process.send_signal(number)
@@ -109,7 +113,9 @@ def test_two_signals_during_a_long_step(start, number):
 
 
 def test_two_signals_after_a_checkpoint(start):
-    program = start(*SMALL, "--epochs=50", "--checkpoint_every=5 steps")
+    program = start(
+        SHALLOW, *SMALL, "--epochs=50", "--checkpoint_every=5 steps"
+    )
     program.wait_until(lambda: program.checkpoints)
     for _ in range(2):
         program.process.send_signal(signal.SIGINT)
@@ -124,20 +130,20 @@ def test_two_signals_after_a_checkpoint(start):
 
 def test_a_signal_while_results_are_written(start, tmp_path):
     """The same command writes them, without training again."""
-    program = start(*SMALL)
+    program = start(SHALLOW, *SMALL)
     program.wait_until((program.run / ".partial").exists)
     program.process.send_signal(signal.SIGINT)
     program.assert_ends(130)
     assert not (program.run / "metrics.json").exists()
     assert program.checkpoints == [8]
-    again = start(*SMALL)
+    again = start(SHALLOW, *SMALL)
     assert again.process.wait(timeout=200) == 0, again.output
     assert "Epoch" not in again.output
     assert (program.run / "metrics.json").exists()
 
 
 def test_a_signal_before_training(start):
-    program = start(*SMALL)
+    program = start(WHOLE, *SMALL)
     program.wait_for("Reading the images")
     program.process.send_signal(signal.SIGINT)
     # Within C code that runs Python code, such as an import, the signal kills

@@ -418,6 +418,7 @@ def test_the_remaining_time_is_printed_once(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow_networks")
 def test_a_resumed_run_keeps_its_chosen_settings(tmp_path, monkeypatch, capsys):
     """Even on a device for which others would be chosen."""
     size = {"backbone": "resnet18", "width": 4, "image_size": 16}

@@ -186,7 +186,7 @@ def test_a_stopped_run_on_a_folder_of_images_resumes(tmp_path):
         "--bn_splits=1",
         "--epochs=4",
     )
-    process = programs.start(*command)
+    process = programs.start_shallow(*command)
     while len(list(run_dir.glob("checkpoints/*.index"))) < 3:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
@@ -198,7 +198,7 @@ def test_a_stopped_run_on_a_folder_of_images_resumes(tmp_path):
     assert f"--run_dir={run_dir}" in stopped.stderr
     assert "1 Neither JPEG nor PNG, GIF or BMP: notes.jpg" in stopped.stdout
 
-    result = run(*command)
+    result = programs.finish(programs.start_shallow(*command))
     assert result.returncode == 0, result.stderr
     left = {path.name for path in run_dir.iterdir()}
     assert left == RUN_FILES | {"skipped.csv"}
@@ -209,6 +209,7 @@ def test_a_stopped_run_on_a_folder_of_images_resumes(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow_networks")
 def test_a_run_finishes_on_the_branches_of_a_gpu(tmp_path, monkeypatch):
     """With the pictures that it draws."""
     monkeypatch.setattr(accelerators, "on_gpu", lambda: True)
@@ -237,7 +238,7 @@ def test_a_run_in_use_is_refused(textures_dir, tmp_path):
     """A second process ends at once, and the first is not disturbed."""
     folder = tmp_path / "run"
     command = programs.smoke(textures_dir, f"--run_dir={folder}")
-    first = programs.start(*command)
+    first = programs.start_shallow(*command)
     while not (folder / ".lock").exists():
         assert first.poll() is None, first.stderr.read()
         time.sleep(0.05)
