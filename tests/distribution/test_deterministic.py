@@ -1,16 +1,21 @@
+import re
+
 import deterministic
+import gpu
 import numpy as np
 import pytest
 
 
 @pytest.mark.slow
-def test_deterministic_operations_train_the_same(tmp_path):
-    """A second run and a resumed one end like the first."""
-    results = deterministic.differences(tmp_path)
-    assert results.keys() == deterministic.KINDS.keys()
-    for kind, (arrays, second, resumed) in results.items():
-        assert arrays > 200, kind
-        assert (second, resumed) == (0, 0), kind
+def test_deterministic_operations_train_the_same(capfd):
+    """A second run and a resumed one end like the first, in `make gpu`, too."""
+    check = gpu.CHECKS["determinism"]
+    check = check._replace(settings={**check.settings, "depth": "shallow"})
+    rows = gpu.rows_of("determinism", check, seconds=250)
+    assert len(rows) == 2 * len(deterministic.KINDS), capfd.readouterr()
+    for row in rows:
+        differ, arrays = map(int, re.findall(r"\d+", row.value))
+        assert (differ, row.passed) == (0, True) and arrays > 75, row
 
 
 def test_different_arrays_are_counted():

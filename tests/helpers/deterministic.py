@@ -1,12 +1,13 @@
 """Trains small models with TensorFlow's deterministic operations.
 
-    python tests/helpers/deterministic.py FOLDER KINDS [STEPS]
+    python tests/helpers/deterministic.py FOLDER KINDS DEPTH [STEPS]
 
-KINDS are keys of `KINDS`, separated by commas. Training resumes from what
-FOLDER holds. With STEPS, SIGTERM stops each model after that many; without,
-the trained arrays are saved.
+KINDS are keys of `KINDS`, separated by commas. DEPTH is "whole", or "shallow"
+for shallow networks. Training resumes from what FOLDER holds. With STEPS,
+SIGTERM stops each model after that many; without, the trained arrays are saved.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import shallow
 import tensorflow as tf
 from programs import ROOT
 
@@ -69,7 +71,7 @@ def train(kind, folder, stop=None):
     return [keras.ops.convert_to_numpy(v) for v in variables]
 
 
-def differences(folder, kinds=tuple(KINDS)):
+def differences(folder, kinds, depth):
     """Trains twice, and once in two processes; compares the trained arrays.
 
     Returns:
@@ -77,12 +79,12 @@ def differences(folder, kinds=tuple(KINDS)):
         run's in the second run, and in the run that was stopped and resumed.
     """
     finish(
-        start(folder / "first", kinds),
-        start(folder / "second", kinds),
-        start(folder / "resumed", kinds, STOP),
+        start(folder / "first", kinds, depth),
+        start(folder / "second", kinds, depth),
+        start(folder / "resumed", kinds, depth, STOP),
     )
     assert not list(folder.glob("resumed/*.npz"))
-    finish(start(folder / "resumed", kinds))
+    finish(start(folder / "resumed", kinds, depth))
     results = {}
     for kind in kinds:
         first, second, resumed = (
@@ -94,8 +96,8 @@ def differences(folder, kinds=tuple(KINDS)):
     return results
 
 
-def start(folder, kinds, *stop):
-    command = [sys.executable, __file__, folder, ",".join(kinds), *stop]
+def start(folder, kinds, depth, *stop):
+    command = [sys.executable, __file__, folder, ",".join(kinds), depth, *stop]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(map(str, command), env=env)
 
@@ -110,16 +112,19 @@ def count_different(arrays, others):
     return sum(not np.array_equal(a, b) for a, b in pairs)
 
 
-def main(folder, kinds, stop=None):
+def main(folder, kinds, depth, stop=None):
     tf.config.experimental.enable_op_determinism()
-    for kind in kinds:
-        if stop:
-            with pytest.raises(SystemExit, match="143"):
-                train(kind, folder / kind, stop)
-        else:
-            trained = train(kind, folder / kind)
-            np.savez(folder / f"{kind}.npz", *trained)
+    networks = {"whole": contextlib.nullcontext, "shallow": shallow.networks}
+    with networks[depth]():
+        for kind in kinds:
+            if stop:
+                with pytest.raises(SystemExit, match="143"):
+                    train(kind, folder / kind, stop)
+            else:
+                trained = train(kind, folder / kind)
+                np.savez(folder / f"{kind}.npz", *trained)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2].split(","), *map(int, sys.argv[3:]))
+    folder, kinds, depth, *stop = sys.argv[1:]
+    main(Path(folder), kinds.split(","), depth, *map(int, stop))

@@ -90,10 +90,10 @@ def difference(lines):
     return (sizes or list(filter(None, lines)) or ["not as expected"])[0]
 
 
-def determinism(kinds):
+def determinism(kinds, depth):
     """Compares runs with deterministic operations, to the bit."""
     with tempfile.TemporaryDirectory() as folder:
-        results = deterministic.differences(Path(folder), kinds)
+        results = deterministic.differences(Path(folder), kinds, depth)
     for kind, (arrays, second, resumed) in results.items():
         ways = {"run again": second, "stopped and resumed": resumed}
         for way, differ in ways.items():
@@ -127,7 +127,9 @@ _STEP = {
 CHECKS = {
     "replicas": Check(one_gpu_as_two, {}, 120),
     "determinism": Check(
-        determinism, {"kinds": list(deterministic.KINDS)}, 120
+        determinism,
+        {"kinds": list(deterministic.KINDS), "depth": "whole"},
+        120,
     ),
     **{
         f"step, {precision}, {'XLA' if jit else 'no XLA'}": Check(

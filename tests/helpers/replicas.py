@@ -19,6 +19,7 @@ from pathlib import Path
 import keras
 import kernels
 import numpy as np
+import shallow
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy
 
@@ -798,7 +799,8 @@ def needs(strategy, folder):
     cases.append(("moco_v2", "float32", "sync"))
     with strategy.scope():
         for pipeline, precision, norm in cases:
-            step = traced_step(pipeline, precision, norm=norm)
+            with shallow.networks():
+                step = traced_step(pipeline, precision, norm=norm)
             report = kernels.report(step)
             name = f"{pipeline}/{precision}/{norm}"
             results[f"problems/{name}"] = kernels.problems(

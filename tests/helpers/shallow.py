@@ -1,6 +1,8 @@
 """Runs a program with shallow networks.
 
-python tests/helpers/shallow.py moco_keras.recipes.textures FLAGS
+    python tests/helpers/shallow.py moco_keras.recipes.textures FLAGS
+
+Tests do so where the depth of a network is not what they check.
 """
 
 import runpy
@@ -13,7 +15,7 @@ from moco_keras.models import resnet
 def networks():
     """A context in which a ResNet-18 has two of its eight blocks.
 
-    A tiny run spends nearly all of its time on tracing, and takes half of it.
+    A tiny run spends most of its time on tracing layer by layer.
     """
     block, depths = resnet._BLOCKS["resnet18"]
     assert depths == (2, 2, 2, 2)
