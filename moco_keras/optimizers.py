@@ -1,5 +1,7 @@
 """The optimizer of the paper's code."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -21,13 +23,25 @@ class SGD(keras.optimizers.Optimizer):
         learning_rate: a number or a schedule.
         momentum: of the buffer v, in [0, 1).
         l2: coefficient of w in the gradient; "weight decay" in the paper.
+        multipliers: by name of a layer, what the learning rate is multiplied
+            by for its weights, such as {"logits": 20} in fine-tuning.
+
+    Raises:
+        ValueError: if a number is out of range, or, when it is built, no
+            variable is of a layer in `multipliers`.
 
     Reference:
         Section 3.3 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
     """
 
     def __init__(
-        self, learning_rate=0.03, momentum=0.9, l2=1e-4, name="sgd", **kwargs
+        self,
+        learning_rate=0.03,
+        momentum=0.9,
+        l2=1e-4,
+        multipliers=None,
+        name="sgd",
+        **kwargs,
     ):
         if not callable(learning_rate):
             learning_rate = arguments.real(
@@ -36,22 +50,43 @@ class SGD(keras.optimizers.Optimizer):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.momentum = arguments.real(_BELOW_ONE, momentum=momentum)
         self.l2 = arguments.real(arguments.NOT_NEGATIVE, l2=l2)
+        self.multipliers = {
+            name: arguments.real(arguments.NOT_NEGATIVE, multipliers=value)
+            for name, value in (multipliers or {}).items()
+        }
 
     def build(self, variables):
         if self.built:
             return
         super().build(variables)
         self._buffers = self.add_optimizer_variables(variables, "momentum")
+        layers = [set(variable.path.split("/")) for variable in variables]
+        unknown = set(self.multipliers).difference(*layers)
+        if unknown:
+            raise ValueError(
+                "`multipliers` must be of layers that are trained. Received: "
+                f"{', '.join(sorted(unknown))}; layers that are trained: "
+                f"{', '.join(sorted(set().union(*layers)))}."
+            )
+        self._multipliers = [
+            math.prod(self.multipliers[name] for name in own & {*self.multipliers})
+            for own in layers
+        ]
 
     def update_step(self, gradient, variable, learning_rate):
         index = keras_private.variable_index(self, variable)
         buffer = self._buffers[index]
         learning_rate = ops.cast(learning_rate, variable.dtype)
+        learning_rate *= self._multipliers[index]
         gradient = ops.cast(gradient, variable.dtype) + self.l2 * variable
         velocity = self.momentum * buffer + gradient
         self.assign(buffer, velocity)
         self.assign_sub(variable, learning_rate * velocity)
 
     def get_config(self):
-        own = {"momentum": self.momentum, "l2": self.l2}
+        own = {
+            "momentum": self.momentum,
+            "l2": self.l2,
+            "multipliers": self.multipliers,
+        }
         return {**super().get_config(), **own}

@@ -13,6 +13,7 @@ from moco_keras.augmentations.layers import (
 )
 from moco_keras.augmentations.pipelines import (
     cifar,
+    crop_and_flip,
     evaluation,
     moco_v1,
     moco_v2,
@@ -27,6 +28,7 @@ __all__ = [
     "RandomResizedCrop",
     "RandomSolarize",
     "cifar",
+    "crop_and_flip",
     "evaluation",
     "moco_v1",
     "moco_v2",

@@ -80,6 +80,21 @@ def cifar(image_size=32, min_area=0.08):
     )
 
 
+def crop_and_flip(image_size=224, min_area=0.08):
+    """The augmentation of training with labels: crop and flip.
+
+    Args and returns: as `moco_v1`.
+
+    Reference:
+        Section 4.1 of [He et al., 2020](https://arxiv.org/abs/1911.05722), and
+        its code.
+    """
+    return keras.layers.Pipeline(
+        [_crop(image_size, min_area), RandomHorizontalFlip()],
+        name="crop_and_flip",
+    )
+
+
 def _crop(image_size, min_area):
     min_area = arguments.real(arguments.POSITIVE_FRACTION, min_area=min_area)
     return RandomResizedCrop(image_size, scale=(min_area, 1.0))

@@ -3,6 +3,7 @@
 from moco_keras.data.builders import find_builder
 from moco_keras.data.folders import SPLITS
 from moco_keras.data.image_sets import ImageSet, ImageStream
+from moco_keras.data.labeled import labeled_batches
 from moco_keras.data.sources import (
     load,
     read,
@@ -17,6 +18,7 @@ __all__ = [
     "ImageSet",
     "ImageStream",
     "find_builder",
+    "labeled_batches",
     "load",
     "read",
     "read_folder",

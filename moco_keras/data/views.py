@@ -47,7 +47,7 @@ def two_views(images, augmenter, batch_size):
         return keys, (keys, number, checks.unpack_images(example))
 
     def views(keys, number, image):
-        return _two_views(augmenter, tf.unstack(keys), number, image)
+        return random_views(augmenter, tf.unstack(keys), number, image)
 
     return batching.without_autotuning(
         images.enumerate()
@@ -73,15 +73,26 @@ def _draw(states):
     return tf.reshape(tf.concat([tf.zeros(0, "int64"), *keys], 0), (-1, 2))
 
 
-def _two_views(augmenter, keys, number, image):
-    """Views of an image that depend on a key for each layer, and its number."""
+def random_views(augmenter, keys, number, images, count=2):
+    """Views that depend on a key for each random layer, and on a number.
+
+    Args:
+        augmenter: see `two_views`.
+        keys: int64 (2,) for each of its random states.
+        number: int scalar, that of the image or of the batch.
+        images: an image, or a batch of one size.
+        count: how many views to cut.
+
+    Returns:
+        A tuple of views.
+    """
     states = random_states(augmenter)
     own = [
         (v, random.fold_in(key, number))
         for v, key in zip(states, keys, strict=True)
     ]
     with keras.StatelessScope(own) as scope:
-        views = augment(augmenter, image), augment(augmenter, image)
+        views = tuple(augment(augmenter, images) for _ in range(count))
     if scope.state_mapping.keys() - {id(v) for v in states}:
         raise ValueError(
             "An `augmenter` of views that are cut in a data set must be a "
@@ -170,7 +181,7 @@ class TwoViews:
         def views(number, example):
             image = self.stream.decode(example)["image"]
             keys = [random.key(seed, "views", i) for i in layers]
-            return _two_views(self.augmenter, keys, number, image)
+            return random_views(self.augmenter, keys, number, image)
 
         (size,) = {x.shape[0] for x in tf.nest.flatten(parts.element_spec)}
         return (

@@ -55,3 +55,20 @@ def unit_rows(features):
     squares = np.einsum("nd,nd->n", features, features, dtype="float64")
     lengths = np.sqrt(squares).astype("float32")[:, None]
     return features / np.where(lengths > 0, lengths, 1)
+
+
+def check_finite(**arrays):
+    """Raises `ValueError` if a row of a feature array holds NaN or infinity.
+
+    Args:
+        arrays: float (N, ...), by the names that users know them by.
+    """
+    for name, rows in arrays.items():
+        rows = np.reshape(rows, (len(rows), -1))
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"Features must be finite. Received: {np.sum(~finite)} rows of "
+                f"`{name}` that are not. The encoder has diverged; lower its "
+                "learning rate."
+            )

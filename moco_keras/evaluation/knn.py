@@ -29,14 +29,7 @@ def nearest(bank, queries, k):
             finite.
     """
     k = _within(k, len(bank))
-    for name, rows in {"bank": bank, "queries": queries}.items():
-        finite = np.isfinite(rows).all(axis=1)
-        if not finite.all():
-            raise ValueError(
-                f"Features must be finite. Received: {np.sum(~finite)} rows of "
-                f"`{name}` that are not. The encoder has diverged; lower its "
-                "learning rate."
-            )
+    features.check_finite(bank=bank, queries=queries)
     bank, queries = features.unit_rows(bank), features.unit_rows(queries)
     bank = ops.transpose(ops.convert_to_tensor(bank))
     found = [

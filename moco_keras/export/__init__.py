@@ -6,11 +6,9 @@ from moco_keras.export.frozen_encoder import (
     reading,
 )
 from moco_keras.export.saved_model import export_encoder
-from moco_keras.export.versions import add_version
 
 __all__ = [
     "FrozenEncoder",
-    "add_version",
     "export_encoder",
     "load_encoder",
     "reading",

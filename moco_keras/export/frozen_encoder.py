@@ -8,8 +8,7 @@ import keras
 import tensorflow as tf
 
 from moco_keras import arguments, keras_private
-from moco_keras.export import versions
-from moco_keras.system import paths
+from moco_keras.system import paths, versions
 from moco_keras.system.paths import printable
 
 
@@ -47,14 +46,8 @@ def load_encoder(path, version=None, *, encoded=False):
         ValueError: if it is damaged, or cannot be read.
     """
     path = arguments.path(path=path)
-    folder = path
-    if not versions.numbers(path) and (path / "encoder").is_dir():
-        folder = path / "encoder"  # of a run
-    if version is not None:
-        folder = folder / str(version)
-    elif not _is_saved_model(folder):
-        folder = folder / str(max(versions.numbers(folder), default=""))
-    if not _is_saved_model(folder):
+    folder = versions.find(path, version)
+    if folder is None:
         there = sorted(versions.numbers(path)) or "none"
         raise FileNotFoundError(
             "`path` must be a folder that `export_encoder` wrote, and "
@@ -115,7 +108,7 @@ class FrozenEncoder(keras.layers.TFSMLayer):
         call_endpoint="serving_default",
         **kwargs,
     ):
-        if not _is_saved_model(Path(filepath)):
+        if not versions.is_export(Path(filepath)):
             raise FileNotFoundError(
                 "The exported encoder that a model holds must be where it was. "
                 f"Received: {printable(filepath)}, where there is none. "
@@ -177,7 +170,3 @@ def _whole_pixels(images):
     )
     with tf.control_dependencies([check] if check is not None else []):
         return tf.identity(pixels)
-
-
-def _is_saved_model(folder):
-    return (folder / "saved_model.pb").is_file()

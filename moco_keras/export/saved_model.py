@@ -13,10 +13,9 @@ from moco_keras.export import (
     serving_signatures,
     serving_warmup,
     verification,
-    versions,
 )
 from moco_keras.models import encoders, model_state
-from moco_keras.system import ownership, paths
+from moco_keras.system import ownership, paths, versions
 
 _OUTPUTS = ("features", "projection")
 _NOT_WRITABLE = (
@@ -166,15 +165,8 @@ def export_encoder(
 def _write_keras(encoder, path):
     """Writes the encoder for fine-tuning; returns what others will load."""
 
-    def by_whole_batches(config):
-        # Groups and replicas are for pre-training. Fine-tuning has batches of
-        # any size, and a step that Keras compiles, in which replicas cannot
-        # exchange statistics.
-        if {"splits", "synchronized"} <= config.keys():
-            config |= {"splits": 1, "synchronized": False}
-
     try:
-        model_state.reconfigured(encoder, by_whole_batches).save(path)
+        model_state.with_whole_batches(encoder).save(path)
         return keras.models.load_model(path)
     except (NotImplementedError, TypeError, ValueError) as error:
         cause = error

@@ -68,6 +68,21 @@ def reconfigured(model, change):
     return copy
 
 
+def with_whole_batches(encoder):
+    """Copies an encoder with its state, for fine-tuning on batches of any size.
+
+    Groups of a batch and batches of all replicas are for pre-training: Keras
+    compiles a step of fine-tuning, in which replicas cannot exchange
+    statistics.
+    """
+
+    def by_whole_batches(config):
+        if {"splits", "synchronized"} <= config.keys():
+            config |= {"splits": 1, "synchronized": False}
+
+    return reconfigured(encoder, by_whole_batches)
+
+
 def _configs(part):
     """Yields the configs in a part of what Keras has serialized."""
     if isinstance(part, dict):

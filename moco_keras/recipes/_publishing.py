@@ -3,9 +3,8 @@
 import contextlib
 import shutil
 
-from moco_keras import export
 from moco_keras.recipes import _record, _run_files
-from moco_keras.system import ownership
+from moco_keras.system import ownership, versions
 
 # Results, until they are all there; then, until each is in its place.
 PARTIAL, _READY = ".partial", ".ready"
@@ -54,10 +53,10 @@ def publish(folder):
     ready = folder / _READY
     if not ready.is_dir():
         return False
-    versions = folder / "encoder"
-    versions.mkdir(exist_ok=True)
+    place = folder / "encoder"
+    place.mkdir(exist_ok=True)
     for version in ready.glob("encoder/*"):
-        export.add_version(version, versions)
+        versions.add_version(version, place)
     first, last = "model.keras", "metrics.json"
     if (ready / first).exists():
         for name in _PICTURES:

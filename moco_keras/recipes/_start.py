@@ -4,7 +4,7 @@ import tensorflow as tf
 
 import moco_keras
 from moco_keras import distribution
-from moco_keras.recipes import _model_file
+from moco_keras.models import model_files
 
 
 def read(path, model):
@@ -22,7 +22,7 @@ def read(path, model):
         ValueError: if it is damaged, or holds something else than a `MoCo`, or
             one of another architecture.
     """
-    saved = _model_file.load(path, "--init_from")
+    saved = model_files.load(path, "--init_from")
     if not isinstance(saved, moco_keras.MoCo):
         raise ValueError(
             "--init_from must be a .keras file of a MoCo, such as the "

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import moco_keras
 from moco_keras import arguments
+from moco_keras.models import model_files
 from moco_keras.recipes import (
     _cli,
-    _model_file,
     _publishing,
     _record,
     _settings,
@@ -79,7 +79,7 @@ def export(settings):
     if given is not file:
         training = _training(given)
     folder = moco_keras.export_encoder(
-        _model_file.load(file, "--model"),
+        model_files.load(file, "--model"),
         path or given / "encoder",
         settings.version,
         output=settings.output,

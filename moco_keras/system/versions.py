@@ -1,4 +1,4 @@
-"""Folders of an encoder's versions."""
+"""Folders of the versions of an exported model."""
 
 from moco_keras.system.paths import printable
 
@@ -42,3 +42,28 @@ def numbers(path):
     if not path.is_dir():
         return []
     return [int(p.name) for p in path.iterdir() if p.name.isdecimal()]
+
+
+def find(path, version=None, kind="encoder"):
+    """Finds the folder of a version.
+
+    Args:
+        path: a `Path`: the folder of all versions, of one, or of a run.
+        version: its number, or None for the highest.
+        kind: the name of the folder of all versions within that of a run.
+
+    Returns:
+        The version's folder, a `Path`, or None if there is none.
+    """
+    if not numbers(path) and (path / kind).is_dir():
+        path = path / kind
+    if version is not None:
+        path = path / str(version)
+    elif not is_export(path):
+        path = path / str(max(numbers(path), default=""))
+    return path if is_export(path) else None
+
+
+def is_export(folder):
+    """Whether a folder holds a SavedModel."""
+    return (folder / "saved_model.pb").is_file()

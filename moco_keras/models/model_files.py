@@ -8,26 +8,27 @@ import keras
 from moco_keras.system.paths import printable
 
 
-def load(path, flag):
+def load(path, name):
     """Loads a model, not compiled, of which every byte is as it was written.
 
     Args:
         path: of a .keras file.
-        flag: that named it, such as "--model", for messages.
+        name: of the flag or argument that it was given by, for messages.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, or holds something else.
     """
+    shown = name if name.startswith("--") else f"`{name}`"
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"{flag} must be a .keras file that exists, such as the "
-            f"model.keras of a run. Received: {flag}={printable(path)}."
+            f"{shown} must be a .keras file that exists, such as the "
+            f"model.keras of a run. Received: {name}={printable(path)}."
         )
     reason = _damage(path)
     if reason:
         raise ValueError(
-            f"{flag} must be a .keras file, as Keras wrote it. Received: "
+            f"{shown} must be a .keras file, as Keras wrote it. Received: "
             f"{printable(path)}, which is damaged or something else: {reason}. "
             "Bring it back from a copy." + _how_to_make_again(Path(path))
         )
@@ -36,7 +37,7 @@ def load(path, flag):
     except Exception as error:  # Keras's own are of many kinds
         lines = str(error).strip().splitlines() or [repr(error)]
         raise ValueError(
-            f"{flag} must be a .keras file that Keras can load, such as the "
+            f"{shown} must be a .keras file that Keras can load, such as the "
             f"model.keras of a run. Received: {printable(path)}: {lines[0]} "
             "Bring it back from a copy if it was loaded before."
         ) from error

@@ -1,0 +1,59 @@
+"""The callback that verifies that a frozen backbone stays frozen."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from moco_keras.models import classifier
+
+
+class CheckFrozen(keras.callbacks.Callback):
+    """Ends the training of a linear classifier if anything else changes.
+
+    After each epoch it compares every variable outside of the layer "logits"
+    with its value at the beginning, bit for bit: weights, batch norm's moving
+    statistics, random states. It costs as much memory as the backbone.
+
+    Raises:
+        ValueError: when training starts, if the model has no layer "logits";
+            after an epoch, naming the variables that changed.
+
+    Reference:
+        The check of the linear classification in the code of
+        [He et al., 2020](https://arxiv.org/abs/1911.05722).
+    """
+
+    def on_train_begin(self, logs=None):
+        names = [layer.name for layer in self.model.layers]
+        if classifier.HEAD not in names:
+            raise ValueError(
+                f"`CheckFrozen` is for a model with a layer {classifier.HEAD!r},"
+                " which `build_classifier` makes. Received one with the layers "
+                f"{', '.join(names[-3:])} at its end."
+            )
+        self._before = self._values()
+
+    def _values(self):
+        """The values of the variables that must not change, by path."""
+        return {
+            (layer.name, variable.path): ops.convert_to_numpy(variable)
+            for layer in self.model.layers
+            if layer.name != classifier.HEAD
+            for variable in layer.variables
+        }
+
+    def on_epoch_end(self, epoch, logs=None):
+        changed = [
+            path
+            for (layer, path), value in self._values().items()
+            if not np.array_equal(value, self._before[layer, path])
+        ]
+        if changed:
+            more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise ValueError(
+                "The backbone of a linear classifier must stay as it is. "
+                f"Received, after epoch {epoch + 1}, other values of "
+                f"{', '.join(changed[:3])}{more}. Build the model by "
+                '`build_classifier(..., trainable="head")`, and leave its '
+                "layers frozen."
+            )

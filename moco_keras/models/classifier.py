@@ -1,0 +1,93 @@
+"""Classifiers: the backbone of a trained encoder and a linear layer."""
+
+import keras
+from keras import layers
+
+from moco_keras import arguments
+from moco_keras.models import encoders, model_files, model_state
+from moco_keras.system import versions
+from moco_keras.system.paths import printable
+
+HEAD = "logits"  # the linear layer
+
+
+def build_classifier(encoder, num_classes, *, trainable="all"):
+    """Builds a classifier on a trained encoder.
+
+    It is a functional Keras model from pixels to logits: the encoder without
+    its projection head, and a linear layer called "logits", whose weights are
+    drawn from N(0, 0.01) and whose biases are 0. It has weights of its own, the
+    encoder stays as it is. Compile it with a loss of logits; drop-out, class
+    weights and all else are Keras's:
+
+        model = build_classifier("saved_models/my_encoder", num_classes=10)
+        model.compile(
+            optimizers.SGD(0.01, multipliers={"logits": 20}),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+        model.fit(images, labels, epochs=20)
+
+    Batch norm takes the whole batch, of any size, whatever splits it had in
+    pre-training. If only the head is trained, the backbone runs in inference
+    mode, and `callbacks.CheckFrozen` verifies that it stays as it is.
+
+    Args:
+        encoder: a `MoCo`, for its query encoder; an encoder of `build_encoder`;
+            or a path: of an export, of one of its versions, of a run, or of a
+            `.keras` file that holds one of these.
+        num_classes: 2 or more.
+        trainable: "all" to fine-tune the backbone, or "head" to train the
+            linear layer alone.
+
+    Returns:
+        A functional `keras.Model` from float (N, S, S, 3), pixels in [0, 255],
+        to float32 (N, num_classes).
+
+    Raises:
+        FileNotFoundError: if there is no encoder at the path.
+        ValueError: if the encoder has no backbone, or an argument is wrong.
+
+    Reference:
+        Section 4.1 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
+    """
+    num_classes = arguments.whole(_CLASSES, num_classes=num_classes)
+    if trainable not in ("all", "head"):
+        raise ValueError(
+            '`trainable` must be "all" or "head". Received: '
+            f"trainable={trainable!r}."
+        )
+    if not isinstance(encoder, keras.Model):
+        encoder = _load(encoder)
+    if hasattr(encoder, "query_encoder"):
+        encoder.average_statistics()  # after an epoch that was interrupted
+        encoder = encoder.query_encoder
+    encoders.backbone(encoder)  # or it is refused before it is copied
+    backbone = encoders.backbone(model_state.with_whole_batches(encoder))
+    for layer in backbone.layers:
+        layer.trainable = layer.trainable and trainable == "all"
+    logits = layers.Dense(
+        num_classes,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+        dtype="float32",
+        name=HEAD,
+    )(backbone.output)
+    return keras.Model(backbone.inputs[0], logits, name="classifier")
+
+
+def _load(path):
+    """The encoder for fine-tuning at a path."""
+    path = arguments.path(encoder=path)
+    if path.suffix == ".keras":
+        return model_files.load(path, "encoder")
+    folder = versions.find(path)
+    if folder is None:
+        raise FileNotFoundError(
+            "`encoder` must be a model, or the path of an export, of a run that "
+            "has ended, or of a .keras file. Received: encoder="
+            f"{printable(path)}, where there is none."
+        )
+    return model_files.load(folder / "encoder.keras", "encoder")
+
+
+_CLASSES = arguments.Kind("an integer of 2 or more", lambda x: 2 <= x < 2**31)
