@@ -7,11 +7,12 @@ from moco_keras.system import startup  # noqa: F401 (imports TensorFlow)
 
 # isort: split
 from moco_keras import callbacks, data, optimizers, schedules
-from moco_keras.evaluation import features, knn
+from moco_keras.evaluation import features, knn, linear_probe, protocols
 from moco_keras.export import FrozenEncoder, export_encoder, load_encoder
 from moco_keras.key_queue import KeyQueue
 from moco_keras.losses import contrastive_logits, info_nce
 from moco_keras.moco import MoCo
+from moco_keras.models.classifier import build_classifier
 from moco_keras.models.encoders import backbone, build_encoder
 from moco_keras.momentum import MomentumUpdate
 from moco_keras.shuffle_bn import SplitBatchNormalization
@@ -19,8 +20,9 @@ from moco_keras.training.checkpoint import Checkpoint
 from moco_keras.version import __version__
 
 # Shorter public paths, of `import moco_keras.knn`, too.
-sys.modules[f"{__name__}.features"] = features
-sys.modules[f"{__name__}.knn"] = knn
+for module in (features, knn, linear_probe, protocols):
+    name = module.__name__.rpartition(".")[2]
+    sys.modules[f"{__name__}.{name}"] = module
 
 __all__ = [
     "Checkpoint",
@@ -32,6 +34,7 @@ __all__ = [
     "__version__",
     "augmentations",
     "backbone",
+    "build_classifier",
     "build_encoder",
     "callbacks",
     "contrastive_logits",
@@ -40,8 +43,10 @@ __all__ = [
     "features",
     "info_nce",
     "knn",
+    "linear_probe",
     "load_encoder",
     "optimizers",
+    "protocols",
     "schedules",
     "textures",
 ]

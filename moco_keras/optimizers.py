@@ -69,7 +69,9 @@ class SGD(keras.optimizers.Optimizer):
                 f"{', '.join(sorted(set().union(*layers)))}."
             )
         self._multipliers = [
-            math.prod(self.multipliers[name] for name in own & {*self.multipliers})
+            math.prod(
+                self.multipliers[name] for name in own & {*self.multipliers}
+            )
             for own in layers
         ]
 

@@ -59,7 +59,7 @@ ARROWS = {
     "key_queue": ["arguments", "step_errors"],
     "training": ["data", "models", "momentum"],
     "moco": ["training", "key_queue", "losses", "shuffle_bn", "group_encoding"],
-    "evaluation": ["data", "models"],
+    "evaluation": ["data", "models", "optimizers", "schedules"],
     "callbacks": ["evaluation", "training", "momentum"],
     "export": ["data", "models", "version"],
     "plotting": ["data", "evaluation"],

@@ -27,9 +27,9 @@ class CheckFrozen(keras.callbacks.Callback):
         names = [layer.name for layer in self.model.layers]
         if classifier.HEAD not in names:
             raise ValueError(
-                f"`CheckFrozen` is for a model with a layer {classifier.HEAD!r},"
-                " which `build_classifier` makes. Received one with the layers "
-                f"{', '.join(names[-3:])} at its end."
+                f"`CheckFrozen` needs a model with a layer {classifier.HEAD!r}, "
+                "as `build_classifier` makes it. Received one that ends with "
+                f"the layers {', '.join(names[-3:])}."
             )
         self._before = self._values()
 

@@ -82,9 +82,7 @@ class Protocol(NamedTuple):
 MOCO_LINEAR = Protocol("head", 30.0, epochs=100, milestones=(60, 80))
 # Of MoCo v3, for ResNets: Chen et al., 2021, appendix A, and its code,
 # main_lincls.py.
-MOCO_V3_LINEAR = Protocol(
-    "head", 0.1, epochs=90, batch_size=1024, scaled=True
-)
+MOCO_V3_LINEAR = Protocol("head", 0.1, epochs=90, batch_size=1024, scaled=True)
 # Fine-tuning on 1% and on 10% of ImageNet's labels. Caron et al., 2020, its
 # code, eval_semisup.py; https://arxiv.org/abs/2006.09882.
 SWAV_1_PERCENT = Protocol(

@@ -164,7 +164,6 @@ def export_encoder(
 
 def _write_keras(encoder, path):
     """Writes the encoder for fine-tuning; returns what others will load."""
-
     try:
         model_state.with_whole_batches(encoder).save(path)
         return keras.models.load_model(path)

@@ -83,9 +83,9 @@ def _load(path):
     folder = versions.find(path)
     if folder is None:
         raise FileNotFoundError(
-            "`encoder` must be a model, or the path of an export, of a run that "
-            "has ended, or of a .keras file. Received: encoder="
-            f"{printable(path)}, where there is none."
+            "`encoder` must be a model, or the path of an export, of a "
+            "finished run, or of a .keras file. Received: "
+            f"encoder={printable(path)}, where there is none."
         )
     return model_files.load(folder / "encoder.keras", "encoder")
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import moco_keras
-from moco_keras.recipes import _model_file, export
+from moco_keras.models import model_files
+from moco_keras.recipes import export
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_a_file_with_a_flipped_bit_is_refused(model):
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
         try:
-            loaded = _model_file.load(path, "--flag")
+            loaded = model_files.load(path, "--flag")
         except ValueError as error:
             refused += 1
             for words in ("--flag must be", str(path), "Bring it back"):
@@ -51,7 +52,7 @@ def test_a_flipped_bit_in_a_name_within_the_file_is_explained(model):
         damaged[position] ^= 1 << 7
         path.write_bytes(damaged)
         try:
-            _model_file.load(path, "--flag")
+            model_files.load(path, "--flag")
         except ValueError as error:
             refused += 1
             assert "Bring it back" in str(error)
@@ -77,7 +78,7 @@ def test_messages_show_paths_as_text(model, tmp_path):
         export.export(export.ExportSettings(model=str(tmp_path / name)))
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match=f"{shown}, which is damaged"):
-        _model_file.load(tmp_path / name, "--model")
+        model_files.load(tmp_path / name, "--model")
     gone = str(tmp_path / f"gone{name}")
     with pytest.raises(FileNotFoundError, match=f"gone{shown}"):
         export.export(export.ExportSettings(model=gone))
