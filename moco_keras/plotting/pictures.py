@@ -2,15 +2,16 @@
 
 import math
 
-import numpy as np
-
-from moco_keras import arguments
 from moco_keras.data import image_files
+from moco_keras.plotting.figures import (
+    ACCENT,
+    INK,
+    OTHER,
+    new_figure,
+    save,
+    show,
+)
 from moco_keras.plotting.lettering import Lettering
-
-_INK = "#22313f"
-_ACCENT = "#c0504d"
-_OTHER = "#3b75af"
 
 
 def curves(epochs, path, raw_pixels=None, untrained=None):
@@ -33,7 +34,7 @@ def curves(epochs, path, raw_pixels=None, untrained=None):
     lines = {name: x for name, x in lines.items() if x is not None}
     known = [(e["epoch"], e["knn"]) for e in epochs if "knn" in e]
     columns = 3 if known or lines else 2
-    figure, (panels,) = _figure(1, columns, figsize=(4 * columns, 3.6))
+    figure, (panels,) = new_figure(1, columns, figsize=(4 * columns, 3.6))
     if columns == 3:
         _knn(panels[0], known, lines)
     for axes, name, title in (
@@ -41,13 +42,13 @@ def curves(epochs, path, raw_pixels=None, untrained=None):
         (panels[-1], "contrastive_accuracy", "contrastive accuracy"),
     ):
         # The marks show a single epoch, too.
-        axes.plot(number, [e[name] for e in epochs], "o-", color=_OTHER, ms=3)
+        axes.plot(number, [e[name] for e in epochs], "o-", color=OTHER, ms=3)
         axes.set_title(title)
     for axes in panels:
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _epoch_rows(epochs):
@@ -112,9 +113,9 @@ def _knn(axes, known, lines):
     """Draws (epoch, accuracy) and horizontal lines by name."""
     untrained = [(0, lines[name]) for name in lines if name == "untrained"]
     if untrained + known:
-        axes.plot(*zip(*untrained, *known, strict=True), "o-", color=_ACCENT)
+        axes.plot(*zip(*untrained, *known, strict=True), "o-", color=ACCENT)
     for name, value in lines.items():
-        axes.axhline(value, color=_INK, linestyle=":", linewidth=1)
+        axes.axhline(value, color=INK, linestyle=":", linewidth=1)
         axes.annotate(
             name,
             (1, value),
@@ -122,7 +123,7 @@ def _knn(axes, known, lines):
             ha="right",
             va="bottom",
             fontsize=8,
-            color=_INK,
+            color=INK,
         )
     if known:
         axes.annotate(
@@ -131,7 +132,7 @@ def _knn(axes, known, lines):
             xytext=(0, 6),
             textcoords="offset points",
             ha="center",
-            color=_ACCENT,
+            color=ACCENT,
         )
     axes.set_title("kNN accuracy")
     axes.margins(y=0.15)
@@ -146,12 +147,12 @@ def views(images, im_q, im_k, path):
         path: of the PNG file.
     """
     rows = {"image": images, "query view": im_q, "key view": im_k}
-    figure, grid = _figure(3, len(images), figsize=(len(images) * 1.3, 4.2))
+    figure, grid = new_figure(3, len(images), figsize=(len(images) * 1.3, 4.2))
     for axes_row, (name, pictures) in zip(grid, rows.items(), strict=True):
         for axes, picture in zip(axes_row, pictures, strict=True):
-            _show(axes, picture)
-        axes_row[0].set_ylabel(name, color=_INK, fontsize=10)
-    _save(figure, path)
+            show(axes, picture)
+        axes_row[0].set_ylabel(name, color=INK, fontsize=10)
+    save(figure, path)
 
 
 def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
@@ -168,7 +169,7 @@ def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
     num_queries, k = bank_labels.shape
     # Two columns of queries make the picture wide rather than tall.
     num_rows = math.ceil(num_queries / 2)
-    figure, grid = _figure(
+    figure, grid = new_figure(
         num_rows,
         2 * (k + 2),
         figsize=(2 * (k + 2) * 1.05, num_rows * 1.35),
@@ -179,20 +180,20 @@ def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
     lettering = Lettering(class_names)
     for i in range(num_queries):
         row = grid[i % num_rows, (i // num_rows) * (k + 2) :][: k + 2]
-        _show(row[0], queries[i])
+        show(row[0], queries[i])
         if class_names:
             name = class_names[query_labels[i]]
-            lettering.title(row[0], [name], 0.95, fontsize=9, color=_INK)
+            lettering.title(row[0], [name], 0.95, fontsize=9, color=INK)
         for j in range(k):
             if not class_names:
-                _show(row[1 + j], bank[i, j])
+                show(row[1 + j], bank[i, j])
                 continue
             right = bank_labels[i, j] == query_labels[i]
-            color = _OTHER if right else _ACCENT
-            _show(row[1 + j], bank[i, j], frame=color)
+            color = OTHER if right else ACCENT
+            show(row[1 + j], bank[i, j], frame=color)
             name = class_names[bank_labels[i, j]]
             lettering.title(row[1 + j], [name], 0.95, fontsize=8, color=color)
-    _save(figure, path)
+    save(figure, path)
 
 
 def nearest(query, pictures, path):
@@ -205,41 +206,17 @@ def nearest(query, pictures, path):
         path: of the PNG file, which is marked as drawn here.
     """
     num_rows = math.ceil((1 + len(pictures)) / 5)
-    figure, grid = _figure(num_rows, 5, figsize=(10, 2.4 * num_rows))
+    figure, grid = new_figure(num_rows, 5, figsize=(10, 2.4 * num_rows))
     for axes in grid.flat:
         axes.axis("off")
     first, *others = grid.flat
-    _show(first, query, frame=_ACCENT)
-    first.set_title("query", fontsize=9, color=_ACCENT)
+    show(first, query, frame=ACCENT)
+    first.set_title("query", fontsize=9, color=ACCENT)
     lettering = Lettering([name for name, *_ in pictures])
     for axes, (name, similarity, picture) in zip(
         others, pictures, strict=False
     ):
-        _show(axes, picture)
+        show(axes, picture)
         lines = [name, f"{similarity:.3f}"]
-        lettering.title(axes, lines, 1.8, fontsize=7, color=_INK)
-    _save(figure, path, dict([image_files.MARK]))
-
-
-def _figure(nrows, ncols, figsize, **gridspec):
-    # A figure without pyplot: no window, whatever the machine.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=figsize, layout="constrained")
-    grid = figure.subplots(nrows, ncols, squeeze=False, gridspec_kw=gridspec)
-    return figure, grid
-
-
-def _show(axes, picture, frame=None):
-    axes.axis("on")
-    axes.imshow(np.clip(np.asarray(picture), 0, 255).astype("uint8"))
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(frame is not None)
-        spine.set_color(frame)
-        spine.set_linewidth(2.5)
-
-
-def _save(figure, path, metadata=None):
-    figure.savefig(arguments.path(path=path), dpi=150, metadata=metadata)
+        lettering.title(axes, lines, 1.8, fontsize=7, color=INK)
+    save(figure, path, dict([image_files.MARK]))

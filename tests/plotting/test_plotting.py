@@ -62,9 +62,9 @@ def drawn_lines(figure):
 def draw(monkeypatch, tmp_path):
     """Draws curves into a file; returns the lines."""
     figures = []
-    save = pictures._save
+    save = pictures.save
     monkeypatch.setattr(
-        pictures, "_save", lambda *a: (figures.append(a[0]), save(*a))
+        pictures, "save", lambda *a: (figures.append(a[0]), save(*a))
     )
 
     def run(epochs, **kwargs):
@@ -195,9 +195,9 @@ def draw_names(how, names, path):
 def figures(monkeypatch):
     """The figures that are drawn."""
     found = []
-    save = pictures._save
+    save = pictures.save
     monkeypatch.setattr(
-        pictures, "_save", lambda *a: (save(*a), found.append(a[0]))
+        pictures, "save", lambda *a: (save(*a), found.append(a[0]))
     )
     return found
 

@@ -1,0 +1,113 @@
+"""Training one classifier many times, on few images each time."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from moco_keras import augmentations, optimizers, random
+from moco_keras.data import views
+from moco_keras.models import classifier
+
+STEPS = 600
+_BATCH_SIZE = 64  # small sets are repeated to fill it
+_L2 = 5e-4
+
+
+class Trainer:
+    """Trains a classifier on random crops of some images, from given weights.
+
+    Its step is traced once, whatever images and weights it gets.
+
+    Args:
+        encoder: as in `build_classifier`.
+        num_classes: as in `build_classifier`.
+        steps: in each training run.
+        learning_rate: at first; it falls by half a cosine.
+        min_area: smallest part of an image that a crop shows.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        num_classes,
+        *,
+        steps=STEPS,
+        learning_rate=0.05,
+        min_area=0.3,
+    ):
+        self.model = classifier.build_classifier(encoder, num_classes)
+        self.steps = steps
+        self.trained = self.model.get_weights()
+        size = self.model.input_shape[1]
+        augmenter = augmentations.crop_and_flip(size, min_area)
+        self._random_states = views.random_states(augmenter)
+        self._of_views = keras.Sequential(
+            [keras.Input(self.model.input_shape[1:]), augmenter, self.model]
+        )
+        self._of_views.compile(
+            optimizers.SGD(
+                keras.optimizers.schedules.CosineDecay(learning_rate, steps),
+                momentum=0.9,
+                l2=_L2,
+            ),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            # One traced step for all, which XLA would compile for minutes.
+            jit_compile=False,
+        )
+
+    def untrained(self, seed):
+        """New weights of the same network, drawn as its layers draw them."""
+        keras.utils.set_random_seed(seed)
+        return keras.models.clone_model(self.model).get_weights()
+
+    def accuracy(self, weights, images, labels, test, seed, on_step):
+        """Trains, and returns the accuracy on test images.
+
+        Args:
+            weights: to begin with, such as `trained`.
+            images, labels: uint8 (N, S, S, 3) and int (N,), to train on.
+            test: (images, labels) to classify.
+            seed: of the order and the crops.
+            on_step: function without arguments, called after each step.
+        """
+        self.model.set_weights(weights)
+        for i, state in enumerate(self._random_states):
+            key = random.key(seed, "views", i)
+            state.assign(tf.cast(key, state.dtype))
+        for variable in self._of_views.optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+        self._of_views.fit(
+            self._batches(images, labels, seed),
+            steps_per_epoch=self.steps,
+            callbacks=[
+                keras.callbacks.LambdaCallback(
+                    on_train_batch_end=lambda *_: on_step()
+                )
+            ],
+            shuffle=False,  # it is shuffled
+            verbose=0,
+        )
+        return self.accuracy_on(*test)
+
+    def _batches(self, images, labels, seed):
+        """Batches of images with labels, each pass in a new order."""
+        rng = np.random.default_rng(seed)
+        needed = self.steps * _BATCH_SIZE
+        passes = -(-needed // len(images))
+        rows = np.concatenate(
+            [rng.permutation(len(images)) for _ in range(passes)]
+        )
+        images, labels = tf.constant(images), tf.constant(labels)
+        return (
+            tf.data.Dataset.from_tensor_slices(rows[:needed])
+            .batch(_BATCH_SIZE)
+            .map(
+                lambda some: (tf.gather(images, some), tf.gather(labels, some))
+            )
+            .prefetch(2)
+        )
+
+    def accuracy_on(self, images, labels):
+        """Share of images that the model classifies right."""
+        logits = self.model.predict(images, batch_size=256, verbose=0)
+        return float(np.mean(np.argmax(logits, axis=1) == labels))

@@ -1,0 +1,193 @@
+"""Measures what a few labels buy: from scratch, frozen and fine-tuned.
+
+    python -m moco_keras.recipes.few_labels --run_dir=saved_models/textures/TIME
+    python -m moco_keras.recipes.few_labels --encoder=FOLDER --data=FOLDER
+
+For each number of labels a class it draws labeled images several times, and
+trains three classifiers on each draw: the same network from scratch, a logistic
+regression on the frozen features of the encoder, and the encoder fine-tuned.
+It classifies the test images by each, prints a table of the accuracies, and
+writes few_labels.json and few_labels.png into the folder of the run, or into
+--out. Neither the test images nor their labels are used for anything else.
+
+If it is interrupted, the same command resumes where it was.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import keras
+
+from moco_keras import arguments, plotting
+from moco_keras.evaluation import linear_probe
+from moco_keras.models import encoders, model_files
+from moco_keras.recipes import (
+    _classifier_training,
+    _cli,
+    _feature_files,
+    _few_labels_results,
+    _label_draws,
+    _run_files,
+    _settings,
+    _threads,
+    _trained,
+)
+from moco_keras.system import ownership
+
+_METHODS = ("scratch", "probe", "finetuned")
+
+
+@dataclasses.dataclass(frozen=True)
+class FewLabelsSettings(_settings.Bounded):
+    """What the program is told."""
+
+    run_dir: str | None = _settings.path(
+        None, "the folder of a finished run: its encoder and its images"
+    )
+    encoder: str | None = _settings.path(
+        None, "instead of --run_dir: the folder of an export, with --data"
+    )
+    data: str | None = _settings.path(
+        None,
+        "labeled images, a folder with a folder for each class or a name of "
+        "TensorFlow Datasets; by default those of the run",
+    )
+    data_dir: str | None = _settings.path(
+        None,
+        "where TensorFlow Datasets keeps its data; by default as in the run",
+    )
+    out: str | None = _settings.path(
+        None, "the folder for the results; by default that of the run"
+    )
+    labels_per_class: str = _settings.setting(
+        "1,5,10,50,200",
+        'numbers of labels for each class, or parts of its images, as "1%,10%"',
+    )
+    draws: int = _settings.setting(
+        5, "how often labels are drawn", arguments.COUNT
+    )
+    seed: int = _settings.setting(0, "of everything random", arguments.SEED)
+
+
+def few_labels(settings):
+    """Measures, unless that is done, and prints and draws the results."""
+    amounts = _label_draws.parse(
+        settings.labels_per_class, "--labels_per_class"
+    )
+    folder = _trained.check(settings)
+    out = Path(settings.out or settings.run_dir or "")
+    if not (settings.out or settings.run_dir):
+        raise ValueError(
+            "--out must be given with --encoder: a folder for the results."
+        )
+    _threads.share_cores()
+    encoder = model_files.load(folder / "encoder.keras", "--encoder")
+    print("Reading the images ...", flush=True)
+    images = _trained.read(settings, encoder.input_shape[1])
+    for amount in amounts:
+        _label_draws.check(
+            amount,
+            images.bank.labels,
+            images.bank.class_names,
+            "--labels_per_class",
+        )
+    with _run_files.readable_write_errors(out / "few_labels.json"):
+        out.mkdir(parents=True, exist_ok=True)
+        with ownership.hold(out, "The folder of the results"):
+            measure(settings, amounts, encoder, folder, images, out)
+
+
+def measure(settings, amounts, encoder, folder, images, out):
+    """Trains and tests all classifiers, and writes the results.
+
+    Args:
+        settings: with `draws` and `seed`.
+        amounts: `_label_draws.Amount`s.
+        encoder: a `keras.Model` from images, of which the backbone is used.
+        folder: a `Path`, of the encoder's version.
+        images: `_data.Images`; the bank is what labels are drawn from.
+        out: a `Path`, of the folder for the results.
+
+    Returns:
+        The rows of few_labels.json.
+    """
+    record = json.loads((folder / "encoder.json").read_text())
+    about = {
+        "encoder": record["weights"]["sha256"],
+        "images": images.bank.source,
+        "images_to_draw_from": images.bank.num_examples,
+        "test_images": images.test.num_examples,
+        "seed": settings.seed,
+    }
+    kept = _few_labels_results.Kept(out / "few_labels.partial.json", about)
+    work = [
+        (amount, draw, method)
+        for amount in amounts
+        for draw in range(settings.draws)
+        for method in _METHODS
+    ]
+    classify = _Classifiers(settings, encoder, images, out, about["encoder"])
+    steps = _classifier_training.STEPS
+    bar = keras.utils.Progbar(
+        steps * sum(method != "probe" for *_, method in work), unit_name="step"
+    )
+    for amount, draw, method in work:
+        key = amount.name, method, draw
+        if key not in kept:
+            rows = _label_draws.draw(
+                amount, images.bank.labels, settings.seed + draw
+            )
+            kept.add(key, classify(method, rows, draw, lambda: bar.add(1)))
+        elif method != "probe":
+            bar.add(steps)
+    rows = kept.summary([a.name for a in amounts], _METHODS, settings.draws)
+    _run_files.write_json(out / "few_labels.json", rows)
+    plotting.few_labels(rows, out / "few_labels.png")
+    kept.remove()
+    _few_labels_results.print_table(rows)
+    print(f"The table and its picture are in {out}")
+    return rows
+
+
+class _Classifiers:
+    """The three ways to a classifier; returns the accuracy of each."""
+
+    def __init__(self, settings, encoder, images, out, digest):
+        self._seed, self._bank, self._test = (
+            settings.seed,
+            images.bank,
+            images.test,
+        )
+        backbone = encoders.backbone(encoder)
+        self._features = [
+            _feature_files.read(out / "features", backbone, digest, x.images)
+            for x in (images.bank, images.test)
+        ]
+        num_classes = 1 + max(
+            images.bank.labels.max(), images.test.labels.max()
+        )
+        self._trainer = _classifier_training.Trainer(encoder, num_classes)
+
+    def __call__(self, method, rows, draw, on_step):
+        labels = self._bank.labels[rows]
+        if method == "probe":
+            bank, test = self._features
+            return linear_probe.accuracy(
+                bank[rows], labels, test, self._test.labels
+            )
+        trainer = self._trainer
+        return trainer.accuracy(
+            trainer.trained
+            if method == "finetuned"
+            else trainer.untrained(draw),
+            self._bank.images[rows],
+            labels,
+            (self._test.images, self._test.labels),
+            self._seed + draw,
+            on_step,
+        )
+
+
+if __name__ == "__main__":
+    _cli.run(FewLabelsSettings(), few_labels)
