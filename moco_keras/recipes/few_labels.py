@@ -36,6 +36,7 @@ from moco_keras.recipes import (
 from moco_keras.system import ownership
 
 _METHODS = ("scratch", "probe", "finetuned")
+_FLAG = "--labels_per_class"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +73,7 @@ class FewLabelsSettings(_settings.Bounded):
 
 def few_labels(settings):
     """Measures, unless that is done, and prints and draws the results."""
-    amounts = _label_draws.parse(
-        settings.labels_per_class, "--labels_per_class"
-    )
+    amounts = _label_draws.parse(settings.labels_per_class, _FLAG)
     folder = _trained.check(settings)
     out = Path(settings.out or settings.run_dir or "")
     if not (settings.out or settings.run_dir):
@@ -90,7 +89,7 @@ def few_labels(settings):
             amount,
             images.bank.labels,
             images.bank.class_names,
-            "--labels_per_class",
+            _FLAG,
         )
     with _run_files.readable_write_errors(out / "few_labels.json"):
         out.mkdir(parents=True, exist_ok=True)
@@ -164,10 +163,8 @@ class _Classifiers:
             _feature_files.read(out / "features", backbone, digest, x.images)
             for x in (images.bank, images.test)
         ]
-        num_classes = 1 + max(
-            images.bank.labels.max(), images.test.labels.max()
-        )
-        self._trainer = _classifier_training.Trainer(encoder, num_classes)
+        classes = 1 + max(x.labels.max() for x in (images.bank, images.test))
+        self._trainer = _classifier_training.Trainer(encoder, classes)
 
     def __call__(self, method, rows, draw, on_step):
         labels = self._bank.labels[rows]
@@ -177,10 +174,11 @@ class _Classifiers:
                 bank[rows], labels, test, self._test.labels
             )
         trainer = self._trainer
+        weights = trainer.trained
+        if method == "scratch":
+            weights = trainer.untrained(self._seed + draw)
         return trainer.accuracy(
-            trainer.trained
-            if method == "finetuned"
-            else trainer.untrained(draw),
+            weights,
             self._bank.images[rows],
             labels,
             (self._test.images, self._test.labels),
