@@ -81,7 +81,7 @@ class Trainer:
             steps_per_epoch=self.steps,
             callbacks=[
                 keras.callbacks.LambdaCallback(
-                    on_train_batch_end=lambda *_: on_step()
+                    on_train_batch_end=lambda batch, logs: on_step()
                 )
             ],
             shuffle=False,  # it is shuffled
