@@ -46,7 +46,7 @@ def read(builder, split, examples):
 
     Args:
         builder: what `find_builder` returns.
-        split: its name.
+        split: its name, or a part of it in TFDS's words: "train[:90%]".
         examples: how many to take, the first ones; None means all.
 
     Returns:
@@ -61,14 +61,16 @@ def read(builder, split, examples):
     if not (builder.data_path.exists() and builder.is_prepared()):
         _refuse_if_offline(builder)
         builder.download_and_prepare()
-    if split not in builder.info.splits:
+    try:
+        available = builder.info.splits[split].num_examples
+    except (KeyError, ValueError) as error:
         raise ValueError(
             f"`split` must be one of {', '.join(builder.info.splits)} for "
-            f"{name}. Received: split={split!r}."
-        )
-    available = builder.info.splits[split].num_examples
+            f"{name}, or a part of one. Received: split={split!r}."
+        ) from error
     check_examples(examples, available, f"{name}, split {split}")
     kept = available if examples is None else examples
+    first = f"{split}[:{kept}]" if split in builder.info.splits else split
     features = builder.info.features
     if "image" not in features:
         raise ValueError(
@@ -79,9 +81,9 @@ def read(builder, split, examples):
     import tensorflow_datasets as tfds
 
     dataset = builder.as_dataset(
-        split=f"{split}[:{kept}]",
+        split=first,
         decoders={"image": tfds.decode.SkipDecoding()},
-    )
+    ).take(kept)
 
     def in_order(key):
         # The order of `Dataset.shuffle` would depend on TensorFlow's seed too.

@@ -66,6 +66,59 @@ def find(folder, on_bad_image):
     return Folder(where, splits, class_names, skipped)
 
 
+def keep_listed(folder, names):
+    """Keeps only some images of "train".
+
+    Args:
+        folder: a `Folder`, which changes.
+        names: of the images: their paths within the folder, or within the
+            folder of the split, or their names alone.
+
+    Raises:
+        ValueError: if one of them is not there.
+    """
+    wanted = set(names)
+    kept, found = [], set()
+    for file in folder.splits["train"]:
+        parts = file.path.relative_to(folder.path).parts
+        known_as = {"/".join(parts[i:]) for i in range(len(parts))} & wanted
+        if known_as:
+            kept.append(file)
+            found |= known_as
+    missing = sorted(wanted - found)
+    if missing:
+        raise ValueError(
+            "Images that are listed must be among those to train on. Received: "
+            f"{len(missing)} that are not in {printable(folder.path)}, such "
+            f"as {printable(missing[0])}."
+        )
+    folder.splits["train"] = kept
+
+
+def hold_out(folder, fraction):
+    """Moves a part of each class of "train" to the split "validation".
+
+    Args:
+        folder: a `Folder`, which changes.
+        fraction: the part, at least one image; a class of one image keeps it.
+    """
+    of_class = {}
+    for file in folder.splits["train"]:
+        of_class.setdefault(file.class_name, []).append(file)
+    held_out = set()
+    for name, files in of_class.items():
+        if name is not None and len(files) > 1:
+            count = max(1, round(fraction * len(files)))
+            order = np.random.default_rng(0).permutation(len(files))
+            held_out.update(files[i] for i in order[:count])
+    for split, is_held_out in (("validation", True), ("train", False)):
+        folder.splits[split] = [
+            file
+            for file in folder.splits["train"]
+            if (file in held_out) == is_held_out
+        ]
+
+
 def _splits_of(folders):
     """Splits by names of folders; an empty dict if they are not splits."""
     splits = {name: SPLITS.get(name.lower()) for name in folders}

@@ -8,7 +8,7 @@ from moco_keras.data.image_sets import ImageSet
 from moco_keras.data.views import random_states, random_views
 
 
-def labeled_batches(images, augmenter, batch_size, *, seed=0):
+def labeled_batches(images, augmenter, batch_size, *, seed=0, start=0):
     """Batches of random views with their labels, without end.
 
     Every pass has all images in a new order, and a batch may hold the end of a
@@ -24,6 +24,7 @@ def labeled_batches(images, augmenter, batch_size, *, seed=0):
         augmenter: as in `two_views`.
         batch_size: images in a batch.
         seed: of the orders and the views, which depend on nothing else.
+        start: number of the first batch, of a training run that resumes.
 
     Returns:
         A `tf.data.Dataset` of (float32 (N, S, S, 3), int64 (N,)).
@@ -63,6 +64,7 @@ def labeled_batches(images, augmenter, batch_size, *, seed=0):
             passes.flat_map(rows)
             .batch(batch_size, drop_remainder=True)
             .enumerate()
+            .skip(start)
             .map(
                 lambda number, rows: view(
                     number, tf.gather(pixels, rows), tf.gather(labels, rows)
@@ -82,6 +84,7 @@ def labeled_batches(images, augmenter, batch_size, *, seed=0):
                 lambda number: images.encoded(random.key(seed, "order", number))
             )
             .enumerate()
+            .skip(start * batch_size)
             .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
             .batch(batch_size, drop_remainder=True)
         )

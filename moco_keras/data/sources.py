@@ -25,7 +25,8 @@ def load(
             if no folder has this name, a name of TensorFlow Datasets, such as
             "cifar10", "name/config" or "name:1.0.0"; or "textures", which are
             drawn. `read_folder` takes folders only, `read_named` names only.
-        split: the split of a TFDS data set, or of a folder: see `read_splits`.
+        split: the split of a TFDS data set, or a part of one such as
+            "train[:90%]"; or the split of a folder, see `read_splits`.
         data_dir: where TFDS data sets are kept. By default the environment
             variable MOCO_KERAS_DATA_DIR, or TFDS's own default without one.
         examples: how many to take, from a fixed shuffle: the first of TFDS's

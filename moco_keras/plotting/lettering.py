@@ -42,6 +42,19 @@ class Lettering:
                     self._families.append(name)
         self._missing = missing
 
+    @property
+    def style(self):
+        """Arguments of matplotlib with which a text is drawn literally."""
+        return {
+            "family": self._families,
+            "parse_math": False,
+            "usetex": False,
+        }
+
+    def shorten(self, text, length):
+        """The text without its middle, if it has more characters."""
+        return self._shortened(text, length, len)
+
     def title(self, axes, lines, width, **style):
         """Sets the title of a picture.
 
@@ -51,9 +64,7 @@ class Lettering:
             width: largest width of a line, in inches.
             style: further arguments of `axes.set_title`.
         """
-        title = axes.set_title(
-            "", family=self._families, parse_math=False, usetex=False, **style
-        )
+        title = axes.set_title("", **self.style, **style)
 
         def width_of(text):
             title.set_text(text)
