@@ -1,12 +1,18 @@
 """Pictures of a run."""
 
-from moco_keras.plotting.classification import confusion, few_labels, mistakes
+from moco_keras.plotting.classification import (
+    confusion,
+    few_labels,
+    labeled_pictures,
+    mistakes,
+)
 from moco_keras.plotting.pictures import curves, nearest, neighbours, views
 
 __all__ = [
     "confusion",
     "curves",
     "few_labels",
+    "labeled_pictures",
     "mistakes",
     "nearest",
     "neighbours",

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from moco_keras.data import image_files
 from moco_keras.plotting.figures import (
     ACCENT,
     INK,
@@ -15,6 +16,7 @@ from moco_keras.plotting.figures import (
 from moco_keras.plotting.lettering import Lettering
 
 _NUMBERS = 20  # classes, up to which the numbers are written
+_COLUMNS = 6  # of pictures
 _NAMES = 50  # classes, up to which the names are written
 
 _LINES = {
@@ -121,23 +123,36 @@ def mistakes(found, class_names, path):
         class_names: a name for each class.
         path: of the PNG file.
     """
-    columns = 6
-    rows = max(1, math.ceil(len(found) / columns))
+    labeled_pictures(
+        [
+            (
+                f"is {class_names[true]}",
+                f"{probability:.2f} {class_names[predicted]}",
+                picture,
+            )
+            for probability, true, predicted, picture in found
+        ],
+        path,
+    )
+
+
+def labeled_pictures(pictures, path):
+    """Draws pictures under two lines of text each, in rows of six.
+
+    Args:
+        pictures: tuples (first line, second line, uint8 (H, W, 3)).
+        path: of the PNG file, which is marked as drawn here.
+    """
+    rows = max(1, math.ceil(len(pictures) / _COLUMNS))
     figure, grid = new_figure(
-        rows, columns, figsize=(1.9 * columns, 2.3 * rows)
+        rows, _COLUMNS, figsize=(1.9 * _COLUMNS, 2.3 * rows)
     )
     for axes in grid.flat:
         axes.axis("off")
-    lettering = Lettering(class_names)
-    for axes, (probability, true, predicted, picture) in zip(
-        grid.flat, found, strict=False
-    ):
+    lettering = Lettering([x for *lines, _ in pictures for x in lines])
+    for axes, (*lines, picture) in zip(grid.flat, pictures, strict=False):
         show(axes, picture)
-        lines = [
-            f"is {class_names[true]}",
-            f"{probability:.2f} {class_names[predicted]}",
-        ]
         lettering.title(axes, lines, 1.7, fontsize=8, color=INK)
-    if not found:
-        grid[0, 0].set_title("no mistakes", fontsize=9, color=INK)
-    save(figure, path)
+    if not pictures:
+        grid[0, 0].set_title("none", fontsize=9, color=INK)
+    save(figure, path, dict([image_files.MARK]))

@@ -63,15 +63,15 @@ def show(encoder, query, settings, picture):
     print(f"Nearest to {printable(query)}, and their cosines:")
     for name, similarity in nearest:
         print(f"  {similarity:.3f}  {printable(name)}")
-    pictures = [(*found, _pixels(folder / found[0])) for found in nearest]
+    pictures = [(*found, pixels(folder / found[0])) for found in nearest]
     with readable_out_errors(out), ownership.scratch(out.parent) as place:
         partial = place / picture.name
-        plotting.nearest(_pixels(query), pictures, partial)
+        plotting.nearest(pixels(query), pictures, partial)
         partial.replace(picture)
     print(f"They are drawn in {printable(picture)}")
 
 
-def _pixels(path):
+def pixels(path):
     """The pixels of an image file, of a large one only some."""
     image = decoding.decode(path.read_bytes()).numpy()
     step = max(1, max(image.shape) // 256)

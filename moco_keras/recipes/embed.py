@@ -17,35 +17,21 @@ there already is not made again.
 
 import contextlib
 import dataclasses
-import json
-import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
-import moco_keras
-from moco_keras import arguments, export
-from moco_keras.data import image_files
-from moco_keras.distribution import accelerators
+from moco_keras import arguments
 from moco_keras.recipes import (
     _cli,
     _embed_files,
     _embed_nearest,
     _embed_parts,
-    _run_files,
+    _embed_run,
     _settings,
 )
-from moco_keras.recipes._embed_files import HOW_TO_RESUME, readable_out_errors
-from moco_keras.system import ownership, signals
 from moco_keras.system.paths import printable
-
-_LONGEST_NAME = 200  # bytes; others of 255 are made of it
-_STOPPING = (
-    "Stopping after these images; a second signal (Ctrl-C) stops at once."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,28 +64,13 @@ def embed(settings):
     for name in ("encoder", "images"):
         if not getattr(settings, name):
             raise ValueError(f"--{name} must be given; --help says what it is.")
+    _embed_run.check_paths(settings, ".npz")
     folder, out = Path(settings.images), Path(settings.out)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            "--images must be a folder that exists. Received: "
-            f"{printable(folder)}."
-        )
-    if (
-        out.suffix != ".npz"
-        or len(os.fsencode(out.name)) > _LONGEST_NAME
-        or not out.parent.is_dir()
-        or folder.resolve() in out.resolve().parents
-    ):
-        raise ValueError(
-            "--out must be a file that ends with .npz, with a name of at most "
-            f"{_LONGEST_NAME} bytes, in a folder that exists, outside of "
-            f"--images. Received: --out={printable(out)}."
-        )
     query = settings.neighbours and Path(settings.neighbours)
     picture = query and _embed_nearest.picture_file(query, out)
     done = out.exists() and not _embed_files.unfinished_folders(out)
-    with contextlib.nullcontext() if done else _own(out):
-        encoder = _Encoder(settings.encoder)
+    with contextlib.nullcontext() if done else _embed_run.own(out):
+        encoder = _embed_run.Encoder(settings.encoder)
         images = _embed_parts.find(folder)
         about = {
             "encoder": encoder.sha256,
@@ -120,76 +91,15 @@ def embed(settings):
         _embed_nearest.show(encoder, query, settings, picture)
 
 
-@contextlib.contextmanager
-def _own(out):
-    with contextlib.ExitStack() as stack:
-        with readable_out_errors(out):
-            stack.enter_context(ownership.hold(out, "The file of --out"))
-        yield
-
-
-class _Encoder:
-    """An export, as a function from the bytes of N files to (N, D)."""
-
-    def __init__(self, path):
-        try:
-            self._layer = moco_keras.load_encoder(path, encoded=True)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                "--encoder must be the folder of an export, of all its "
-                "versions or of one, or of a run. Received: "
-                f"--encoder={printable(path)}, where no export is. Give "
-                "another, or export to it: `python -m "
-                "moco_keras.recipes.export --path=FOLDER`."
-            ) from error
-        folder = Path(self._layer.filepath)
-        with export.reading(folder):
-            record = (folder / "encoder.json").read_bytes()
-            self._dim = json.loads(record)["embedding_size"]
-        self.sha256 = _embed_files.sha256(record)
-
-    def __call__(self, contents):
-        if not contents:  # on which older exports fail
-            return np.zeros((0, self._dim), "float32")
-        return self._layer(tf.constant(contents)).numpy()
-
-
 def _make(encoder, images, settings, about):
-    """Embeds all images, or those that are left to embed."""
     out = Path(settings.out)
-    skipped_file = out.with_suffix(".skipped.csv")
-    if skipped_file.exists() and not _embed_files.lists_skipped(skipped_file):
-        raise FileExistsError(
-            "Images that are skipped are listed beside --out. Received: "
-            f"{printable(skipped_file)}, which is something else. Nothing was "
-            "changed; move it elsewhere, or choose another --out."
-        )
-    # Of this work alone, so that nothing else stands in its way.
-    name = _embed_files.sha256(json.dumps(about).encode())[:12]
-    place = out.with_suffix(f".{name}.partial")
-    print(f"Embedding on: {accelerators.describe()}")
-    stops = []  # numbers of signals
-    try:
-        with (
-            readable_out_errors(out),
-            # Noted, because TensorFlow replaces what is raised in its calls.
-            signals.answered(stops.append, _STOPPING, lambda: HOW_TO_RESUME),
-        ):
-            place.mkdir(exist_ok=True)
-            parts = _embed_parts.embed_in_parts(
-                encoder, images, settings, place, stops
-            )
-            joined = place / "joined.npz"
-            skipped = _embed_parts.join(parts, images, settings, about, joined)
-            if out.exists():  # since
-                _embed_files.refuse_another(out, about)
-            _run_files.write_skipped(skipped_file, skipped)
-            joined.replace(out)
-    except (KeyboardInterrupt, SystemExit):
-        print(f"\n{HOW_TO_RESUME}", file=sys.stderr)
-        raise
-    if skipped:
-        print(image_files.summary(skipped))
+
+    def finish(joined):
+        if out.exists():  # since
+            _embed_files.refuse_another(out, about)
+        joined.replace(out)
+
+    _embed_run.embed(encoder, images, settings, about, finish)
     with np.load(out) as file:
         count = len(file["files"])
     print(f"The embeddings of {count} images are in {printable(out)}")

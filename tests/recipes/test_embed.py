@@ -16,7 +16,13 @@ from PIL import Image
 
 import moco_keras
 from moco_keras import plotting
-from moco_keras.recipes import _embed_files, _embed_nearest, _embed_parts, embed
+from moco_keras.recipes import (
+    _embed_files,
+    _embed_nearest,
+    _embed_parts,
+    _embed_run,
+    embed,
+)
 from moco_keras.recipes.embed import EmbedSettings
 from moco_keras.system import ownership
 
@@ -332,7 +338,7 @@ def test_the_error_names_a_folder_without_an_encoder_and_its_flag(
 
 
 def test_an_output_file_has_one_owner(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "_Encoder", None)  # never loaded
+    monkeypatch.setattr(_embed_run, "Encoder", None)  # never loaded
     with ownership.hold(Path(settings.out), "It"):
         with pytest.raises(BlockingIOError, match="held by process .* since"):
             embed.embed(settings)

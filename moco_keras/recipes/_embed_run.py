@@ -1,0 +1,134 @@
+"""Embedding a folder of images, which resumes where it was."""
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+import moco_keras
+from moco_keras import export
+from moco_keras.data import image_files
+from moco_keras.distribution import accelerators
+from moco_keras.recipes import _embed_files, _embed_parts, _run_files
+from moco_keras.recipes._embed_files import HOW_TO_RESUME, readable_out_errors
+from moco_keras.system import ownership, signals
+from moco_keras.system.paths import printable
+
+_LONGEST_NAME = 200  # bytes; others of 255 are made of it
+_STOPPING = (
+    "Stopping after these images; a second signal (Ctrl-C) stops at once."
+)
+
+
+def check_paths(settings, suffix):
+    """Refuses a folder that is not there, and a file that cannot be written.
+
+    Args:
+        settings: with `images`, a folder, and `out`, a file.
+        suffix: of the file.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if the file cannot be written there.
+    """
+    folder, out = Path(settings.images), Path(settings.out)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            "--images must be a folder that exists. Received: "
+            f"{printable(folder)}."
+        )
+    if (
+        out.suffix != suffix
+        or len(os.fsencode(out.name)) > _LONGEST_NAME
+        or not out.parent.is_dir()
+        or folder.resolve() in out.resolve().parents
+    ):
+        raise ValueError(
+            f"--out must be a file that ends with {suffix}, with a name of at "
+            f"most {_LONGEST_NAME} bytes, in a folder that exists, outside of "
+            f"--images. Received: --out={printable(out)}."
+        )
+
+
+@contextlib.contextmanager
+def own(out):
+    """Keeps other processes from writing the same file meanwhile."""
+    with contextlib.ExitStack() as stack:
+        with readable_out_errors(out):
+            stack.enter_context(ownership.hold(out, "The file of --out"))
+        yield
+
+
+class Encoder:
+    """An export, as a function from the bytes of N files to (N, D)."""
+
+    def __init__(self, path):
+        try:
+            self._layer = moco_keras.load_encoder(path, encoded=True)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                "--encoder must be the folder of an export, of all its "
+                "versions or of one, or of a run. Received: "
+                f"--encoder={printable(path)}, where no export is. Give "
+                "another, or export to it: `python -m "
+                "moco_keras.recipes.export --path=FOLDER`."
+            ) from error
+        folder = Path(self._layer.filepath)
+        with export.reading(folder):
+            record = (folder / "encoder.json").read_bytes()
+            self._dim = json.loads(record)["embedding_size"]
+        self.sha256 = _embed_files.sha256(record)
+
+    def __call__(self, contents):
+        if not contents:  # on which older exports fail
+            return np.zeros((0, self._dim), "float32")
+        return self._layer(tf.constant(contents)).numpy()
+
+
+def embed(function, images, settings, about, finish):
+    """Embeds all images, or those that are left to embed.
+
+    Args:
+        function: from the bytes of N files to (N, D).
+        images: `_embed_parts.Images`.
+        settings: with `images`, `out`, `batch_size` and `on_bad_image`.
+        about: by flag, what the result is made from.
+        finish: function that gets the .npz file of all, a `Path`, and makes
+            the results of it.
+    """
+    out = Path(settings.out)
+    skipped_file = out.with_suffix(".skipped.csv")
+    if skipped_file.exists() and not _embed_files.lists_skipped(skipped_file):
+        raise FileExistsError(
+            "Images that are skipped are listed beside --out. Received: "
+            f"{printable(skipped_file)}, which is something else. Nothing was "
+            "changed; move it elsewhere, or choose another --out."
+        )
+    # Of this work alone, so that nothing else stands in its way.
+    name = _embed_files.sha256(json.dumps(about).encode())[:12]
+    place = out.with_suffix(f".{name}.partial")
+    print(f"Embedding on: {accelerators.describe()}")
+    stops = []  # numbers of signals
+    try:
+        with (
+            readable_out_errors(out),
+            # Noted, because TensorFlow replaces what is raised in its calls.
+            signals.answered(stops.append, _STOPPING, lambda: HOW_TO_RESUME),
+        ):
+            place.mkdir(exist_ok=True)
+            parts = _embed_parts.embed_in_parts(
+                function, images, settings, place, stops
+            )
+            joined = place / "joined.npz"
+            skipped = _embed_parts.join(parts, images, settings, about, joined)
+            _run_files.write_skipped(skipped_file, skipped)
+            finish(joined)
+    except (KeyboardInterrupt, SystemExit):
+        print(f"\n{HOW_TO_RESUME}", file=sys.stderr)
+        raise
+    if skipped:
+        print(image_files.summary(skipped))
