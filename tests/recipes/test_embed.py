@@ -625,7 +625,7 @@ def test_special_characters_in_names_are_kept(settings, folder, capsys):
 
 def test_large_pictures_are_scaled_down(tmp_path):
     Image.new("RGB", (3000, 500)).save(tmp_path / "large.png")
-    assert _embed_nearest._pixels(tmp_path / "large.png").shape == (46, 273, 3)
+    assert _embed_nearest.pixels(tmp_path / "large.png").shape == (46, 273, 3)
 
 
 @pytest.mark.parametrize(
