@@ -10,7 +10,7 @@ import numpy as np
 
 import moco_keras
 from moco_keras import plotting
-from moco_keras.recipes import _finetune_data, _run_files
+from moco_keras.recipes import _finetune_data, _pictures, _run_files
 from moco_keras.system.paths import printable
 
 _MISTAKES = 24  # that are drawn
@@ -132,8 +132,16 @@ def write(out, model, settings, splits):
     if found:
         name = list(found)[-1]  # test, where there is one
         confusion, mistakes = found[name]
-        plotting.confusion(confusion, splits.class_names, out / "confusion.png")
-        plotting.mistakes(mistakes, splits.class_names, out / "mistakes.png")
+        names = splits.class_names
+        for file, draw in {
+            "confusion.png": lambda path: plotting.confusion(
+                confusion, names, path
+            ),
+            "mistakes.png": lambda path: plotting.mistakes(
+                mistakes, names, path
+            ),
+        }.items():
+            _pictures.draw(out / file, draw)
         metrics["confusion"] = confusion.tolist()
     _run_files.write_json(out / "metrics.json", metrics)
     for name in ("last.keras", "best.keras"):

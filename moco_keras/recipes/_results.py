@@ -1,11 +1,15 @@
 """What a run leaves in its folder, and says at its end."""
 
-import sys
-
 import moco_keras
 from moco_keras import plotting
 from moco_keras.evaluation import knn
-from moco_keras.recipes import _evaluation, _publishing, _record, _run_files
+from moco_keras.recipes import (
+    _evaluation,
+    _pictures,
+    _publishing,
+    _record,
+    _run_files,
+)
 from moco_keras.training import checkpoint_files
 
 
@@ -62,17 +66,7 @@ def _draw(folder, model, images, features, metrics):
         )
 
     for draw in (curves, views, neighbours):
-        file = folder / f"{draw.__name__}.png"
-        try:
-            draw(file)
-        except Exception as error:  # of fonts, names, the disk
-            file.unlink(missing_ok=True)
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            print(
-                f"Warning: {file.name} was not drawn: {reason}. All else that "
-                "the run is for is there.",
-                file=sys.stderr,
-            )
+        _pictures.draw(folder / f"{draw.__name__}.png", draw)
 
 
 def print_summary(metrics, bank, images_per_second, folder):

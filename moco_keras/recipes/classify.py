@@ -34,6 +34,7 @@ from moco_keras.recipes import (
     _embed_nearest,
     _embed_parts,
     _embed_run,
+    _pictures,
     _settings,
 )
 from moco_keras.system import versions
@@ -99,12 +100,13 @@ def classify(settings):
         }
 
         def finish(joined):
-            with np.load(joined) as found:
-                probabilities, files = found["features"], found["files"]
-            _draw(settings, files, probabilities, function.names, picture)
-            _write(out, files, probabilities, function.names)
+            with np.load(joined) as arrays:
+                found.extend([arrays["files"], arrays["features"]])
+            _write(out, *found, function.names)
 
+        found = []  # files, and their probabilities
         _embed_run.embed(function, images, settings, about, finish)
+        _draw(settings, *found, function.names, picture)
         for place in _embed_files.unfinished_folders(out):
             shutil.rmtree(place, ignore_errors=True)
     print(f"The classes are in {printable(out)}")
@@ -203,9 +205,7 @@ def _draw(settings, files, probabilities, names, picture):
         )
         for i in rows
     ]
-    partial = picture.with_suffix(".writing")
-    plotting.labeled_pictures(shown, partial)
-    partial.replace(picture)
+    _pictures.draw(picture, lambda path: plotting.labeled_pictures(shown, path))
 
 
 if __name__ == "__main__":

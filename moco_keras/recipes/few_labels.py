@@ -28,6 +28,7 @@ from moco_keras.recipes import (
     _feature_files,
     _few_labels_results,
     _label_draws,
+    _pictures,
     _run_files,
     _settings,
     _threads,
@@ -142,7 +143,9 @@ def measure(settings, amounts, encoder, folder, images, out):
             bar.add(steps)
     rows = kept.summary([a.name for a in amounts], _METHODS, settings.draws)
     _run_files.write_json(out / "few_labels.json", rows)
-    plotting.few_labels(rows, out / "few_labels.png")
+    _pictures.draw(
+        out / "few_labels.png", lambda path: plotting.few_labels(rows, path)
+    )
     kept.remove()
     _few_labels_results.print_table(rows)
     print(f"The table and its picture are in {out}")
