@@ -1,11 +1,11 @@
-"""Encoders for servers and other programs, exported and loaded."""
+"""Encoders and classifiers for servers and other programs."""
 
+from moco_keras.export.encoder import export_encoder
 from moco_keras.export.frozen_encoder import (
     FrozenEncoder,
     load_encoder,
     reading,
 )
-from moco_keras.export.saved_model import export_encoder
 
 __all__ = [
     "FrozenEncoder",

@@ -1,4 +1,4 @@
-"""The record of an exported encoder, encoder.json, and its model card."""
+"""The record of an export, such as encoder.json, and its model card."""
 
 import datetime
 import hashlib
@@ -16,15 +16,14 @@ _PACKAGES = ("keras", "tensorflow", "numpy")
 _WEIGHTS = f"variables/variables{keras_private.CHECKPOINT_DATA}"
 
 
-def write(folder, name, *, signatures, output, normalized, file, training):
-    """Writes encoder.json and README.md into the folder of a SavedModel.
+def write(exported, folder, name, *, signatures, file, training):
+    """Writes the record and README.md into the folder of a SavedModel.
 
     Args:
+        exported: an `Exported`.
         folder: a `Path`, in which the SavedModel is.
-        name: of the encoder.
+        name: of the model.
         signatures: {name: (inputs, outputs)}, both `tf.TensorSpec`s by name.
-        output: what an embedding is, "features" or "projection".
-        normalized: whether embeddings have length 1.
         file: name of the file for another runtime, or None.
         training: the user's record of the training run; JSON values by name.
     """
@@ -33,12 +32,8 @@ def write(folder, name, *, signatures, output, normalized, file, training):
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
             timespec="seconds"
         ),
-        "image_size": signatures["serving_default"][0]["images"].shape[1],
-        "embedding_size": signatures["serving_default"][1]["embedding"].shape[
-            1
-        ],
-        "output": output,
-        "normalized": normalized,
+        "image_size": exported.image_size,
+        **exported.facts(),
         "signatures": {
             signature: {"inputs": _table(inputs), "outputs": _table(outputs)}
             for signature, (inputs, outputs) in signatures.items()
@@ -50,8 +45,8 @@ def write(folder, name, *, signatures, output, normalized, file, training):
         "training": training,
     }
     for file, text in {
-        "encoder.json": json.dumps(record, indent=2) + "\n",
-        "README.md": _model_card(record),
+        f"{exported.kind}.json": json.dumps(record, indent=2) + "\n",
+        "README.md": _model_card(exported, record),
     }.items():
         (folder / file).write_text(text, "utf-8", errors="backslashreplace")
 
@@ -91,25 +86,22 @@ def _git_revision():
     return said.stdout.strip() or None
 
 
-def _model_card(record):
+def _model_card(exported, record):
     name = re.sub(r"([\\`*_\[\]<>&$~#|])", r"\\\1", printable(record["name"]))
+    what, returns = exported.introduction()
+    outputs = record["signatures"]["serving_default"]["outputs"]
+    columns = ["signature", "input", *outputs]
     lines = [
         f"# {name}",
         "",
-        "An image encoder that learned without labels, by Momentum Contrast "
+        f"{what} learned without labels, by Momentum Contrast "
         "([He et al., 2020](https://arxiv.org/abs/1911.05722)) in moco_keras "
-        f"{record['versions']['moco_keras']}. It embeds an image as "
-        f"{record['embedding_size']} numbers: the "
-        + {
-            "features": "features of its backbone",
-            "projection": "projection that the loss compares",
-        }[record["output"]]
-        + (", of length 1." if record["normalized"] else ", of any length."),
+        f"{record['versions']['moco_keras']}. {returns}",
         "",
         "## Signatures",
         "",
-        "| signature | input | embedding |",
-        "|---|---|---|",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
     ]
     for name, table in record["signatures"].items():
         cells = [
@@ -118,6 +110,7 @@ def _model_card(record):
             for key, value in table[part].items()
         ]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    kind, result = exported.kind, exported.result
     size = record["image_size"]
     lines += [
         "",
@@ -127,13 +120,14 @@ def _model_card(record):
         "",
         "    import tensorflow as tf",
         "",
-        "    encoder = tf.saved_model.load(FOLDER)",
-        '    serve = encoder.signatures["serve_encoded"]',
-        '    serve(image_bytes=tf.constant([JPEG]))["embedding"]',
+        f"    {kind} = tf.saved_model.load(FOLDER)",
+        f'    serve = {kind}.signatures["serve_encoded"]',
+        f'    serve(image_bytes=tf.constant([JPEG]))["{result}"]',
         "",
-        "`encoder.keras` is the same encoder for fine-tuning with Keras.",
-        *_other_runtime(record["other_runtime"]),
+        f"`{kind}.keras` is the same {kind} for fine-tuning with Keras.",
+        *_other_runtime(record["other_runtime"], result),
         "",
+        *exported.section(),
         "## Training",
         "",
     ]
@@ -151,13 +145,13 @@ def _model_card(record):
     return "\n".join(lines) + "\n"
 
 
-def _other_runtime(file):
+def _other_runtime(file, result):
     runtimes = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}
     if file is None:
         return []
     return [
         f"`{file}` is the same for {runtimes[file.partition('.')[2]]}, from "
-        "`images` to `embedding`, in float32.",
+        f"`images` to `{result}`, in float32.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Encoders for other runtimes than TensorFlow: ONNX Runtime and LiteRT."""
+"""Files for other runtimes than TensorFlow: ONNX Runtime and LiteRT."""
 
 import importlib.util
 import tempfile
@@ -10,10 +10,9 @@ import tensorflow as tf
 
 from moco_keras import keras_private
 from moco_keras.export import verification
-from moco_keras.export.serving_signatures import embedding_function
 from moco_keras.models import model_state
 
-FILES = {"onnx": "encoder.onnx", "litert": "encoder.tflite"}
+SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
 _ONNX = ("tf2onnx", "onnx", "onnxruntime")
 
 
@@ -24,9 +23,9 @@ def check(format):
         ImportError: if the converter or the runtime is not installed.
         ValueError: if there is no such format.
     """
-    if format not in FILES:
+    if format not in SUFFIXES:
         raise ValueError(
-            f"`format` must be one of {', '.join(FILES)}, or None. "
+            f"`format` must be one of {', '.join(SUFFIXES)}, or None. "
             f"Received: format={format!r}."
         )
     missing = [name for name in _ONNX if importlib.util.find_spec(name) is None]
@@ -39,8 +38,8 @@ def check(format):
         )
 
 
-def in_float32(encoder):
-    """The same encoder, with the same state, that computes in float32.
+def in_float32(model):
+    """The same model, with the same state, that computes in float32.
 
     The other runtimes have few operations in bfloat16.
     """
@@ -55,71 +54,75 @@ def in_float32(encoder):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")  # of layers within layers
     try:
-        return model_state.reconfigured(encoder, compute_in_float32)
+        return model_state.reconfigured(model, compute_in_float32)
     finally:
         keras.config.set_dtype_policy(policy)
 
 
-def write(encoder, images, normalize, format, folder):
-    """Writes the file of an encoder for another runtime, and runs it.
+def write(exported, images, format, folder):
+    """Writes the file of a model for another runtime, and runs it.
 
     Args:
-        encoder: a `keras.Model` from images to embeddings.
+        exported: an `Exported`.
         images: uint8 (N, S, S, 3), to check it on.
-        normalize: whether to divide each embedding by its length.
         format: "onnx" or "litert".
-        folder: a `Path`, where `FILES[format]` is to be.
+        folder: a `Path`, where the file is to be.
+
+    Returns:
+        The file's name.
 
     Raises:
-        ValueError: if the encoder has operations that the runtime lacks, or the
-            file does not return what the encoder does.
+        ValueError: if the model has operations that the runtime lacks, or the
+            file does not return what the model does.
     """
-    file = FILES[format]
+    file = exported.kind + SUFFIXES[format]
     spec = tf.TensorSpec((None, *images.shape[1:]), "uint8", name="images")
     try:
-        float32 = in_float32(encoder)
-        embed = embedding_function(float32, normalize)
-        run = _convert(float32, embed, spec, format, folder / file)
+        float32 = in_float32(exported.model)
+        run = _convert(exported, float32, spec, format, folder / file)
         found = run(images)
     except Exception as error:  # each converter and runtime has its own
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(
-            f"An encoder to export with format={format!r} must use only "
-            "operations that the runtime has. Received one whose "
+            f"An exported {exported.kind}, with format={format!r}, must use "
+            "only operations that the runtime has. Received one whose "
             f"{file} cannot be made, or does not run: "
             f"{reason.rpartition('error: ')[2]}. Nothing was exported. Replace "
             "the layer, or export without `format`."
         ) from error
-    # Not with the encoder, which may round to bfloat16. That the copy has its
-    # state was checked with `encoder.keras`, which is copied the same way.
+    # Not with the model, which may round to bfloat16. That the copy has its
+    # state was checked with the .keras file, which is copied the same way.
     verification.check(
+        exported,
         file,
         found,
-        embed(images)["embedding"],
+        exported.function(float32)(images)[exported.result],
         verification.tolerance_of(float32),
     )
+    return file
 
 
-def _convert(encoder, embed, images, format, path):
-    """Converts a function of images, and writes its file.
+def _convert(exported, model, images, format, path):
+    """Converts a model, and writes its file.
 
     Args:
-        encoder: what holds the variables of the function.
-        embed: function from images to {"embedding": float32 (N, D)}.
+        exported: an `Exported`.
+        model: its model, in float32.
         images: `tf.TensorSpec` of its input.
         format: "onnx" or "litert".
         path: a `Path`, of the file.
 
     Returns:
-        A function of images, uint8 (N, S, S, 3), to what the file's runtime
-        makes of them, float32 (N, D).
+        A function from images, uint8 (N, S, S, 3), to what the file's runtime
+        makes of them, results, float32 (N, D).
     """
+    compute = exported.function(model)
     if format == "onnx":
-        return _write_onnx(embed, images, path)
+        return _write_onnx(compute, images, path)
     with tempfile.TemporaryDirectory() as saved:
         archive = keras.export.ExportArchive()
-        archive.track(encoder)
-        archive.add_endpoint("serving_default", embed, [images])
+        archive.track(model)
+        archive.add_endpoint("serving_default", compute, [images])
         archive.write_out(saved, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved)
         path.write_bytes(converter.convert())
@@ -129,33 +132,35 @@ def _convert(encoder, embed, images, format, path):
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interp")
         interpreter = tf.lite.Interpreter(str(path))
     run = interpreter.get_signature_runner()
-    return lambda images: run(images=images)["embedding"]
+    return lambda images: run(images=images)[exported.result]
 
 
-def _write_onnx(embed, images, path):
+def _write_onnx(compute, images, path):
     import onnxruntime
     import tf2onnx
 
     tf2onnx.convert.from_function(
-        tf.function(_without_captures(embed, images), input_signature=[images]),
+        tf.function(
+            _without_captures(compute, images), input_signature=[images]
+        ),
         input_signature=[images],
         custom_op_handlers={"Erfc": (_erfc, [])},
         output_path=str(path),
     )
     session = onnxruntime.InferenceSession(path)
-    return lambda images: session.run(["embedding"], {"images": images})[0]
+    return lambda images: session.run(None, {"images": images})[0]
 
 
-def _without_captures(embed, images):
+def _without_captures(compute, images):
     """The same function, with whatever it captures as constants in it.
 
     tf2onnx makes an input of each tensor that a function captures, such as the
     mean of a `Normalization`.
     """
-    function = tf.function(embed, input_signature=[images])
-    function = keras_private.variables_to_constants(
-        function.get_concrete_function()
-    )
+    function = tf.function(compute, input_signature=[images])
+    function = function.get_concrete_function()
+    (result,) = function.structured_outputs
+    function = keras_private.variables_to_constants(function)
     graph = function.graph.as_graph_def()
     given, *captured = (tensor.name for tensor in function.inputs)
     (returned,) = (tensor.name for tensor in function.outputs)
@@ -163,8 +168,8 @@ def _without_captures(embed, images):
 
     def call(images):
         inputs = {given: images, **dict(zip(captured, values, strict=True))}
-        (embedding,) = tf.graph_util.import_graph_def(graph, inputs, [returned])
-        return {"embedding": embedding}
+        (value,) = tf.graph_util.import_graph_def(graph, inputs, [returned])
+        return {result: value}
 
     return call
 

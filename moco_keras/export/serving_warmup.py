@@ -7,14 +7,14 @@ _BATCHES = (1, 32)
 
 
 def write(folder, size):
-    """Adds `assets.extra/tf_serving_warmup_requests` to an exported encoder.
+    """Adds `assets.extra/tf_serving_warmup_requests` to a SavedModel.
 
     Without the package tensorflow-serving-api, which defines their format,
     nothing is written, and the first callers wait longer.
 
     Args:
         folder: a `Path`, in which the SavedModel is.
-        size: side of the encoder's images, in pixels.
+        size: side of the model's images, in pixels.
     """
     try:
         from tensorflow_serving.apis import prediction_log_pb2
