@@ -8,7 +8,12 @@ from moco_keras.system import startup  # noqa: F401 (imports TensorFlow)
 # isort: split
 from moco_keras import callbacks, data, optimizers, schedules
 from moco_keras.evaluation import features, knn, linear_probe, protocols
-from moco_keras.export import FrozenEncoder, export_encoder, load_encoder
+from moco_keras.export import (
+    FrozenEncoder,
+    export_classifier,
+    export_encoder,
+    load_encoder,
+)
 from moco_keras.key_queue import KeyQueue
 from moco_keras.losses import contrastive_logits, info_nce
 from moco_keras.moco import MoCo
@@ -39,6 +44,7 @@ __all__ = [
     "callbacks",
     "contrastive_logits",
     "data",
+    "export_classifier",
     "export_encoder",
     "features",
     "info_nce",

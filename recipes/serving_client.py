@@ -1,13 +1,15 @@
-"""Asks a TensorFlow Serving server for embeddings of image files, by gRPC.
+"""Asks a TensorFlow Serving server about image files, by gRPC.
 
     python recipes/serving_client.py --server=localhost:8500 \
         --model=my_encoder photo.jpg drawing.png
 
-Prints a line of JSON for each file. Needs the package tensorflow-serving-api,
-but neither Keras nor moco_keras.
+Prints a line of JSON for each file: the embedding that an encoder returns, or
+the classes and probabilities that a classifier returns. Needs the package
+tensorflow-serving-api, but neither Keras nor moco_keras.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -27,7 +29,7 @@ flags.DEFINE_float("timeout", 10.0, "seconds to wait for an answer")
 
 
 def main(argv):
-    """Sends the files in batches and prints the embeddings."""
+    """Sends the files in batches and prints the answers."""
     paths = argv[1:]
     if not paths:
         raise app.UsageError("Expected image files. Received none.")
@@ -36,25 +38,33 @@ def main(argv):
     for start in range(0, len(paths), FLAGS.batch_size):
         batch = paths[start : start + FLAGS.batch_size]
         try:
-            embeddings = _embed(stub, [Path(p).read_bytes() for p in batch])
+            answers = _ask(stub, [Path(p).read_bytes() for p in batch])
         except grpc.RpcError as error:
             sys.exit(f"Error: {error.code().name}: {error.details()}")
         except OSError as error:
             sys.exit(f"Error: {error}")
-        for path, embedding in zip(batch, embeddings.tolist(), strict=True):
-            print(json.dumps({"file": path, "embedding": embedding}))
+        for path, answer in zip(batch, answers, strict=True):
+            # Names of classes are bytes.
+            print(json.dumps({"file": path, **answer}, default=os.fsdecode))
 
 
-def _embed(stub, contents):
-    """Returns embeddings, float32 (N, D), of the contents of N image files."""
+def _ask(stub, contents):
+    """Returns the outputs for each of some image files, lists by name."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = FLAGS.model
     request.model_spec.signature_name = "serve_encoded"
     if FLAGS.label:
         request.model_spec.version_label = FLAGS.label
     request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(contents))
-    answer = stub.Predict(request, timeout=FLAGS.timeout)
-    return tf.make_ndarray(answer.outputs["embedding"])
+    outputs = stub.Predict(request, timeout=FLAGS.timeout).outputs
+    values = {
+        name: tf.make_ndarray(outputs[name]).tolist()
+        for name in sorted(outputs)
+    }
+    return [
+        {name: value[i] for name, value in values.items()}
+        for i in range(len(contents))
+    ]
 
 
 if __name__ == "__main__":

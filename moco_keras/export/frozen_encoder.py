@@ -43,7 +43,7 @@ def load_encoder(path, version=None, *, encoded=False):
 
     Raises:
         FileNotFoundError: if there is no such version.
-        ValueError: if it is damaged, or cannot be read.
+        ValueError: if it is damaged, cannot be read, or is a classifier.
     """
     path = arguments.path(path=path)
     folder = versions.find(path, version)
@@ -53,6 +53,13 @@ def load_encoder(path, version=None, *, encoded=False):
             "`path` must be a folder that `export_encoder` wrote, and "
             f"`version` one of those in it. Received: path={printable(path)}, "
             f"version={version}. There are {there}."
+        )
+    if (folder / "classifier.json").is_file():
+        raise ValueError(
+            "`path` must be that of an encoder. Received: "
+            f"{printable(folder)}, which `export_classifier` wrote. Load its "
+            "classifier.keras with `keras.models.load_model`, or call its "
+            "signatures, as its README.md shows."
         )
     endpoint = "serve_encoded" if encoded else "serving_default"
     # The full path: a model that holds it may be loaded in another directory.

@@ -23,18 +23,6 @@ from moco_keras.distribution import accelerators
 from moco_keras.models import model_state
 
 
-@pytest.fixture
-def encoded(rng):
-    """Sixteen JPEG and PNG files of different sizes."""
-    files = []
-    for i in range(16):
-        shape = (9 + 7 * i, 60 - 3 * i, 3)
-        image = rng.integers(0, 256, shape, "uint8")
-        encode = tf.io.encode_png if i % 2 else tf.io.encode_jpeg
-        files.append(encode(image).numpy())
-    return files
-
-
 def embed(encoder, images, normalize=False):
     """The embeddings that an export should return."""
     embedding = encoder.predict(images, verbose=0).astype("float32")
@@ -99,39 +87,6 @@ def saved_model_cli(folder, signature, inputs, outdir):
     return np.load(outdir / "embedding.npy")
 
 
-@pytest.fixture(scope="module")
-def consumer(tmp_path_factory):
-    """Runs helpers/serve.c, compiled; skips without a compiler."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler here")
-    library = Path(tf.sysconfig.get_lib())
-    program = tmp_path_factory.mktemp("consumer") / "serve"
-    subprocess.run(
-        [
-            compiler,
-            "-Wall",
-            "-Werror",
-            f"-I{tf.sysconfig.get_include()}",
-            ROOT / "tests/helpers/serve.c",
-            "-o",
-            program,
-            f"-L{library}",
-            "-l:libtensorflow_cc.so.2",
-            "-l:libtensorflow_framework.so.2",
-            f"-Wl,-rpath,{library}",
-        ],
-        check=True,
-    )
-
-    def consume(*arguments):
-        return subprocess.run(
-            [program, *arguments], capture_output=True, text=True
-        )
-
-    return consume
-
-
 @pytest.mark.slow
 def test_a_program_in_c_gets_the_same_embeddings(
     consumer, images, encoded, make_encoder, tmp_path
@@ -179,8 +134,10 @@ def test_bytes_that_are_not_an_image_are_refused(
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 9, 3), (2, 8, 8, 1), (8, 8, 3)])
-def test_images_of_another_shape_are_refused(shape, make_encoder, tmp_path):
-    folder = export_encoder(make_encoder(), tmp_path)
+def test_images_of_another_shape_are_refused(
+    shape, kind, make_encoder, tmp_path
+):
+    folder = kind.export(make_encoder(), tmp_path)
     serve = tf.saved_model.load(folder).signatures["serving_default"]
     found = re.escape(str(list(shape)).replace(" ", ""))
     with pytest.raises(
@@ -519,12 +476,12 @@ def test_coarse_rounding_allows_larger_differences(
         tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
-def test_an_encoder_that_returns_nan_is_not_exported(make_encoder, tmp_path):
+def test_a_model_that_returns_nan_is_not_exported(kind, make_encoder, tmp_path):
     encoder = make_encoder()
     encoder.weights[0].assign(np.full(encoder.weights[0].shape, np.nan))
     for path in (tmp_path, tmp_path / "new" / "folder"):
         with pytest.raises(ValueError, match="must return numbers.*StopOnNaN"):
-            export_encoder(encoder, path)
+            kind.export(encoder, path)
         assert not list(tmp_path.iterdir())
 
 
@@ -591,10 +548,10 @@ def test_the_error_names_a_damaged_export(make_encoder, tmp_path):
     assert load_encoder(tmp_path) is not None
 
 
-def test_a_server_warms_up_with_both_signatures(make_encoder, tmp_path):
+def test_a_server_warms_up_with_both_signatures(kind, make_encoder, tmp_path):
     from tensorflow_serving.apis import prediction_log_pb2
 
-    folder = export_encoder(make_encoder(), tmp_path)
+    folder = kind.export(make_encoder(), tmp_path)
     signatures = tf.saved_model.load(folder).signatures
     seen = []
     path = folder / "assets.extra" / "tf_serving_warmup_requests"
@@ -606,7 +563,7 @@ def test_a_server_warms_up_with_both_signatures(make_encoder, tmp_path):
             for name, proto in request.inputs.items()
         }
         name = request.model_spec.signature_name
-        embedding = signatures[name](**inputs)["embedding"].numpy()
+        embedding = signatures[name](**inputs)[kind.result].numpy()
         assert np.isfinite(embedding).all()
         seen.append((name, *embedding.shape))
     assert sorted(seen) == [
@@ -626,15 +583,17 @@ def test_an_export_does_not_need_tensorflow_serving(
     assert (folder / "saved_model.pb").exists()
 
 
-def test_versions_count_up_and_are_not_overwritten(make_encoder, tmp_path):
+def test_versions_count_up_and_are_not_overwritten(
+    kind, make_encoder, tmp_path
+):
     encoder = make_encoder()
-    assert export_encoder(encoder, tmp_path, version=7).name == "7"
-    assert export_encoder(encoder, tmp_path).name == "8"
-    assert export_encoder(encoder, tmp_path, version=np.int64(2)).name == "2"
-    assert export_encoder(encoder, tmp_path).name == "9"
+    assert kind.export(encoder, tmp_path, version=7).name == "7"
+    assert kind.export(encoder, tmp_path).name == "8"
+    assert kind.export(encoder, tmp_path, version=np.int64(2)).name == "2"
+    assert kind.export(encoder, tmp_path).name == "9"
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     with pytest.raises(FileExistsError, match="Nothing was overwritten"):
-        export_encoder(encoder, tmp_path, version=7)
+        kind.export(encoder, tmp_path, version=7)
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
 
 
@@ -644,8 +603,12 @@ def test_versions_count_up_and_are_not_overwritten(make_encoder, tmp_path):
 KILLED = """
 import keras, moco_keras, os, sys, time
 _, encoder, folder, file_name = sys.argv
-encoder = keras.models.load_model(encoder)
-moco_keras.export_encoder(encoder, folder)
+model, more, export = keras.models.load_model(encoder), (), "export_encoder"
+if "classifier" in file_name:
+    model = moco_keras.build_classifier(model, 2)
+    more, export = (["a", "b"],), "export_classifier"
+export = getattr(moco_keras, export)
+export(model, folder, *more)
 def wait_to_be_killed(event, args):
     if event in ("open", "os.rename") and any(
         ".partial-" in path and file_name in (*folders, *files)
@@ -654,13 +617,17 @@ def wait_to_be_killed(event, args):
         time.sleep(100)
 sys.addaudithook(wait_to_be_killed)
 print("now", flush=True)
-moco_keras.export_encoder(encoder, folder)
+export(model, folder, *more)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "file_name", ["variables", "encoder.keras", "encoder.json", "README.md"]
+    "file_name",
+    [
+        *("variables", "encoder.keras", "encoder.json", "README.md"),
+        "classifier.keras",
+    ],
 )
 def test_a_killed_export_leaves_no_broken_version(
     file_name, make_encoder, tmp_path

@@ -9,20 +9,19 @@ import moco_keras
 from moco_keras import export_encoder
 
 
-def run_onnx(path, images):
+def run_onnx(path, images, result="embedding"):
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(path)
     (given,), (returned,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.type) == ("images", "tensor(uint8)")
-    assert returned.name == "embedding"
-    (embedding,) = session.run(["embedding"], {"images": images})
-    return embedding
+    assert returned.name == result
+    return session.run([result], {"images": images})[0]
 
 
-def run_litert(path, images):
+def run_litert(path, images, result="embedding"):
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     runner = litert.Interpreter(model_path=str(path)).get_signature_runner()
-    return runner(images=images)["embedding"]
+    return runner(images=images)[result]
 
 
 @pytest.mark.slow
@@ -59,6 +58,41 @@ def test_other_runtimes_return_the_same_embeddings(
         np.testing.assert_allclose(embedding, expected[:n], rtol=0, atol=1e-5)
     card = (folder / "README.md").read_text()
     assert f"`{file}` is the same for" in card
+
+
+@pytest.mark.filterwarnings("ignore")  # from the converters' own code
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    ("format", "file", "run"),
+    [
+        ("onnx", "classifier.onnx", run_onnx),
+        ("litert", "classifier.tflite", run_litert),
+    ],
+)
+def test_other_runtimes_return_the_same_probabilities(
+    format, file, run, precision, images, make_encoder, tmp_path
+):
+    if format == "onnx":
+        pytest.importorskip("tf2onnx")
+    keras.config.set_dtype_policy(precision)
+    model = moco_keras.build_classifier(make_encoder(), 3)
+    model.get_layer("logits").kernel.assign_add(np.random.rand(6, 3) / 10)
+    keras.config.set_dtype_policy("float32")
+    expected = moco_keras.build_classifier(make_encoder(), 3)
+    expected.set_weights(model.get_weights())
+    expected = np.exp(expected.predict(images, verbose=0).astype("float64"))
+    expected /= expected.sum(axis=1, keepdims=True)
+    folder = moco_keras.export_classifier(
+        model, tmp_path, ["a", "b", "c"], format=format
+    )
+    empty = [0] if format == "onnx" else []  # LiteRT's kernels refuse it
+    for n in (*empty, 1, 16):
+        found = run(folder / file, images[:n], "probabilities")
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected[:n], rtol=0, atol=1e-5)
+    card = (folder / "README.md").read_text()
+    assert f"`{file}` is the same for" in card
+    assert "from `images` to `probabilities`" in card
 
 
 @keras.saving.register_keras_serializable(package="test_runtimes")

@@ -1,4 +1,5 @@
 import base64
+import contextlib
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from google.protobuf import text_format
 from programs import ROOT
 from replicas import free_ports
 
-from moco_keras import export_encoder
+from moco_keras import build_classifier, export_classifier, export_encoder
 
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("tensorflow_serving.apis")
@@ -95,16 +96,25 @@ class StandIn(prediction_service_pb2_grpc.PredictionServiceServicer):
         return answer
 
 
-@pytest.mark.slow
-def test_the_client_embeds_every_file(export, files):
+@contextlib.contextmanager
+def serving(stand_in):
+    """The address of a server, as long as the context lasts."""
     server = grpc.server(futures.ThreadPoolExecutor(1))
-    stand_in = StandIn(export)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         stand_in, server
     )
     address = f"localhost:{server.add_insecure_port('localhost:0')}"
     server.start()
     try:
+        yield address
+    finally:
+        server.stop(None)
+
+
+@pytest.mark.slow
+def test_the_client_embeds_every_file(export, files):
+    stand_in = StandIn(export)
+    with serving(stand_in) as address:
         names, embeddings = answers(ask(address, "--label=canary", *files))
         assert names == [str(path) for path in files]
         np.testing.assert_allclose(
@@ -121,8 +131,24 @@ def test_the_client_embeds_every_file(export, files):
         assert (
             len(refused.stdout.splitlines()) == 2
         )  # those of the first request
-    finally:
-        server.stop(None)
+
+
+@pytest.mark.slow
+def test_the_client_prints_classes(make_encoder, files, tmp_path):
+    names = ["ein Hund", "猫", os.fsdecode(b"\xff")]
+    folder = export_classifier(
+        build_classifier(make_encoder(), 3), tmp_path / "mine", names
+    )
+    with serving(StandIn(folder)) as address:
+        result = ask(address, *files)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["file"] for line in lines] == [str(path) for path in files]
+    for line in lines:
+        assert line.keys() == {"file", "classes", "probabilities"}
+        best = np.argmax(line["probabilities"])
+        assert line["classes"][0] == names[best]
+        assert sorted(line["classes"]) == sorted(names)
 
 
 @pytest.mark.slow

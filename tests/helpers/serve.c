@@ -1,10 +1,11 @@
-/* Loads an exported encoder as TensorFlow Serving does, and calls it.
+/* Loads an exported model as TensorFlow Serving does, and calls it.
  *
- *   serve FOLDER serving_default SIZE PIXELS   uint8 images, one after another
- *   serve FOLDER serve_encoded FILE...         image files
+ *   serve FOLDER OUTPUT serving_default SIZE PIXELS   uint8 images, one after
+ *                                                     another
+ *   serve FOLDER OUTPUT serve_encoded FILE...         image files
  *
- * Prints an embedding per line. On an error, it prints TensorFlow's message and
- * exits with TensorFlow's code.
+ * Prints the output, float32 (N, D), with a line for each image. On an error, it
+ * prints TensorFlow's message and exits with TensorFlow's code.
  */
 
 #include <stdint.h>
@@ -145,8 +146,8 @@ static TF_Tensor *files(int64_t count, char **paths) {
 }
 
 int main(int argc, char **argv) {
-  require(argc > 3, "usage: serve FOLDER SIGNATURE ...");
-  const char *folder = argv[1], *signature = argv[2];
+  require(argc > 4, "usage: serve FOLDER OUTPUT SIGNATURE ...");
+  const char *folder = argv[1], *signature = argv[3];
   int encoded = !strcmp(signature, "serve_encoded");
   status = TF_NewStatus();
   TF_Graph *graph = TF_NewGraph();
@@ -159,24 +160,24 @@ int main(int argc, char **argv) {
 
   TF_Output input = tensor(graph, description, signature, INPUTS,
                            encoded ? "image_bytes" : "images");
-  TF_Output output = tensor(graph, description, signature, OUTPUTS, "embedding");
+  TF_Output output = tensor(graph, description, signature, OUTPUTS, argv[2]);
   TF_Tensor *images =
-      encoded ? files(argc - 3, argv + 3) : pixels(atoi(argv[3]), argv[4]);
-  TF_Tensor *embedding = NULL;
-  TF_SessionRun(session, NULL, &input, &images, 1, &output, &embedding, 1, NULL,
+      encoded ? files(argc - 4, argv + 4) : pixels(atoi(argv[4]), argv[5]);
+  TF_Tensor *result = NULL;
+  TF_SessionRun(session, NULL, &input, &images, 1, &output, &result, 1, NULL,
                 0, NULL, status);
   check();
 
-  require(TF_TensorType(embedding) == TF_FLOAT, "The embedding is no float32");
-  require(TF_NumDims(embedding) == 2, "The embedding is no matrix");
-  const float *value = TF_TensorData(embedding);
-  for (int64_t i = 0; i < TF_Dim(embedding, 0); i++) {
-    for (int64_t j = 0; j < TF_Dim(embedding, 1); j++)
+  require(TF_TensorType(result) == TF_FLOAT, "The output is no float32");
+  require(TF_NumDims(result) == 2, "The output is no matrix");
+  const float *value = TF_TensorData(result);
+  for (int64_t i = 0; i < TF_Dim(result, 0); i++) {
+    for (int64_t j = 0; j < TF_Dim(result, 1); j++)
       printf(j ? " %.9g" : "%.9g", *value++);
     printf("\n");
   }
   TF_DeleteTensor(images);
-  TF_DeleteTensor(embedding);
+  TF_DeleteTensor(result);
   TF_CloseSession(session, status);
   TF_DeleteSession(session, status);
   TF_DeleteBuffer(description);
