@@ -8,7 +8,6 @@ from moco_keras import augmentations, optimizers, random
 from moco_keras.data import views
 from moco_keras.models import classifier
 
-STEPS = 600
 _BATCH_SIZE = 64  # small sets are repeated to fill it
 _L2 = 5e-4
 
@@ -31,7 +30,7 @@ class Trainer:
         encoder,
         num_classes,
         *,
-        steps=STEPS,
+        steps,
         learning_rate=0.05,
         min_area=0.3,
     ):

@@ -83,10 +83,15 @@ def evaluation_batches(stream, image_size):
         A `tf.data.Dataset` of (float32 (N, S, S, 3), int64 (N,)).
     """
     evaluation = augmentations.evaluation(image_size)
-    return stream.dataset.map(
-        lambda x: (evaluation(x["image"]), x["label"]),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    ).batch(256)
+    count = tf.data.experimental.assert_cardinality(stream.num_examples)
+    return (
+        stream.dataset.map(
+            lambda x: (evaluation(x["image"]), x["label"]),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        .apply(count)
+        .batch(256)
+    )
 
 
 def _of_folder(settings, chooses):

@@ -20,6 +20,7 @@ from pathlib import Path
 import keras
 
 from moco_keras import arguments, plotting
+from moco_keras.data import checks
 from moco_keras.evaluation import linear_probe
 from moco_keras.models import encoders, model_files
 from moco_keras.recipes import (
@@ -69,6 +70,11 @@ class FewLabelsSettings(_settings.Bounded):
     draws: int = _settings.setting(
         5, "how often labels are drawn", arguments.COUNT
     )
+    steps: int = _settings.setting(
+        600,
+        "of each training run; give more if that still helps",
+        arguments.COUNT,
+    )
     seed: int = _settings.setting(0, "of everything random", arguments.SEED)
 
 
@@ -81,10 +87,10 @@ def few_labels(settings):
         raise ValueError(
             "--out must be given with --encoder: a folder for the results."
         )
-    _threads.share_cores()
     encoder = model_files.load(folder / "encoder.keras", "--encoder")
     print("Reading the images ...", flush=True)
     images = _trained.read(settings, encoder.input_shape[1])
+    checks.check_size(images.bank.images, encoder, "the images")
     for amount in amounts:
         _label_draws.check(
             amount,
@@ -118,6 +124,7 @@ def measure(settings, amounts, encoder, folder, images, out):
         "images": images.bank.source,
         "images_to_draw_from": images.bank.num_examples,
         "test_images": images.test.num_examples,
+        "steps": settings.steps,
         "seed": settings.seed,
     }
     kept = _few_labels_results.Kept(out / "few_labels.partial.json", about)
@@ -128,7 +135,7 @@ def measure(settings, amounts, encoder, folder, images, out):
         for method in _METHODS
     ]
     classify = _Classifiers(settings, encoder, images, out, about["encoder"])
-    steps = _classifier_training.STEPS
+    steps = settings.steps
     bar = keras.utils.Progbar(
         steps * sum(method != "probe" for *_, method in work), unit_name="step"
     )
@@ -167,7 +174,9 @@ class _Classifiers:
             for x in (images.bank, images.test)
         ]
         classes = 1 + max(x.labels.max() for x in (images.bank, images.test))
-        self._trainer = _classifier_training.Trainer(encoder, classes)
+        self._trainer = _classifier_training.Trainer(
+            encoder, classes, steps=settings.steps
+        )
 
     def __call__(self, method, rows, draw, on_step):
         labels = self._bank.labels[rows]
@@ -190,5 +199,10 @@ class _Classifiers:
         )
 
 
+def _main(settings):
+    _threads.share_cores()
+    few_labels(settings)
+
+
 if __name__ == "__main__":
-    _cli.run(FewLabelsSettings(), few_labels)
+    _cli.run(FewLabelsSettings(), _main)

@@ -198,7 +198,7 @@ def _train(model, settings, protocol, splits, out):
         callbacks.append(moco_keras.callbacks.CheckFrozen())
     callbacks.append(
         _finetune_results.Keep(
-            out, history, math.ceil(_PATIENCE * settings.epochs)
+            out, history, max(5, math.ceil(_PATIENCE * settings.epochs))
         )
     )
     validation = None

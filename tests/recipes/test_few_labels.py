@@ -1,0 +1,163 @@
+import json
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+import moco_keras
+from moco_keras import data
+from moco_keras.evaluation import features, linear_probe
+from moco_keras.recipes import (
+    _classifier_training,
+    _label_draws,
+    few_labels,
+)
+from moco_keras.recipes.few_labels import FewLabelsSettings
+
+
+@pytest.fixture
+def settings(small_export, labeled_folder, tmp_path):
+    return {
+        "encoder": str(small_export),
+        "data": str(labeled_folder),
+        "out": str(tmp_path / "out"),
+        "labels_per_class": "2,50%",
+        "draws": 2,
+        "steps": 3,
+    }
+
+
+def measure(settings, **changes):
+    few_labels.few_labels(FewLabelsSettings(**{**settings, **changes}))
+
+
+def test_the_table_has_mean_and_error_of_each_method(
+    settings, tmp_path, capsys
+):
+    measure(settings)
+    rows = json.loads((tmp_path / "out" / "few_labels.json").read_text())
+    assert [(row["labels_per_class"], row["method"]) for row in rows] == [
+        (amount, method)
+        for amount in (2, "50%")
+        for method in ("scratch", "probe", "finetuned")
+    ]
+    for row in rows:
+        assert 0 <= row["mean"] <= 1 and row["draws"] == 2
+        assert row["standard_error"] >= 0
+    printed = capsys.readouterr().out
+    assert "from scratch   frozen + probe       fine-tuned" in printed
+    assert (tmp_path / "out" / "few_labels.png").stat().st_size > 10_000
+
+
+def test_the_probe_sees_labels_of_the_draw_and_features_alone(
+    settings, small_export, labeled_folder, tmp_path
+):
+    measure(settings)
+    rows = json.loads((tmp_path / "out" / "few_labels.json").read_text())
+    splits = data.read_splits(labeled_folder)
+    train, test = (splits[x].load(image_size=8) for x in ("train", "test"))
+    encoder = moco_keras.load_encoder(small_export)
+    embedded = [features.unit_rows(encoder(x.images)) for x in (train, test)]
+    accuracies = []
+    for seed in (0, 1):
+        drawn = _label_draws.draw(
+            _label_draws.Amount(count=2), train.labels, seed
+        )
+        chosen = linear_probe.fit(embedded[0][drawn], train.labels[drawn]).C
+        probe = LogisticRegression(C=chosen, max_iter=1000)
+        probe.fit(embedded[0][drawn], train.labels[drawn])
+        accuracies.append(probe.score(embedded[1], test.labels))
+    assert rows[1]["mean"] == pytest.approx(np.mean(accuracies))
+    error = np.std(accuracies, ddof=1) / 2**0.5
+    assert rows[1]["standard_error"] == pytest.approx(error)
+
+
+def test_it_resumes_with_the_same_result(settings, tmp_path, monkeypatch):
+    measure(settings)
+    whole = (tmp_path / "out" / "few_labels.json").read_text()
+    train, calls = _classifier_training.Trainer.accuracy, []
+
+    def stop_at_the_fourth(self, *args):
+        calls.append(None)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return train(self, *args)
+
+    monkeypatch.setattr(
+        _classifier_training.Trainer, "accuracy", stop_at_the_fourth
+    )
+    other = str(tmp_path / "other")
+    with pytest.raises(KeyboardInterrupt):
+        measure(settings, out=other)
+    assert not (tmp_path / "other" / "few_labels.json").exists()
+    measure(settings, out=other)
+    assert len(calls) == 4 + 5  # eight trainings, three of them done before
+    assert (tmp_path / "other" / "few_labels.json").read_text() == whole
+    assert not list((tmp_path / "other").glob("*.partial*"))
+
+
+def test_other_settings_do_not_resume_it(settings, tmp_path, monkeypatch):
+    def stop(self, *args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(few_labels, "_METHODS", ("probe", "scratch"))
+        patch.setattr(_classifier_training.Trainer, "accuracy", stop)
+        with pytest.raises(KeyboardInterrupt):
+            measure(settings)
+    partial = tmp_path / "out" / "few_labels.partial.json"
+    assert len(json.loads(partial.read_text())["accuracies"]) == 1
+    probed = []
+    accuracy = linear_probe.accuracy
+    monkeypatch.setattr(
+        linear_probe,
+        "accuracy",
+        lambda *args: probed.append(None) or accuracy(*args),
+    )
+    measure(settings, seed=7)
+    assert len(probed) == 4
+
+
+def test_features_are_computed_once(settings, tmp_path, monkeypatch):
+    measure(settings)
+    monkeypatch.setattr(features, "extract", None)  # not called
+    before = (tmp_path / "out" / "few_labels.json").read_text()
+    measure(settings)
+    assert (tmp_path / "out" / "few_labels.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": None}, "Either --run_dir must be given"),
+        ({"run_dir": "x"}, "Either --run_dir must be given"),
+        ({"data": None}, "--data must be given with --encoder"),
+        ({"out": None}, "--out must be given with --encoder"),
+        ({"labels_per_class": "13"}, "13 for the class dark one, which has 12"),
+        ({"labels_per_class": "0"}, "--labels_per_class must be"),
+    ],
+)
+def test_bad_settings(settings, changes, message):
+    with pytest.raises(ValueError, match=message):
+        measure(settings, **changes)
+
+
+def test_what_is_no_run_is_named(settings, tmp_path):
+    with pytest.raises(FileNotFoundError, match="--run_dir must be.*labeled"):
+        measure(
+            settings, encoder=None, data=None, run_dir=str(tmp_path / "labeled")
+        )
+
+
+def test_a_folder_without_an_encoder_is_named(settings, tmp_path):
+    with pytest.raises(FileNotFoundError, match="--encoder must hold an encod"):
+        measure(settings, encoder=str(tmp_path / "labeled"))
+
+
+def test_images_without_labels_are_refused(settings, tmp_path, labeled_folder):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i, file in enumerate(labeled_folder.rglob("*.png")):
+        file.rename(flat / f"{i}.png")
+    with pytest.raises(ValueError, match="must have labels.*--data=FOLDER"):
+        measure(settings, data=str(flat))
