@@ -100,7 +100,7 @@ class FinetuneSettings(_settings.Bounded):
     strategy: str = _settings.setting(
         "auto",
         "over which devices a step is spread",
-        choices=("auto", "one", "mirrored"),
+        choices=("auto", "none", "mirrored"),
     )
     seed: int = _settings.setting(0, "of everything random", arguments.SEED)
     on_bad_image: str = _settings.setting(

@@ -1,0 +1,186 @@
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_keras.recipes import _finetune_results, finetune
+from moco_keras.recipes.finetune import FinetuneSettings
+
+CLASSES = ["dark one", "h\u00e9ll"]
+
+
+@pytest.fixture
+def settings(small_export, labeled_folder, tmp_path):
+    return {
+        "encoder": str(small_export),
+        "data": str(labeled_folder),
+        "out": str(tmp_path / "out"),
+        "epochs": 3,
+        "batch_size": 8,
+        "strategy": "none",
+    }
+
+
+def train(settings, **changes):
+    finetune.finetune(FinetuneSettings(**{**settings, **changes}))
+
+
+def metrics_of(out):
+    return json.loads((Path(out) / "metrics.json").read_text())
+
+
+def probabilities(out, images):
+    loaded = tf.saved_model.load(str(Path(out) / "classifier" / "1"))
+    serve = loaded.signatures["serving_default"]
+    return serve(images=tf.constant(images))["probabilities"].numpy()
+
+
+def test_it_leaves_a_classifier_and_what_it_is_worth(
+    settings, tmp_path, rng, capsys
+):
+    train(settings, epochs=30, learning_rate=0.5)
+    out = tmp_path / "out"
+    metrics = metrics_of(out)
+    assert metrics["test_accuracy"] > 0.9  # dark and bright images
+    assert metrics["validation_images"] == 2
+    assert metrics["train_images"] == 22
+    assert metrics["test_images"] == 12
+    assert np.sum(metrics["confusion"]) == 12
+    record = json.loads((out / "classifier/1/classifier.json").read_text())
+    assert record["classes"] == CLASSES
+    assert record["training"]["metrics"]["test_images"] == 12
+    dark = rng.integers(0, 128, (5, 8, 8, 3), "uint8")
+    assert (probabilities(out, dark).argmax(axis=1) == 0).all()
+    for name in ("confusion.png", "mistakes.png", "history.csv"):
+        assert (out / name).is_file()
+    assert not list(out.glob("*.keras"))
+    assert "Accuracy on 12 test images" in capsys.readouterr().out
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    train(settings, epochs=30, learning_rate=0.5)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+def test_it_resumes_to_the_bit(settings, tmp_path, monkeypatch, images):
+    train(settings)
+    on_epoch_end = _finetune_results.Keep.on_epoch_end
+
+    def stop(self, epoch, logs=None):
+        on_epoch_end(self, epoch, logs)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    other = str(tmp_path / "other")
+    with monkeypatch.context() as patch:
+        patch.setattr(_finetune_results.Keep, "on_epoch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, out=other)
+    assert (tmp_path / "other" / "last.keras").exists()
+    train(settings, out=other)
+    assert metrics_of(other) == metrics_of(settings["out"])
+    np.testing.assert_array_equal(
+        probabilities(other, images), probabilities(settings["out"], images)
+    )
+    history = (Path(other) / "history.csv").read_text()
+    assert history == (tmp_path / "out" / "history.csv").read_text()
+
+
+def test_it_ends_where_no_epoch_is_better(settings, tmp_path, monkeypatch):
+    """And exports the best one, not the last."""
+    accuracies = iter([0.2, 0.9, *[0.5] * 20])
+    append = _finetune_results.Keep.on_epoch_end
+
+    def with_given_accuracy(self, epoch, logs=None):
+        self._history.epochs[-1]["val_accuracy"] = next(accuracies)
+        append(self, epoch, logs)
+        if epoch == 1:
+            self.best = self.model.get_weights()
+
+    keep = _finetune_results.Keep
+    monkeypatch.setattr(keep, "on_epoch_end", with_given_accuracy)
+    exported = []
+    monkeypatch.setattr(
+        _finetune_results.moco_keras,
+        "export_classifier",
+        lambda model, *args, **kwargs: exported.append(model),
+    )
+    train(settings, epochs=20)
+    history = (tmp_path / "out" / "history.csv").read_text().splitlines()
+    assert len(history) == 1 + 2 + 6  # a header, the best, a patience of six
+    (model,) = exported
+    assert int(model.optimizer.iterations) == 2 * 3
+
+
+def test_a_protocol_trains_the_last_layer_for_all_its_epochs(
+    settings, tmp_path, small_export
+):
+    train(settings, protocol="moco_linear", epochs=5)
+    metrics = metrics_of(tmp_path / "out")
+    assert "validation_accuracy" not in metrics
+    assert metrics["train_images"] == 24
+    before = keras.saving.load_model(small_export / "1" / "encoder.keras")
+    after = keras.saving.load_model(
+        tmp_path / "out" / "classifier" / "1" / "classifier.keras"
+    )
+    for layer in before.layers:
+        for a, b in zip(
+            layer.get_weights(),
+            after.get_layer(layer.name).get_weights(),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+    assert np.abs(after.get_layer("logits").bias).max() > 0
+    rows = (tmp_path / "out" / "history.csv").read_text().splitlines()
+    assert len(rows) == 1 + 5
+
+
+def test_listed_labels_alone_are_used(settings, tmp_path, labeled_folder):
+    listed = [f"dark one/{i}.png" for i in range(4)]
+    listed += [f"train/{CLASSES[1]}/{i}.png" for i in range(6)]
+    file = tmp_path / "list.txt"
+    file.write_text("\n".join(listed) + "\n", "utf-8")
+    train(settings, labels=str(file))
+    metrics = metrics_of(tmp_path / "out")
+    assert metrics["train_images"] + metrics["validation_images"] == 10
+    file.write_text("dark one/0.png\ndark one/77.png\n")
+    with pytest.raises(ValueError, match="Received: 1 that are not.*77.png"):
+        train(settings, labels=str(file), out=str(tmp_path / "x"))
+
+
+def test_the_split_val_is_not_trained_on(settings, labeled_folder, tmp_path):
+    (labeled_folder / "test").rename(labeled_folder / "val")
+    train(settings)
+    metrics = metrics_of(tmp_path / "out")
+    assert metrics["validation_images"] == 12
+    assert metrics["train_images"] == 24
+    assert "test_images" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": None}, "--encoder must be given"),
+        ({"data": None}, "--data must be given"),
+        ({"out": None}, "--out must be given"),
+        (
+            {"labels": "x", "data": "cifar10"},
+            "--labels lists files of a folder",
+        ),
+    ],
+)
+def test_bad_settings(settings, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(settings, **changes)
+
+
+def test_one_class_is_refused(settings, labeled_folder):
+    with pytest.raises(ValueError, match="two classes or more.*of 0"):
+        train(settings, data=str(labeled_folder / "train" / "dark one"))
+
+
+def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
+    train(settings)
+    with pytest.raises(FileExistsError, match="--seed. Nothing was changed"):
+        train(settings, seed=1)
