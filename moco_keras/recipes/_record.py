@@ -17,6 +17,7 @@ CHECKPOINT = "continued_from_checkpoint"
 _MAY_CHANGE = (
     "data_dir",
     "images",
+    "labelled",
     "output_dir",
     "run_dir",
     "checkpoint_every",

@@ -29,6 +29,11 @@ class FolderSettings(_settings.Settings):
     """Those of all programs, and of a folder."""
 
     images: str | None = _settings.path(None, "the folder of images")
+    labelled: str | None = _settings.path(
+        None,
+        "a folder of labeled images, with a folder for each class, to evaluate "
+        "with instead of those of --images",
+    )
     image_size: int | None = _settings.setting(
         None, "side of the views, in pixels", COUNT
     )
@@ -54,14 +59,29 @@ def read(settings):
         examples=settings.train_examples,
         on_bad_image=settings.on_bad_image,
     )
-    train = splits["train"]
-    bank = train.only_labelled()
-    if len(np.unique(bank.labels)) < 2:  # there is no kNN, only pictures
-        bank = train
+    train = bank = splits["train"]
+    if settings.labelled:
+        splits = data.read_splits(
+            settings.labelled, on_bad_image=settings.on_bad_image
+        )
+        bank = splits["train"].only_labelled()
+        if len(np.unique(bank.labels)) < 2:
+            raise ValueError(
+                "--labelled must hold images of two classes or more, in a "
+                f"folder for each class. Received: {settings.labelled}, with "
+                f"images of {len(np.unique(bank.labels))}."
+            )
+    elif len(np.unique(train.only_labelled().labels)) > 1:
+        bank = train.only_labelled()
+    # Otherwise there is no kNN, only pictures.
+    if settings.labelled:
+        about_classes = _about_classes(bank, "--labelled")
+    else:
+        about_classes = _about_classes(train, "the training images")
     name, tests = _tests(splits, bank)
     most = settings.test_examples or _TESTS
     size = settings.image_size
-    _check_room(min(most * (1 + _OF_BANK), train.num_examples), settings)
+    _check_room(min(most * (1 + _OF_BANK), bank.num_examples), settings)
     if tests is None:
         tests, bank = _held_out(settings, bank)
     else:
@@ -75,8 +95,8 @@ def read(settings):
         bank = bank.load(_OF_BANK * most, image_size=size)
     tests, lost = _without_others(tests, bank)
     notes = [
-        *_about_classes(train),
-        _about_tests(splits, name),
+        *about_classes,
+        _about_tests(splits, name, settings.labelled),
         *lost,
     ]
     return _data.Images(train, bank, tests, notes)
@@ -155,7 +175,7 @@ def _held_out(settings, stream):
     )
 
 
-def _about_classes(train):
+def _about_classes(train, whose):
     """Lines that say which classes the images have."""
     counts = np.bincount(1 + train.labels, minlength=1)
     unlabelled, counts = counts[0], counts[1:]
@@ -166,7 +186,7 @@ def _about_classes(train):
     ]
     if not found:
         return ["Classes: none, as no images are in a folder for each class"]
-    line = f"Classes, the folders of the training images: {_some(found)}"
+    line = f"Classes, the folders of {whose}: {_some(found)}"
     if unlabelled:
         line += f"; also trained on, without a class: {_images(unlabelled)}"
     odd = [name for name in train.class_names if name.lower() in data.SPLITS]
@@ -190,9 +210,11 @@ def _some(words):
     return ", ".join(words[:_NAMED]) + (f", and {more} more" * (more > 0))
 
 
-def _about_tests(splits, name):
+def _about_tests(splits, name, labelled):
     """Says which images test the encoder, and what is not used."""
-    if name is None:
+    if labelled:
+        line = f"Tests: images of --labelled={labelled}"
+    elif name is None:
         line = "Tests: some of the images, also trained on, without their names"
     else:
         line = f"Tests: images of the split {name}, which are not trained on"

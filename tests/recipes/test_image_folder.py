@@ -213,3 +213,24 @@ def test_a_run_resumes_by_other_paths(tmp_path, monkeypatch):
     Image.new("RGB", (32, 32)).save(next((tmp_path / "moved").glob("*/3.png")))
     with pytest.raises(ValueError, match=r"source=[0-9a-f]{12} \(it began wi"):
         pretrain(images=".", run_dir="../link/1", epochs=3)
+
+
+def test_a_flat_folder_is_evaluated_with_labeled_images(tmp_path):
+    write(tmp_path, flat=20, few__cats=10, few__dogs=6)
+    images = read(tmp_path / "flat", labelled=str(tmp_path / "few"))
+    assert images.train.num_examples == 20
+    assert _evaluation.why_no_knn(images) is None
+    assert images.bank.num_examples + images.test.num_examples == 16
+    assert images.test.class_names == ["cats", "dogs"]
+    assert images.notes == [
+        "Classes, the folders of --labelled: cats 10, dogs 6",
+        f"Tests: images of --labelled={tmp_path / 'few'}",
+    ]
+    with pytest.raises(ValueError, match="--labelled must hold.*images of 0"):
+        read(tmp_path / "few", labelled=str(tmp_path / "flat"))
+
+
+def test_splits_of_labeled_images_stay_apart(tmp_path):
+    write(tmp_path, flat=20, few__train__a=9, few__train__b=8, few__val__a=3)
+    images = read(tmp_path / "flat", labelled=str(tmp_path / "few"))
+    assert (images.bank.num_examples, images.test.num_examples) == (17, 3)
