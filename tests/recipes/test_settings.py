@@ -14,8 +14,11 @@ from moco_keras.recipes import (
     _model,
     _pretrain,
     _settings,
+    classify,
     embed,
     export,
+    few_labels,
+    finetune,
     image_folder,
 )
 
@@ -24,6 +27,9 @@ PROGRAMS = {
     "image_folder": image_folder._DEFAULTS,
     "embed": embed.EmbedSettings(),
     "export": export.ExportSettings(),
+    "few_labels": few_labels.FewLabelsSettings(),
+    "finetune": finetune.FinetuneSettings(),
+    "classify": classify.ClassifySettings(),
 }
 # Refused values, by flag.
 WRONG = {
@@ -39,6 +45,8 @@ WRONG = {
             "queue_size",
             "knn_every",
             "image_size",
+            "draws",
+            "steps",
         ),
         (0, -1, 2**31, 2**64),
     ),
@@ -145,8 +153,11 @@ PATHS = {
     "cifar10": {"data_dir", "output_dir", "run_dir", "init_from"},
     "embed": {"encoder", "images", "out", "neighbours"},
     "export": {"model", "path"},
+    "few_labels": {"run_dir", "encoder", "data", "data_dir", "out"},
+    "finetune": {"encoder", "data", "data_dir", "labels", "out"},
+    "classify": {"classifier", "encoder", "labelled", "images", "out"},
 }
-PATHS["image_folder"] = PATHS["cifar10"] | {"images"}
+PATHS["image_folder"] = PATHS["cifar10"] | {"images", "labelled"}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
