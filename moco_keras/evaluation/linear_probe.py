@@ -1,34 +1,44 @@
 """Logistic regression on frozen features."""
 
 import numpy as np
+import threadpoolctl
 
 from moco_keras import arguments
 from moco_keras.evaluation import features as feature_rows
 from moco_keras.evaluation import knn
+from moco_keras.evaluation.softmax import SoftmaxRegression
 
 # As in DINOv2: the exponents of C, from strong regularization to weak.
 GRID = tuple(float(C) for C in np.logspace(-6, 5, 45))
 _WITHOUT_HELD_OUT = 100.0  # C where no label can be spared to choose it
-_TENTH = 10
+_STRENGTH = arguments.Kind(
+    "a number between 1e-9 and 1e9", lambda x: 1e-9 <= x <= 1e9
+)
 
 
 def fit(features, labels, C=None, *, seed=0):
     """Fits an L2-regularized logistic regression to frozen features.
 
     It minimizes |W|^2 / 2 + C sum_n cross_entropy(W f_n + b, label_n) over rows
-    f_n that are scaled to length 1. By default `C` is chosen from 45 values
-    between 1e-6 and 1e5: a tenth of each class, at least one image, is held
-    out, and the value with the highest accuracy on it wins; among equals that
-    with the lowest loss. The regression is then fitted to all images. If no
-    class has two images, C is 100.
+    f_n that are scaled to length 1. For two classes, as in scikit-learn, W is
+    one row, the logit of the second class, and that of the first is 0.
 
-    The result depends on the arguments alone.
+    By default `C` is chosen from the 45 values of `GRID`, from 1e-6 to 1e5: a
+    tenth of each class that has two images or more, but at least one image, is
+    held out, and the value with the highest accuracy on it wins; among equals
+    that with the lowest loss. The regression is then fitted to all images. If
+    no class has two images, C is 100.
+
+    The result depends on the arguments alone. It is computed on one core:
+    several threads would wait for each other at every step, on a busy machine
+    for most of the time. To use more cores, run several fits at once, each in
+    its own process.
 
     Args:
         features: float (N, D), rows of any length: those of
             `features.extract`, of `MoCo.predict`, or both side by side.
         labels: int (N,) or (N, 1), from 0, of two classes or more.
-        C: inverse strength of the regularization, positive.
+        C: inverse strength of the regularization, from 1e-9 to 1e9.
         seed: of the choice of what is held out.
 
     Returns:
@@ -37,7 +47,7 @@ def fit(features, labels, C=None, *, seed=0):
 
     Raises:
         ValueError: if a feature is not finite, labels are not class numbers, or
-            they are all of one class.
+            they are all of one class, or `C` or `seed` is out of range.
 
     Reference:
         Section 7.1 of [Oquab et al., 2023](https://arxiv.org/abs/2304.07193),
@@ -51,11 +61,11 @@ def fit(features, labels, C=None, *, seed=0):
         )
     feature_rows.check_finite(features=features)
     rows = feature_rows.unit_rows(features)
-    if C is None:
-        C = _choose(rows, labels, arguments.whole(arguments.SEED, seed=seed))
-    else:
-        C = arguments.real(arguments.POSITIVE, C=C)
-    return _regression(C).fit(rows, labels)
+    seed = arguments.whole(arguments.SEED, seed=seed)
+    if C is not None:
+        C = arguments.real(_STRENGTH, C=C)
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        return _fitted(C or _choose(rows, labels, seed), rows, labels)
 
 
 def accuracy(bank, bank_labels, queries, labels, C=None, *, seed=0):
@@ -73,10 +83,19 @@ def accuracy(bank, bank_labels, queries, labels, C=None, *, seed=0):
     return float(regression.score(feature_rows.unit_rows(queries), labels))
 
 
-def _regression(C, **settings):
+def _fitted(C, rows, labels):
+    """The `LogisticRegression` of what `SoftmaxRegression` finds."""
     from sklearn.linear_model import LogisticRegression  # slow to import
 
-    return LogisticRegression(C=C, tol=1e-6, max_iter=10_000, **settings)
+    classes, numbers = np.unique(labels, return_inverse=True)
+    found = SoftmaxRegression(rows, numbers)
+    regression = LogisticRegression(C=C, tol=1e-5, warm_start=True)
+    regression.classes_ = classes
+    regression.coef_, regression.intercept_ = found.coefficients(
+        found.solve(C, found.zeros)
+    )
+    # It begins at the optimum and ends there, having verified it.
+    return regression.fit(rows.astype("float64"), labels)
 
 
 def _choose(rows, labels, seed):
@@ -84,11 +103,16 @@ def _choose(rows, labels, seed):
     held_out = _held_out(labels, np.random.default_rng(seed))
     if not held_out.any():
         return _WITHOUT_HELD_OUT
-    regression = _regression(GRID[0], warm_start=True)
+    _, labels = np.unique(labels, return_inverse=True)
+    regression = SoftmaxRegression(rows[~held_out], labels[~held_out])
     scores = []
+    weights = before = regression.zeros
     for C in GRID:
-        regression.set_params(C=C).fit(rows[~held_out], labels[~held_out])
-        scores.append(_score(regression, rows[held_out], labels[held_out]))
+        # The optimum moves smoothly with log C.
+        start = 2 * weights - before
+        weights, before = regression.solve(C, start), weights
+        W, b = regression.coefficients(weights)
+        scores.append(_score(rows[held_out] @ W.T + b, labels[held_out]))
     return GRID[scores.index(max(scores))]
 
 
@@ -98,14 +122,16 @@ def _held_out(labels, rng):
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) > 1:
-            held_out[rows[: max(1, len(rows) // _TENTH)]] = True
+            held_out[rows[: max(1, len(rows) // 10)]] = True
     return held_out
 
 
-def _score(regression, rows, labels):
-    """Accuracy, and then the loss, the lower the better."""
-    of_class = regression.predict_log_proba(rows)
-    predicted = np.argmax(of_class, axis=1)
-    right = np.searchsorted(regression.classes_, labels)
-    loss = -np.mean(of_class[np.arange(len(labels)), right])
-    return np.mean(predicted == right), -loss
+def _score(logits, labels):
+    """Accuracy, and then minus the loss: the higher, the better."""
+    if logits.shape[1] == 1:  # two classes
+        logits = np.hstack([np.zeros_like(logits), logits])
+    top = logits.max(axis=1)
+    right = logits[np.arange(len(labels)), labels]
+    total = np.log(np.sum(np.exp(logits - top[:, None]), axis=1))
+    accuracy = np.mean(np.argmax(logits, axis=1) == labels)
+    return accuracy, np.mean(right - top - total)
