@@ -27,8 +27,8 @@ class SGD(keras.optimizers.Optimizer):
             by for its weights, such as {"logits": 20} in fine-tuning.
 
     Raises:
-        ValueError: if a number is out of range, or, when it is built, no
-            variable is of a layer in `multipliers`.
+        ValueError: if a number is out of range, or, when it is built, a layer
+            in `multipliers` has no variable that is trained.
 
     Reference:
         Section 3.3 of [He et al., 2020](https://arxiv.org/abs/1911.05722).
@@ -60,19 +60,18 @@ class SGD(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._buffers = self.add_optimizer_variables(variables, "momentum")
-        layers = [set(variable.path.split("/")) for variable in variables]
-        unknown = set(self.multipliers).difference(*layers)
+        layers = [variable.path.split("/")[:-1] for variable in variables]
+        trained = set().union(*layers)
+        unknown = self.multipliers.keys() - trained
         if unknown:
             raise ValueError(
                 "`multipliers` must be of layers that are trained. Received: "
-                f"{', '.join(sorted(unknown))}; layers that are trained: "
-                f"{', '.join(sorted(set().union(*layers)))}."
+                f"{', '.join(sorted(unknown))}. Layers that are trained: "
+                f"{', '.join(sorted(trained))}."
             )
         self._multipliers = [
-            math.prod(
-                self.multipliers[name] for name in own & {*self.multipliers}
-            )
-            for own in layers
+            math.prod(self.multipliers.get(name, 1.0) for name in names)
+            for names in layers
         ]
 
     def update_step(self, gradient, variable, learning_rate):

@@ -27,9 +27,10 @@ class CheckFrozen(keras.callbacks.Callback):
         names = [layer.name for layer in self.model.layers]
         if classifier.HEAD not in names:
             raise ValueError(
-                f"`CheckFrozen` needs a model with a layer {classifier.HEAD!r}, "
-                "as `build_classifier` makes it. Received one that ends with "
-                f"the layers {', '.join(names[-3:])}."
+                "`CheckFrozen` must have a model with a layer called "
+                f"{classifier.HEAD!r}, as `build_classifier` makes it. "
+                f"Received one that ends with the layers "
+                f"{', '.join(names[-3:])}."
             )
         self._before = self._values()
 

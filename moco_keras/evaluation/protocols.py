@@ -50,13 +50,17 @@ class Protocol(NamedTuple):
         Args:
             steps_per_epoch: steps in an epoch.
             batch_size: images in a step, of all replicas.
-            epochs: another length; milestones move with it.
+            epochs: passes over the training images; milestones move with them.
 
         Returns:
             A `moco_keras.optimizers.SGD`.
         """
-        batch_size = arguments.whole(batch_size=batch_size or self.batch_size)
-        epochs = arguments.whole(epochs=epochs or self.epochs)
+        if batch_size is None:
+            batch_size = self.batch_size
+        if epochs is None:
+            epochs = self.epochs
+        batch_size = arguments.whole(batch_size=batch_size)
+        epochs = arguments.whole(epochs=epochs)
         rate = self.learning_rate
         if self.scaled:
             rate *= batch_size / 256
