@@ -1,7 +1,6 @@
 """The callback that verifies that a frozen backbone stays frozen."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from moco_keras.models import classifier
@@ -29,25 +28,27 @@ class CheckFrozen(keras.callbacks.Callback):
             raise ValueError(
                 "`CheckFrozen` must have a model with a layer called "
                 f"{classifier.HEAD!r}, as `build_classifier` makes it. "
-                f"Received one that ends with the layers "
+                "Received one that ends with the layers "
                 f"{', '.join(names[-3:])}."
             )
-        self._before = self._values()
+        self._before = [_bytes(variable) for variable in self._frozen()]
 
-    def _values(self):
-        """The values of the variables that must not change, by path."""
-        return {
-            (layer.name, variable.path): ops.convert_to_numpy(variable)
+    def _frozen(self):
+        """The variables that must not change."""
+        return [
+            variable
             for layer in self.model.layers
             if layer.name != classifier.HEAD
             for variable in layer.variables
-        }
+        ]
 
     def on_epoch_end(self, epoch, logs=None):
         changed = [
-            path
-            for (layer, path), value in self._values().items()
-            if not np.array_equal(value, self._before[layer, path])
+            variable.path
+            for variable, before in zip(
+                self._frozen(), self._before, strict=True
+            )
+            if _bytes(variable) != before
         ]
         if changed:
             more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -58,3 +59,7 @@ class CheckFrozen(keras.callbacks.Callback):
                 '`build_classifier(..., trainable="head")`, and leave its '
                 "layers frozen."
             )
+
+
+def _bytes(variable):
+    return ops.convert_to_numpy(variable).tobytes()

@@ -9,6 +9,19 @@ from moco_keras.system import versions
 from moco_keras.system.paths import printable
 
 HEAD = "logits"  # the linear layer
+_CLASSES = arguments.Kind("an integer of 2 or more", lambda x: 2 <= x < 2**31)
+
+
+@keras.saving.register_keras_serializable(package="moco_keras")
+class LinearClassifier(keras.Model):
+    """A model that runs in inference mode, even while its head is trained.
+
+    A frozen batch norm does so anyhow, but a frozen layer that drops units does
+    not, and in Keras the mode of a model overrides that of the layers in it.
+    """
+
+    def __call__(self, *args, **kwargs):
+        return super().__call__(*args, **{**kwargs, "training": False})
 
 
 def build_classifier(encoder, num_classes, *, trainable="all"):
@@ -16,9 +29,9 @@ def build_classifier(encoder, num_classes, *, trainable="all"):
 
     It is a functional Keras model from pixels to logits: the encoder without
     its projection head, and a linear layer called "logits", whose weights are
-    drawn from N(0, 0.01) and whose biases are 0. It has weights of its own, the
-    encoder stays as it is. Compile it with a loss of logits; drop-out, class
-    weights and all else are Keras's:
+    drawn from N(0, 0.01) and whose biases are 0. Its weights are copies, so the
+    encoder stays as it is. Compile it with a loss of logits; class weights and
+    all else are Keras's:
 
         model = build_classifier("saved_models/my_encoder", num_classes=10)
         model.compile(
@@ -29,16 +42,17 @@ def build_classifier(encoder, num_classes, *, trainable="all"):
         model.fit(images, labels, epochs=20)
 
     Batch norm takes the whole batch, of any size, whatever splits it had in
-    pre-training. If only the head is trained, the backbone runs in inference
-    mode, and `callbacks.CheckFrozen` verifies that it stays as it is.
+    pre-training. If only the head is trained, the model runs in inference mode,
+    so that batch norm and dropout leave features as they are, and
+    `callbacks.CheckFrozen` verifies that nothing else changes.
 
     Args:
         encoder: a `MoCo`, for its query encoder; an encoder of `build_encoder`;
             or a path: of an export, of one of its versions, of a run, or of a
             `.keras` file that holds one of these.
         num_classes: 2 or more.
-        trainable: "all" to fine-tune the backbone, or "head" to train the
-            linear layer alone.
+        trainable: "all" to fine-tune the backbone, apart from layers that are
+            frozen in the encoder, or "head" to train the linear layer alone.
 
     Returns:
         A functional `keras.Model` from float (N, S, S, 3), pixels in [0, 255],
@@ -64,15 +78,17 @@ def build_classifier(encoder, num_classes, *, trainable="all"):
         encoder = encoder.query_encoder
     encoders.backbone(encoder)  # or it is refused before it is copied
     backbone = encoders.backbone(model_state.with_whole_batches(encoder))
-    for layer in backbone.layers:
-        layer.trainable = layer.trainable and trainable == "all"
     logits = layers.Dense(
         num_classes,
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         dtype="float32",
         name=HEAD,
     )(backbone.output)
-    return keras.Model(backbone.inputs[0], logits, name="classifier")
+    if trainable == "all":
+        return keras.Model(backbone.inputs[0], logits, name="classifier")
+    for layer in backbone.layers:
+        layer.trainable = False
+    return LinearClassifier(backbone.inputs[0], logits, name="classifier")
 
 
 def _load(path):
@@ -88,6 +104,3 @@ def _load(path):
             f"encoder={printable(path)}, where there is none."
         )
     return model_files.load(folder / "encoder.keras", "encoder")
-
-
-_CLASSES = arguments.Kind("an integer of 2 or more", lambda x: 2 <= x < 2**31)
