@@ -85,7 +85,9 @@ def test_augmentations_at_any_precision(name, policy, dtype, rng, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("accelerator")
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("pipeline", [aug.moco_v1, aug.moco_v2, aug.cifar])
+@pytest.mark.parametrize(
+    "pipeline", [aug.moco_v1, aug.moco_v2, aug.cifar, aug.crop_and_flip]
+)
 def test_pipelines_at_any_precision(pipeline, policy, rng):
     images = rng.integers(0, 256, (4, 10, 10, 3), "uint8")
     keras.utils.set_random_seed(3)

@@ -69,7 +69,8 @@ def _crop_and_resize_one(images, image_size, *box):
     image = resize(image, top - ops.floor(top), height)
     image = ops.transpose(image, (1, 0, 2))
     image = resize(image, left - ops.floor(left), width)
-    return ops.transpose(image, (1, 0, 2))[None]
+    image = ops.transpose(image, (1, 0, 2))
+    return ops.reshape(image, (1, image_size, image_size, 3))  # is known then
 
 
 def gaussian_blur(images, apply, sigma, max_sigma):

@@ -1,10 +1,11 @@
 """Random views of images with their labels, to train a classifier."""
 
+import numpy as np
 import tensorflow as tf
 
 from moco_keras import arguments, random
 from moco_keras.data import batching
-from moco_keras.data.image_sets import ImageSet
+from moco_keras.data.image_sets import UNLABELLED, ImageSet
 from moco_keras.data.views import random_states, random_views
 
 
@@ -12,12 +13,12 @@ def labeled_batches(images, augmenter, batch_size, *, seed=0, start=0):
     """Batches of random views with their labels, without end.
 
     Every pass has all images in a new order, and a batch may hold the end of a
-    pass and the beginning of the next. Give `fit` the number of
-    `steps_per_epoch`:
+    pass and the beginning of the next. Give `fit` a number of
+    `steps_per_epoch`, or its first epoch has no end:
 
         batches = labeled_batches(images, crop_and_flip(32), 256)
         steps = math.ceil(images.num_examples / 256)
-        model.fit(batches, steps_per_epoch=steps, epochs=20)
+        model.fit(batches, steps_per_epoch=steps, epochs=20, shuffle=False)
 
     Args:
         images: an `ImageSet`, or an `ImageStream` of images of any sizes.
@@ -30,17 +31,12 @@ def labeled_batches(images, augmenter, batch_size, *, seed=0, start=0):
         A `tf.data.Dataset` of (float32 (N, S, S, 3), int64 (N,)).
 
     Raises:
-        ValueError: if an image has no label.
+        ValueError: if an image has no label, images are not RGB, or the
+            augmenter uses random layers that are not its own.
     """
     batch_size = arguments.whole(batch_size=batch_size)
     seed = arguments.whole(arguments.SEED, seed=seed)
-    labels = images.labels
-    if labels is not None and not (len(labels) and labels.min() >= 0):
-        raise ValueError(
-            "`images` must all have a label. Received: "
-            f"{int((labels < 0).sum())} of {images.num_examples} without one, "
-            f"in {images.source}. Pass `images.only_labelled()`."
-        )
+    _check_labels(images)
     keys = [
         random.key(seed, "views", i)
         for i in range(len(random_states(augmenter)))
@@ -50,42 +46,57 @@ def labeled_batches(images, augmenter, batch_size, *, seed=0, start=0):
         (view,) = random_views(augmenter, keys, number, image, count=1)
         return view, label
 
-    passes = tf.data.Dataset.counter()
-    if isinstance(images, ImageSet):
-        pixels, labels = tf.constant(images.images), tf.constant(labels)
+    def in_order(of_order):
+        """What a function makes of the key of each pass, one after another."""
+        passes = tf.data.Dataset.counter()
+        return passes.flat_map(
+            lambda number: of_order(random.key(seed, "order", number))
+        )
 
-        def rows(number):
-            order = random.key(seed, "order", number)
-            return tf.data.Dataset.from_tensor_slices(
-                random.permutation(order, images.num_examples)
+    if isinstance(images, ImageSet):
+        pixels, labels = tf.constant(images.images), tf.constant(images.labels)
+
+        def rows(key):
+            order = random.permutation(key, images.num_examples)
+            return tf.data.Dataset.from_tensor_slices(order)
+
+        def views(number, rows):  # of a batch at once
+            return view(
+                number, tf.gather(pixels, rows), tf.gather(labels, rows)
             )
 
         batches = (
-            passes.flat_map(rows)
+            in_order(rows)
             .batch(batch_size, drop_remainder=True)
             .enumerate()
             .skip(start)
-            .map(
-                lambda number, rows: view(
-                    number, tf.gather(pixels, rows), tf.gather(labels, rows)
-                ),
-                num_parallel_calls=tf.data.AUTOTUNE,
-            )
+            .map(views, num_parallel_calls=tf.data.AUTOTUNE)
         )
     else:
         images.check_images()
 
-        def decode(number, encoded):
+        def decoded_view(number, encoded):
             example = images.decode(encoded)
             return view(number, example["image"], example["label"])
 
         batches = (
-            passes.flat_map(
-                lambda number: images.encoded(random.key(seed, "order", number))
-            )
+            in_order(images.encoded)
             .enumerate()
             .skip(start * batch_size)
-            .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+            .map(decoded_view, num_parallel_calls=tf.data.AUTOTUNE)
             .batch(batch_size, drop_remainder=True)
         )
     return batching.without_autotuning(batches.prefetch(tf.data.AUTOTUNE))
+
+
+def _check_labels(images):
+    labels = images.labels
+    if labels is None:  # of a prepared data set: all have one, or no image
+        first = images.dataset.take(1).as_numpy_iterator()
+        labels = np.array([example["label"] for example in first])
+    if (labels == UNLABELLED).any():
+        raise ValueError(
+            "`images` must all have a label. Received: images without one, in "
+            f"{images.source}. Pass `images.only_labelled()`, where some have "
+            "one."
+        )

@@ -9,7 +9,7 @@ from moco_keras import augmentations as aug
 
 pytestmark = pytest.mark.usefixtures("accelerator")
 
-PIPELINES = [aug.moco_v1, aug.moco_v2, aug.cifar]
+PIPELINES = [aug.moco_v1, aug.moco_v2, aug.cifar, aug.crop_and_flip]
 
 
 @pytest.fixture
@@ -70,6 +70,8 @@ BLUR = ("RandomGaussianBlur", {"sigma": (0.1, 2.0), "rate": 0.5})
             [crop(224, 0.2), jitter(0.8, hue=0.1), GRAYSCALE, BLUR, FLIP],
         ),
         (aug.cifar, [crop(32, 0.08), FLIP, jitter(0.8, hue=0.1), GRAYSCALE]),
+        # torchvision's RandomResizedCrop(224) and RandomHorizontalFlip().
+        (aug.crop_and_flip, [crop(224, 0.08), FLIP]),
     ],
 )
 def test_pipelines_match_the_papers(pipeline, expected):
@@ -86,6 +88,13 @@ def test_pipelines_match_the_papers(pipeline, expected):
         for layer in pipeline().layers
     ]
     assert operations == expected
+
+
+def test_a_single_image_of_any_size_has_a_known_shape_afterwards():
+    sizes = tf.TensorSpec((None, None, 3), "uint8")
+    for make in (aug.crop_and_flip, aug.evaluation):
+        augment = tf.function(make(8), input_signature=[sizes])
+        assert augment.get_concrete_function().output_shapes == (8, 8, 3)
 
 
 def test_blur_scales_with_the_image_size():
