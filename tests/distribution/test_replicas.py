@@ -287,6 +287,20 @@ def test_a_step_has_few_collectives(needs):
             assert count == 1 + ("mixed_float16" in key), key
 
 
+def test_a_linear_classifier_of_replicas_is_that_of_one_device(one, two):
+    for name in ("losses", "kernel"):
+        name = f"classifier/{name}"
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", ["one", "two"])
+def test_a_layer_that_is_not_frozen_is_named(count, request):
+    results = request.getfixturevalue(count)
+    refusal = str(results["classifier/refusal"])
+    assert "must stay as it is. Received, after epoch 1" in refusal
+    assert str(results["classifier/leak"]) in refusal
+
+
 def test_workers_wait_for_what_the_chief_prepares(workers):
     assert workers["chief first"]  # of both, because their results are equal
 

@@ -27,12 +27,14 @@ from moco_keras import (
     MoCo,
     SplitBatchNormalization,
     augmentations,
+    build_classifier,
     build_encoder,
     distribution,
     export_encoder,
     optimizers,
     random,
 )
+from moco_keras.callbacks import CheckFrozen
 from moco_keras.distribution import accelerators
 from moco_keras.evaluation import features
 from moco_keras.training.checkpoint import Checkpoint
@@ -349,6 +351,49 @@ def overflow(strategy):
     )
     keras.config.set_dtype_policy("float32")
     return {f"overflow/{name}": values for name, values in seen.items()}
+
+
+def classified(strategy):
+    """How a linear classifier is trained, and what finds that more changed."""
+    labels = np.arange(4 * BATCH) % 3
+    with strategy.scope():
+        pretrained = make_model("sync")
+        model = build_classifier(pretrained, 3, trainable="head")
+        # As if built by hand: in training mode, one layer is not frozen.
+        leaky = build_classifier(pretrained, 3, trainable="head")
+        leaky = keras.Model(leaky.inputs, leaky.outputs)
+        norm = leaky.get_layer(index=2).layers[2]
+        norm.trainable = True
+        for each in (model, leaky):
+            each.compile(
+                optimizers.SGD(0.1, multipliers={"logits": 10}),
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            )
+    model.layers[-1].kernel.assign(np.linspace(-1, 1, 18).reshape(6, 3))
+
+    def fit(model):
+        return model.fit(
+            make_images(4 * BATCH),
+            labels,
+            batch_size=BATCH,
+            epochs=2,
+            shuffle=False,
+            callbacks=[CheckFrozen()],
+            verbose=0,
+        )
+
+    losses = fit(model).history["loss"]
+    try:
+        fit(leaky)
+        refusal = ""
+    except ValueError as error:
+        refusal = str(error)
+    return {
+        "classifier/losses": losses,
+        "classifier/kernel": model.layers[-1].kernel.numpy(),
+        "classifier/refusal": refusal,
+        "classifier/leak": norm.moving_mean.path,
+    }
 
 
 def not_compiled(strategy, folder):
@@ -706,6 +751,7 @@ def compare(strategy, folder):
         if not workers:
             for name in SEQUENCES:
                 results |= followed(strategy, name)
+            results |= classified(strategy)
     if replicas <= 2 or workers:
         results |= evaluated(strategy)
     if replicas == 2:
