@@ -14,13 +14,21 @@ class Protocol(NamedTuple):
     gives them:
 
         protocol = protocols.MOCO_LINEAR
+        batches = data.labeled_batches(images, crop_and_flip(224), 256)
+        steps = math.ceil(images.num_examples / 256)
         model = build_classifier(encoder, 1000, trainable=protocol.trainable)
         model.compile(
-            protocol.optimizer(steps_per_epoch=5004),
+            protocol.optimizer(steps),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-        model.fit(batches, epochs=protocol.epochs, callbacks=[CheckFrozen()])
+        model.fit(
+            batches,
+            epochs=protocol.epochs,
+            steps_per_epoch=steps,
+            shuffle=False,  # they are
+            callbacks=[CheckFrozen()],
+        )
 
     Attributes:
         trainable: of `build_classifier`.
