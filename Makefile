@@ -18,7 +18,7 @@ export TF_FORCE_GPU_ALLOW_GROWTH ?= true
 demo: $(VENV)/installed
 	$(BIN)/python -m moco_keras.recipes.textures
 	$(BIN)/python -m moco_keras.recipes.few_labels --labels_per_class=10,50 \
-		--draws=2 --run_dir="$$(ls -d saved_models/textures/*/ | tail -1)"
+		--draws=2 --steps=300 --run_dir="$$(ls -d saved_models/textures/*/ | tail -1)"
 
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
