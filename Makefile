@@ -20,15 +20,16 @@ demo: $(VENV)/installed
 	$(BIN)/python -m moco_keras.recipes.few_labels --labels_per_class=10,50 \
 		--draws=2 --steps=300 --run_dir="$$(ls -d saved_models/textures/*/ | tail -1)"
 
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses=2
 
 ## Runs the unit tests.
 test: $(VENV)/installed
-	$(PYTEST) -m "not slow"
+	$(PYTEST) --dist=loadfile -m "not slow"
 
 ## Runs the others: whole programs, trainings by several devices and workers.
 slow: $(VENV)/installed
-	$(PYTEST) -m slow
+	# Test by test, but all of an `xdist_group` in one process. Largest first.
+	$(PYTEST) --dist=loadgroup -m slow
 
 ## Kills runs at many moments, starts them again, and compares: ten minutes.
 SOAK ?= --kills=20 --minutes=4

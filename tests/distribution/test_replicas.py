@@ -13,7 +13,8 @@ from programs import ROOT
 
 from moco_keras import distribution
 
-pytestmark = pytest.mark.slow  # most start processes that train
+# Most start processes that train, and many tests take the results of each.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("replicas")]
 
 
 def start(what, replicas, folder, **env):

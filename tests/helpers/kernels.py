@@ -4,6 +4,7 @@ The Linux wheel registers its GPU kernels on any machine. So a machine without a
 GPU can tell which operations lack a kernel, and which values leave the device.
 """
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -135,16 +136,24 @@ def _functions(node):
 
 
 def _kernel(node, devices):
-    registered = kernels.get_registered_kernels_for_op(node.op).kernel
-    fitting = [
+    fitting = (
+        kernel
+        for kernel in _kernels(node.op, devices)
+        if all(_allows(c, node) for c in kernel.constraint)
+    )
+    return next(fitting, None)
+
+
+@functools.cache  # TensorFlow's registry is slow to read
+def _kernels(op, devices):
+    """All kernels of an operation on these devices, in the devices' order."""
+    registered = kernels.get_registered_kernels_for_op(op).kernel
+    plain = [
         kernel
         for kernel in registered
-        if kernel.device_type in devices
-        and not kernel.label
-        and all(_allows(c, node) for c in kernel.constraint)
+        if kernel.device_type in devices and not kernel.label
     ]
-    fitting.sort(key=lambda kernel: devices.index(kernel.device_type))
-    return fitting[0] if fitting else None
+    return sorted(plain, key=lambda x: devices.index(x.device_type))
 
 
 def _allows(constraint, node):

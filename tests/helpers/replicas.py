@@ -398,18 +398,19 @@ def classified(strategy):
 
 def not_compiled(strategy, folder):
     """What `jit_compile=True` does if a strategy cannot compile steps."""
-    alone = make_model()
+    alone = make_model(ready_views=True)
     alone.compile(optimizer=optimizers.SGD(0.1), jit_compile=True)
     assert alone.jit_compile
     alone.save(folder / "alone.keras")
     with strategy.scope():
         loaded = keras.models.load_model(folder / "alone.keras")
-        told = make_model()
+        told = make_model(ready_views=True)
         with warnings.catch_warnings(record=True) as warned:
             told.compile(optimizer=optimizers.SGD(0.1), jit_compile=True)
     results = {"jit_compile/warning": [str(w.message) for w in warned]}
     for name, model in {"loaded": loaded, "told": told}.items():
-        history = model.fit(make_images(BATCH), batch_size=BATCH, verbose=0)
+        views = ready_views(make_images(BATCH))
+        history = model.fit(views, batch_size=BATCH, verbose=0)
         results[f"jit_compile/{name}"] = model.jit_compile
         results[f"jit_compile/{name}/loss"] = history.history["loss"]
     return results

@@ -30,6 +30,8 @@ from moco_keras.recipes import (
     image_folder,
 )
 
+pytestmark = pytest.mark.xdist_group("smoke")  # which share its run
+
 RUN_FILES = {
     "checkpoints",
     "encoder",

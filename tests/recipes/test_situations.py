@@ -17,7 +17,14 @@ from situations import ODD, PROGRAMS
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=PROGRAMS, scope="module")
+@pytest.fixture(
+    # One process runs all situations of a program.
+    params=[
+        pytest.param(name, marks=pytest.mark.xdist_group(name))
+        for name in PROGRAMS
+    ],
+    scope="module",
+)
 def prepared(request, textures_dir, tmp_path_factory):
     """A program, and a folder with finished results and unfinished work."""
     os.environ["TEXTURES_DIR"] = str(textures_dir)
