@@ -72,7 +72,7 @@ def build_classifier(encoder, num_classes, *, trainable="all"):
             f"trainable={trainable!r}."
         )
     if not isinstance(encoder, keras.Model):
-        encoder = _load(encoder)
+        encoder = model_files.load(encoder_file(encoder), "encoder")
     if hasattr(encoder, "query_encoder"):
         encoder.average_statistics()  # after an epoch that was interrupted
         encoder = encoder.query_encoder
@@ -91,11 +91,21 @@ def build_classifier(encoder, num_classes, *, trainable="all"):
     return LinearClassifier(backbone.inputs[0], logits, name="classifier")
 
 
-def _load(path):
-    """The encoder for fine-tuning at a path."""
+def encoder_file(path):
+    """The .keras file of an encoder.
+
+    Args:
+        path: of the file, of an export, of one of its versions, or of a run.
+
+    Returns:
+        A `Path`; only if `path` is that of a file it may be missing.
+
+    Raises:
+        FileNotFoundError: if there is no encoder.
+    """
     path = arguments.path(encoder=path)
     if path.suffix == ".keras":
-        return model_files.load(path, "encoder")
+        return path
     folder = versions.find(path)
     if folder is None:
         raise FileNotFoundError(
@@ -103,4 +113,4 @@ def _load(path):
             "finished run, or of a .keras file. Received: "
             f"encoder={printable(path)}, where there is none."
         )
-    return model_files.load(folder / "encoder.keras", "encoder")
+    return folder / "encoder.keras"

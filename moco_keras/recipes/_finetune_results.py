@@ -1,6 +1,7 @@
 """What fine-tuning leaves in its folder."""
 
 import dataclasses
+import hashlib
 import heapq
 import itertools
 import json
@@ -10,6 +11,7 @@ import numpy as np
 
 import moco_keras
 from moco_keras import plotting
+from moco_keras.models import classifier
 from moco_keras.recipes import _finetune_data, _pictures, _run_files
 from moco_keras.system.paths import printable
 
@@ -32,8 +34,10 @@ def begin(out, settings, splits):
     Raises:
         FileExistsError: if the folder is of other settings or images.
     """
+    encoder = classifier.encoder_file(settings.encoder).read_bytes()
     record = {
         "settings": dataclasses.asdict(settings),
+        "encoder": hashlib.sha256(encoder).hexdigest(),
         "train": splits.train.source,
         "classes": splits.class_names,
     }
@@ -60,7 +64,9 @@ def _differences(found, record):
     names = [f"--{x}" for x in now if x not in _MAY_CHANGE]
     changed = [x for x in names if before.get(x[2:]) != now[x[2:]]]
     return changed + [
-        name for name in ("train", "classes") if found.get(name) != record[name]
+        name
+        for name in ("encoder", "train", "classes")
+        if found.get(name) != record[name]
     ]
 
 

@@ -1,4 +1,4 @@
-"""Fine-tunes an encoder into a classifier, tests it, and exports it.
+r"""Fine-tunes an encoder into a classifier, tests it, and exports it.
 
     python -m moco_keras.recipes.finetune --encoder=saved_models/textures/TIME \
         --data=FOLDER --out=saved_models/my_classifier
@@ -116,6 +116,7 @@ def finetune(settings):
     for name in ("encoder", "data", "out"):
         if not getattr(settings, name):
             raise ValueError(f"--{name} must be given; --help says what it is.")
+    classifier.encoder_file(settings.encoder)  # or that is said at once
     out = Path(settings.out)
     with _run_files.readable_write_errors(out / "settings.json"):
         out.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import moco_keras
 from moco_keras.recipes import _finetune_results, finetune
 from moco_keras.recipes.finetune import FinetuneSettings
 
@@ -184,3 +185,7 @@ def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
     train(settings)
     with pytest.raises(FileExistsError, match="--seed. Nothing was changed"):
         train(settings, seed=1)
+    other = moco_keras.build_encoder("resnet18", 8, width=2)
+    other.save(tmp_path / "other.keras")
+    with pytest.raises(FileExistsError, match="differ: encoder. Nothing was"):
+        train(settings, encoder=str(tmp_path / "other.keras"))
