@@ -178,6 +178,7 @@ def test_a_signal_ends_it_and_the_error_says_how_to_resume(
 
     def embed_some(*args):
         os.kill(os.getpid(), number)
+        time.sleep(0.3)  # a thread answers
         return embed_batch(*args)
 
     with monkeypatch.context() as patch:
