@@ -28,7 +28,7 @@ test: $(VENV)/installed
 
 ## Runs the others: whole programs, trainings by several devices and workers.
 slow: $(VENV)/installed
-	# Test by test, but all of an `xdist_group` in one process. Largest first.
+	# Test by test, but all of an `xdist_group` in one process.
 	$(PYTEST) --dist=loadgroup -m slow
 
 ## Kills runs at many moments, starts them again, and compares: ten minutes.

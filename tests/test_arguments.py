@@ -254,6 +254,7 @@ def test_numpy_numbers_in_calls(kind, rng, tmp_path, make_encoder, images):
             assert next(iter(views))[0].shape == (2, 8, 8, 3)
 
 
+@pytest.mark.slow
 def test_paths_may_start_with_a_tilde(
     tmp_path, monkeypatch, make_model, images
 ):

@@ -136,10 +136,8 @@ def recorded(calls):
     return call
 
 
-@pytest.mark.parametrize(
-    "policy",
-    [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("case", CASES)
 def test_twelve_steps_in_mixed_precision(case, policy, monkeypatch):
     keras.config.set_dtype_policy(policy)

@@ -143,6 +143,7 @@ def test_good_images_are_decoded_correctly(folder):
     assert images["pixel.jpg"].shape == (1, 1, 3)
 
 
+@pytest.mark.slow
 def test_good_images_can_be_trained_on(folder, make_model):
     """Even those of one pixel, or with names that are not text."""
     views = data.two_views(data.read(folder), augmentations.moco_v2(8), 5)

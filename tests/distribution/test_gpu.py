@@ -105,6 +105,7 @@ def test_an_exchange_needs_two_gpus(name, monkeypatch):
     assert (row.value, row.passed) == ("needs two GPUs", None)
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so():
     ended = subprocess.run(
         [sys.executable, str(ROOT / "tests/helpers/gpu.py")],

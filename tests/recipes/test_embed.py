@@ -172,7 +172,7 @@ def interrupt(settings, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_and_the_error_says_how_to_resume(
-    number, settings, monkeypatch, capsys
+    number, settings, monkeypatch, capsys, ctrl_c
 ):
     embed_batch = _embed_parts._embed_batch
 
@@ -456,6 +456,7 @@ def test_the_folder_of_a_run_stands_for_its_encoder(
     embed.embed(settings)  # the same encoder
 
 
+@pytest.mark.slow
 def test_an_embedding_with_other_flags_is_not_overwritten(settings, folder):
     embed.embed(settings)
     before = {p: p.stat().st_mtime_ns for p in folder.parent.rglob("*")}

@@ -72,6 +72,7 @@ def test_the_probe_sees_labels_of_the_draw_and_features_alone(
     assert rows[1]["standard_error"] == pytest.approx(error)
 
 
+@pytest.mark.slow
 def test_it_resumes_with_the_same_result(settings, tmp_path, monkeypatch):
     measure(settings)
     whole = (tmp_path / "out" / "few_labels.json").read_text()
@@ -96,6 +97,7 @@ def test_it_resumes_with_the_same_result(settings, tmp_path, monkeypatch):
     assert not list((tmp_path / "other").glob("*.partial*"))
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_resume_it(settings, tmp_path, monkeypatch):
     def stop(self, *args):
         raise KeyboardInterrupt
@@ -118,6 +120,7 @@ def test_other_settings_do_not_resume_it(settings, tmp_path, monkeypatch):
     assert len(probed) == 4
 
 
+@pytest.mark.slow
 def test_features_are_computed_once(settings, tmp_path, monkeypatch):
     measure(settings)
     monkeypatch.setattr(features, "extract", None)  # not called

@@ -64,6 +64,7 @@ def test_it_leaves_a_classifier_and_what_it_is_worth(
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_it_resumes_to_the_bit(settings, tmp_path, monkeypatch, images):
     train(settings)
     on_epoch_end = _finetune_results.Keep.on_epoch_end
@@ -88,6 +89,7 @@ def test_it_resumes_to_the_bit(settings, tmp_path, monkeypatch, images):
     assert history == (tmp_path / "out" / "history.csv").read_text()
 
 
+@pytest.mark.slow
 def test_it_ends_where_no_epoch_is_better(settings, tmp_path, monkeypatch):
     """And exports the best one, not the last."""
     accuracies = iter([0.2, 0.9, *[0.5] * 20])
@@ -137,6 +139,7 @@ def test_a_protocol_trains_the_last_layer_for_all_its_epochs(
     assert len(rows) == 1 + 5
 
 
+@pytest.mark.slow
 def test_listed_labels_alone_are_used(settings, tmp_path, labeled_folder):
     listed = [f"dark one/{i}.png" for i in range(4)]
     listed += [f"train/{CLASSES[1]}/{i}.png" for i in range(6)]
@@ -150,6 +153,7 @@ def test_listed_labels_alone_are_used(settings, tmp_path, labeled_folder):
         train(settings, labels=str(file), out=str(tmp_path / "x"))
 
 
+@pytest.mark.slow
 def test_the_split_val_is_not_trained_on(settings, labeled_folder, tmp_path):
     (labeled_folder / "test").rename(labeled_folder / "val")
     train(settings)
@@ -181,6 +185,7 @@ def test_one_class_is_refused(settings, labeled_folder):
         train(settings, data=str(labeled_folder / "train" / "dark one"))
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
     train(settings)
     with pytest.raises(FileExistsError, match="--seed. Nothing was changed"):

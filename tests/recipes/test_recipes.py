@@ -375,6 +375,7 @@ def test_help_lists_the_flags(flag):
     assert ("--verbosity:" in result.stdout) == (flag == "--helpfull")
 
 
+@pytest.mark.slow
 def test_an_error_names_the_flag_that_shows_a_traceback():
     result = run("export")
     assert result.returncode == 1
