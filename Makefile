@@ -13,12 +13,9 @@ export TF_FORCE_GPU_ALLOW_GROWTH ?= true
 
 .PHONY: demo test slow soak gpu lint clean
 
-## Trains an encoder on textures that draw themselves, and shows what a few
-## labels buy with it: minutes on a CPU.
+## Trains an encoder on textures that draw themselves: minutes on a CPU.
 demo: $(VENV)/installed
 	$(BIN)/python -m moco_keras.recipes.textures
-	$(BIN)/python -m moco_keras.recipes.few_labels --labels_per_class=10,50 \
-		--draws=2 --steps=300 --run_dir="$$(ls -d saved_models/textures/*/ | tail -1)"
 
 PYTEST := $(BIN)/python -m pytest --numprocesses=2
 
