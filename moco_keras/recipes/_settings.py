@@ -43,6 +43,16 @@ def path(default, help):
     return setting(default, help, path=True)
 
 
+def on_bad_image():
+    """The field of every program that reads a folder of images."""
+    return setting(
+        "skip",
+        "what to do with files that cannot be decoded: skip and list them, or "
+        "end with an error at the first",
+        choices=("skip", "error"),
+    )
+
+
 def _is_period(text):
     try:
         checkpoint.parse_interval(text)

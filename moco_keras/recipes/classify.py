@@ -61,12 +61,7 @@ class ClassifySettings(_settings.Bounded):
     batch_size: int = _settings.setting(
         32, "images classified at a time", arguments.COUNT
     )
-    on_bad_image: str = _settings.setting(
-        "skip",
-        "what to do with files that cannot be decoded: skip and list them, or "
-        "end with an error at the first",
-        choices=("skip", "error"),
-    )
+    on_bad_image: str = _settings.on_bad_image()
 
 
 def classify(settings):

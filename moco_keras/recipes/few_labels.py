@@ -79,7 +79,7 @@ class FewLabelsSettings(_settings.Bounded):
 
 
 def few_labels(settings):
-    """Measures, unless that is done, and prints and draws the results."""
+    """Measures, and prints and draws the results."""
     amounts = _label_draws.parse(settings.labels_per_class, _FLAG)
     folder = _trained.check(settings)
     out = Path(settings.out or settings.run_dir or "")
@@ -110,13 +110,10 @@ def measure(settings, amounts, encoder, folder, images, out):
     Args:
         settings: with `draws` and `seed`.
         amounts: `_label_draws.Amount`s.
-        encoder: a `keras.Model` from images, of which the backbone is used.
+        encoder: a `keras.Model` from images; its backbone is used.
         folder: a `Path`, of the encoder's version.
         images: `_data.Images`; the bank is what labels are drawn from.
         out: a `Path`, of the folder for the results.
-
-    Returns:
-        The rows of few_labels.json.
     """
     record = json.loads((folder / "encoder.json").read_text())
     about = {
@@ -156,7 +153,6 @@ def measure(settings, amounts, encoder, folder, images, out):
     kept.remove()
     _few_labels_results.print_table(rows)
     print(f"The table and its picture are in {out}")
-    return rows
 
 
 class _Classifiers:

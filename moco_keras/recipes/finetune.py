@@ -103,12 +103,7 @@ class FinetuneSettings(_settings.Bounded):
         choices=("auto", "none", "mirrored"),
     )
     seed: int = _settings.setting(0, "of everything random", arguments.SEED)
-    on_bad_image: str = _settings.setting(
-        "skip",
-        "what to do with files that cannot be decoded: skip and list them, or "
-        "end with an error at the first",
-        choices=("skip", "error"),
-    )
+    on_bad_image: str = _settings.on_bad_image()
 
 
 def finetune(settings):

@@ -37,12 +37,7 @@ class FolderSettings(_settings.Settings):
     image_size: int | None = _settings.setting(
         None, "side of the views, in pixels", COUNT
     )
-    on_bad_image: str = _settings.setting(
-        "skip",
-        "what to do with files that cannot be decoded: skip and list them, or "
-        "end with an error at the first",
-        choices=("skip", "error"),
-    )
+    on_bad_image: str = _settings.on_bad_image()
 
 
 _TESTS = 1000  # at most, by default
