@@ -6,7 +6,10 @@ import math
 import numpy as np
 
 from moco_keras.recipes import _run_files
+from moco_keras.system.paths import printable
 
+# What an accuracy is of, beside the settings.
+_KEY = "labels_per_class", "method", "draw"
 _TITLES = {
     "scratch": "from scratch",
     "probe": "frozen + probe",
@@ -14,36 +17,54 @@ _TITLES = {
 }
 
 
-class Kept:
+class Measured:
     """The accuracies that were measured, in a file after each of them.
+
+    The file keeps those of other settings, too.
 
     Args:
         path: of the file, a `Path`.
-        about: what they are of; a file of something else is replaced.
+        about: a dict of all that decides on them, beside the amount of labels,
+            the method and the number of the draw.
+
+    Raises:
+        ValueError: if the file is not one of accuracies.
     """
 
     def __init__(self, path, about):
-        self._path, self._about, self._accuracies = path, about, {}
-        try:
-            found = json.loads(path.read_text())
-            if found["about"] == about:
-                self._accuracies = {
-                    (amount, method, draw): accuracy
-                    for amount, method, draw, accuracy in found["accuracies"]
-                }
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # measured again
+        self._path, self._about = path, about
+        self._rows, self._accuracies = [], {}
+        if path.exists():
+            try:
+                for row in json.loads(path.read_text()):
+                    self._keep(row)
+            except (
+                AttributeError,
+                LookupError,
+                TypeError,
+                ValueError,
+            ) as error:
+                raise ValueError(
+                    "The file of accuracies must be as it was written. "
+                    f"Received: {printable(path)}, which cannot be read. "
+                    "Remove it to measure them again, or choose another --out."
+                ) from error
 
     def __contains__(self, key):
         return key in self._accuracies
 
     def add(self, key, accuracy):
         """Adds that of (amount, method, draw)."""
-        self._accuracies[key] = accuracy
-        accuracies = [[*key, value] for key, value in self._accuracies.items()]
-        _run_files.write_json(
-            self._path, {"about": self._about, "accuracies": accuracies}
-        )
+        row = dict(zip(_KEY, key, strict=True))
+        self._keep({**self._about, **row, "accuracy": accuracy})
+        _run_files.write_json(self._path, self._rows)
+
+    def _keep(self, row):
+        about = {k: v for k, v in row.items() if k not in (*_KEY, "accuracy")}
+        key, accuracy = tuple(row[name] for name in _KEY), row["accuracy"]
+        if about == self._about:
+            self._accuracies[key] = accuracy
+        self._rows.append(row)
 
     def summary(self, amounts, methods, draws):
         """The rows of few_labels.json."""
@@ -67,10 +88,6 @@ class Kept:
                     }
                 )
         return rows
-
-    def remove(self):
-        """Removes the file, when its accuracies are in another."""
-        self._path.unlink(missing_ok=True)
 
 
 def print_table(rows):

@@ -10,7 +10,9 @@ It classifies the test images by each, prints a table of the accuracies, and
 writes few_labels.json and few_labels.png into the folder of the run, or into
 --out. Neither the test images nor their labels are used for anything else.
 
-If it is interrupted, the same command resumes where it was.
+If it is interrupted, the same command resumes where it was, and more draws or
+amounts cost only what they add: each accuracy is kept, in
+few_labels_accuracies.json.
 """
 
 import dataclasses
@@ -36,6 +38,7 @@ from moco_keras.recipes import (
     _trained,
 )
 from moco_keras.system import ownership
+from moco_keras.version import __version__
 
 _METHODS = ("scratch", "probe", "finetuned")
 _FLAG = "--labels_per_class"
@@ -120,11 +123,15 @@ def measure(settings, amounts, encoder, folder, images, out):
         "encoder": record["weights"]["sha256"],
         "images": images.bank.source,
         "images_to_draw_from": images.bank.num_examples,
+        "test": images.test.source,
         "test_images": images.test.num_examples,
         "steps": settings.steps,
         "seed": settings.seed,
+        "version": __version__,
     }
-    kept = _few_labels_results.Kept(out / "few_labels.partial.json", about)
+    measured = _few_labels_results.Measured(
+        out / "few_labels_accuracies.json", about
+    )
     work = [
         (amount, draw, method)
         for amount in amounts
@@ -138,19 +145,18 @@ def measure(settings, amounts, encoder, folder, images, out):
     )
     for amount, draw, method in work:
         key = amount.name, method, draw
-        if key not in kept:
+        if key not in measured:
             rows = _label_draws.draw(
                 amount, images.bank.labels, settings.seed + draw
             )
-            kept.add(key, classify(method, rows, draw, lambda: bar.add(1)))
+            measured.add(key, classify(method, rows, draw, lambda: bar.add(1)))
         elif method != "probe":
             bar.add(steps)
-    rows = kept.summary([a.name for a in amounts], _METHODS, settings.draws)
+    rows = measured.summary([a.name for a in amounts], _METHODS, settings.draws)
     _run_files.write_json(out / "few_labels.json", rows)
     _pictures.draw(
         out / "few_labels.png", lambda path: plotting.few_labels(rows, path)
     )
-    kept.remove()
     _few_labels_results.print_table(rows)
     print(f"The table and its picture are in {out}")
 

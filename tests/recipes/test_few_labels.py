@@ -98,35 +98,35 @@ def test_it_resumes_with_the_same_result(settings, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_other_settings_do_not_resume_it(settings, tmp_path, monkeypatch):
-    def stop(self, *args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(few_labels, "_METHODS", ("probe", "scratch"))
-        patch.setattr(_classifier_training.Trainer, "accuracy", stop)
-        with pytest.raises(KeyboardInterrupt):
-            measure(settings)
-    partial = tmp_path / "out" / "few_labels.partial.json"
-    assert len(json.loads(partial.read_text())["accuracies"]) == 1
-    probed = []
-    accuracy = linear_probe.accuracy
+def test_what_is_measured_is_not_measured_again(
+    settings, tmp_path, monkeypatch
+):
+    measure(settings, draws=1)
+    trained, train = [], _classifier_training.Trainer.accuracy
     monkeypatch.setattr(
-        linear_probe,
+        _classifier_training.Trainer,
         "accuracy",
-        lambda *args: probed.append(None) or accuracy(*args),
+        lambda *args: trained.append(None) or train(*args),
     )
-    measure(settings, seed=7)
-    assert len(probed) == 4
-
-
-@pytest.mark.slow
-def test_features_are_computed_once(settings, tmp_path, monkeypatch):
-    measure(settings)
     monkeypatch.setattr(features, "extract", None)  # not called
-    before = (tmp_path / "out" / "few_labels.json").read_text()
-    measure(settings)
-    assert (tmp_path / "out" / "few_labels.json").read_text() == before
+    path = tmp_path / "out" / "few_labels.json"
+    before = path.read_text()
+    measure(settings, draws=1)
+    assert trained == [] and path.read_text() == before
+    measure(settings, draws=1, steps=1)
+    assert len(trained) == 4
+    measure(settings, draws=1)  # what other settings gave has not replaced it
+    assert len(trained) == 4 and path.read_text() == before
+    measure(settings, draws=2, labels_per_class="2")
+    assert len(trained) == 4 + 2
+
+
+def test_a_file_of_accuracies_that_cannot_be_read_is_named(settings, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "few_labels_accuracies.json").write_text('{"a": 1}')
+    with pytest.raises(ValueError, match="Remove it to measure them again"):
+        measure(settings)
+    assert not (tmp_path / "out" / "few_labels.json").exists()
 
 
 @pytest.mark.parametrize(
