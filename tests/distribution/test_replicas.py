@@ -121,6 +121,13 @@ def test_replicas_train_as_one_device(one, name, count, request):
     assert_same(request.getfixturevalue(count), one, name)
 
 
+def test_another_method_trains_on_replicas_as_on_one_device(one, two):
+    expected = of_run(one, "moco v3")
+    assert len(expected) > 10
+    for key, value in expected:
+        np.testing.assert_allclose(two[key], value, atol=1e-5, err_msg=key)
+
+
 def test_shuffled_batch_norm_equals_split_batch_norm_of_one_device(one, two):
     assert_same(two, one, "batch norm")
 

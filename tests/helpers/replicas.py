@@ -18,6 +18,7 @@ from pathlib import Path
 
 import keras
 import kernels
+import moco_v3
 import numpy as np
 import shallow
 import tensorflow as tf
@@ -396,6 +397,17 @@ def classified(strategy):
     }
 
 
+def of_moco_v3(strategy):
+    """Losses and weights of another method, with keys of all replicas."""
+    with strategy.scope():
+        predictor = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+        model = moco_v3.MoCoV3(make_model().query_encoder, predictor)
+        for weight in predictor.weights:
+            weight.assign(np.random.default_rng(3).normal(size=weight.shape))
+        model.compile(optimizer=optimizers.SGD(0.1))
+    return {f"moco v3/{k}": v for k, v in train(model, steps=3).items()}
+
+
 def not_compiled(strategy, folder):
     """What `jit_compile=True` does if a strategy cannot compile steps."""
     alone = make_model(ready_views=True)
@@ -750,6 +762,7 @@ def compare(strategy, folder):
     if replicas <= 2:
         results |= overflow(strategy)
         if not workers:
+            results |= of_moco_v3(strategy)
             for name in SEQUENCES:
                 results |= followed(strategy, name)
             results |= classified(strategy)

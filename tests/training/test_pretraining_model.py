@@ -4,75 +4,9 @@ import keras
 import numpy as np
 import pytest
 import reference
-import tensorflow as tf
-from keras import ops
+from moco_v3 import MoCoV3
 
-from moco_keras import Checkpoint, augmentations, distribution, optimizers
-from moco_keras.data.views import augment
-from moco_keras.training.base import PretrainingModel
-from moco_keras.training.two_encoders import unit_rows
-
-
-class TwoAugmenters(keras.layers.Layer):
-    def __init__(self):
-        super().__init__()
-        self.first = augmentations.moco_v1(8, min_area=0.5)
-        self.second = augmentations.cifar(8, min_area=0.5)
-
-
-class MoCoV3(PretrainingModel):
-    """Keys of the batch instead of a queue; a predictor; two augmenters.
-
-    Reference:
-        Algorithm 1 of [Chen et al., 2021](https://arxiv.org/abs/2104.02057).
-    """
-
-    def __init__(self, encoder, predictor, temperature=0.5, **kwargs):
-        super().__init__(encoder, TwoAugmenters(), momentum=0.9, **kwargs)
-        self.predictor, self.temperature = predictor, temperature
-        self.add_state()
-
-    @property
-    def trained_models(self):
-        return [self.query_encoder, self.predictor]
-
-    def augment_twice(self, images):
-        first, second = self.augmenter.first, self.augmenter.second
-        return augment(first, images), augment(second, images)
-
-    def traced_settings(self):
-        return *super().traced_settings(), self.temperature
-
-    def train_step(self, data):
-        views = self.training_views(data)
-        keys = [distribution.all_gather(self.keys_of(x, True)) for x in views]
-        with tf.GradientTape() as tape:
-            losses, correct = self.compared(views, keys, training=True)
-            loss = ops.mean(losses)
-            scaled_loss = self.scale_loss(loss)
-        self.apply_gradients(tape, scaled_loss)
-        return self.step_logs(loss, correct)
-
-    def losses_of_views(self, im_1, im_2):
-        views = im_1, im_2
-        keys = [self.keys_of(x, False) for x in views]
-        return self.compared(views, keys, training=False)
-
-    def keys_of(self, images, training):
-        return unit_rows(self.key_encoder(images, training=training))
-
-    def compared(self, views, keys, training):
-        losses, correct = 0.0, []
-        for images, k in zip(views, keys[::-1], strict=True):
-            q = self.query_encoder(images, training=training)
-            q = unit_rows(self.predictor(q, training=training))
-            logits = q @ ops.transpose(k) / self.temperature
-            own = tf.range(tf.shape(q)[0])
-            losses += keras.losses.sparse_categorical_crossentropy(
-                own, logits, from_logits=True
-            )
-            correct.append(tf.argmax(logits, 1, "int32") == own)
-        return losses, ops.cast(ops.concatenate(correct), "float32")
+from moco_keras import Checkpoint, optimizers
 
 
 @pytest.fixture
@@ -143,4 +77,17 @@ def test_it_resumes_within_an_epoch(make, images, tmp_path):
     resumed = make()
     train(resumed, tmp_path / "run")
     for w, expected in zip(resumed.variables, alone.variables, strict=True):
+        np.testing.assert_array_equal(w, expected, err_msg=w.path)
+
+
+def test_it_is_saved_and_loaded(make, images, tmp_path):
+    model = make()
+    model.fit(images, batch_size=8, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for w, expected in zip(loaded.variables, model.variables, strict=True):
+        np.testing.assert_array_equal(w, expected, err_msg=w.path)
+    for each in (model, loaded):
+        each.fit(images, batch_size=8, verbose=0)
+    for w, expected in zip(loaded.variables, model.variables, strict=True):
         np.testing.assert_array_equal(w, expected, err_msg=w.path)
