@@ -1,5 +1,7 @@
 """Training one classifier many times, on few images each time."""
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -9,18 +11,19 @@ from moco_keras.data import views
 from moco_keras.models import classifier
 
 _BATCH_SIZE = 64  # small sets are repeated to fill it
+_PASSES = 20  # over the images, at least
 _L2 = 5e-4
 
 
 class Trainer:
     """Trains a classifier on random crops of some images, from given weights.
 
-    Its step is traced once, whatever images and weights it gets.
+    Its step is traced once for each number of steps.
 
     Args:
         encoder: as in `build_classifier`.
         num_classes: as in `build_classifier`.
-        steps: in each training run.
+        steps: in each training run, or as many as 20 passes have.
         learning_rate: at first; it falls by half a cosine.
         min_area: smallest part of an image that a crop shows.
     """
@@ -35,7 +38,8 @@ class Trainer:
         min_area=0.3,
     ):
         self.model = classifier.build_classifier(encoder, num_classes)
-        self.steps = steps
+        self._least_steps, self._learning_rate = steps, learning_rate
+        self._steps = None  # that it is compiled for
         self.trained = self.model.get_weights()
         size = self.model.input_shape[1]
         augmenter = augmentations.crop_and_flip(size, min_area)
@@ -43,15 +47,11 @@ class Trainer:
         self._of_views = keras.Sequential(
             [keras.Input(self.model.input_shape[1:]), augmenter, self.model]
         )
-        self._of_views.compile(
-            optimizers.SGD(
-                keras.optimizers.schedules.CosineDecay(learning_rate, steps),
-                momentum=0.9,
-                l2=_L2,
-            ),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            # One traced step for all, which XLA would compile for minutes.
-            jit_compile=False,
+
+    def num_steps(self, num_images):
+        """Steps of a training run on so many images."""
+        return max(
+            self._least_steps, math.ceil(_PASSES * num_images / _BATCH_SIZE)
         )
 
     def untrained(self, seed):
@@ -69,6 +69,9 @@ class Trainer:
             seed: of the order and the crops.
             on_step: function without arguments, called after each step.
         """
+        steps = self.num_steps(len(images))
+        if steps != self._steps:
+            self._compile(steps)
         self.model.set_weights(weights)
         for i, state in enumerate(self._random_states):
             key = random.key(seed, "views", i)
@@ -77,7 +80,7 @@ class Trainer:
             variable.assign(tf.zeros_like(variable))
         self._of_views.fit(
             self._batches(images, labels, seed),
-            steps_per_epoch=self.steps,
+            steps_per_epoch=steps,
             callbacks=[
                 keras.callbacks.LambdaCallback(
                     on_train_batch_end=lambda batch, logs: on_step()
@@ -88,10 +91,22 @@ class Trainer:
         )
         return self.accuracy_on(*test)
 
+    def _compile(self, steps):
+        self._steps = steps
+        rate = keras.optimizers.schedules.CosineDecay(
+            self._learning_rate, steps
+        )
+        self._of_views.compile(
+            optimizers.SGD(rate, momentum=0.9, l2=_L2),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            # One traced step for all, which XLA would compile for minutes.
+            jit_compile=False,
+        )
+
     def _batches(self, images, labels, seed):
         """Batches of images with labels, each pass in a new order."""
         rng = np.random.default_rng(seed)
-        needed = self.steps * _BATCH_SIZE
+        needed = self._steps * _BATCH_SIZE
         passes = -(-needed // len(images))
         rows = np.concatenate(
             [rng.permutation(len(images)) for _ in range(passes)]

@@ -75,7 +75,8 @@ class FewLabelsSettings(_settings.Bounded):
     )
     steps: int = _settings.setting(
         600,
-        "of each training run; give more if that still helps",
+        "of each training run, or those of 20 passes over its images if they "
+        "are more; give more if that still helps",
         arguments.COUNT,
     )
     seed: int = _settings.setting(0, "of everything random", arguments.SEED)
@@ -132,26 +133,24 @@ def measure(settings, amounts, encoder, folder, images, out):
     measured = _few_labels_results.Measured(
         out / "few_labels_accuracies.json", about
     )
+    classify = _Classifiers(settings, encoder, images, out, about["encoder"])
     work = [
-        (amount, draw, method)
+        ((amount.name, method, draw), rows)
         for amount in amounts
         for draw in range(settings.draws)
+        for rows in [
+            _label_draws.draw(amount, images.bank.labels, settings.seed + draw)
+        ]
         for method in _METHODS
     ]
-    classify = _Classifiers(settings, encoder, images, out, about["encoder"])
-    steps = settings.steps
+    work = [(key, rows) for key, rows in work if key not in measured]
     bar = keras.utils.Progbar(
-        steps * sum(method != "probe" for *_, method in work), unit_name="step"
+        sum(classify.num_steps(method, rows) for (_, method, _), rows in work),
+        unit_name="step",
     )
-    for amount, draw, method in work:
-        key = amount.name, method, draw
-        if key not in measured:
-            rows = _label_draws.draw(
-                amount, images.bank.labels, settings.seed + draw
-            )
-            measured.add(key, classify(method, rows, draw, lambda: bar.add(1)))
-        elif method != "probe":
-            bar.add(steps)
+    for key, rows in work:
+        _, method, draw = key
+        measured.add(key, classify(method, rows, draw, lambda: bar.add(1)))
     rows = measured.summary([a.name for a in amounts], _METHODS, settings.draws)
     _run_files.write_json(out / "few_labels.json", rows)
     _pictures.draw(
@@ -179,6 +178,10 @@ class _Classifiers:
         self._trainer = _classifier_training.Trainer(
             encoder, classes, steps=settings.steps
         )
+
+    def num_steps(self, method, rows):
+        """Training steps of a method on the images of some rows."""
+        return 0 if method == "probe" else self._trainer.num_steps(len(rows))
 
     def __call__(self, method, rows, draw, on_step):
         labels = self._bank.labels[rows]
