@@ -34,7 +34,7 @@ class Trainer:
         num_classes,
         *,
         steps,
-        learning_rate=0.05,
+        learning_rate=0.02,
         min_area=0.3,
     ):
         self.model = classifier.build_classifier(encoder, num_classes)
@@ -65,7 +65,7 @@ class Trainer:
         Args:
             weights: to begin with, such as `trained`.
             images, labels: uint8 (N, S, S, 3) and int (N,), to train on.
-            test: (images, labels) to classify.
+            test: `tf.data.Dataset` of batches (images, labels), to classify.
             seed: of the order and the crops.
             on_step: function without arguments, called after each step.
         """
@@ -89,7 +89,7 @@ class Trainer:
             shuffle=False,  # it is shuffled
             verbose=0,
         )
-        return self.accuracy_on(*test)
+        return self._accuracy_on(test)
 
     def _compile(self, steps):
         self._steps = steps
@@ -121,7 +121,10 @@ class Trainer:
             .prefetch(2)
         )
 
-    def accuracy_on(self, images, labels):
+    def _accuracy_on(self, batches):
         """Share of images that the model classifies right."""
-        logits = self.model.predict(images, batch_size=256, verbose=0)
-        return float(np.mean(np.argmax(logits, axis=1) == labels))
+        right = [
+            np.argmax(self.model.predict_on_batch(images), axis=1) == labels
+            for images, labels in batches
+        ]
+        return float(np.mean(np.concatenate(right)))

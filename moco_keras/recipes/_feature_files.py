@@ -2,48 +2,54 @@
 
 import hashlib
 
+import keras
 import numpy as np
 
 from moco_keras.evaluation import features
-from moco_keras.recipes import _run_files
-
-_AT_A_TIME = 8192  # images
+from moco_keras.recipes import _labeled_data, _run_files
 
 
-def read(folder, backbone, weights_digest, images):
+def read(folder, backbone, weights_digest, stream, split):
     """Features of images, from the file in which they are kept if it is there.
+
+    Neither the images nor the features need to fit into memory.
 
     Args:
         folder: a `Path`, where the file is or will be.
         backbone: a `keras.Model` from images to features.
         weights_digest: text that names its weights.
-        images: uint8 (N, S, S, 3).
+        stream: `data.ImageStream`.
+        split: its name.
 
     Returns:
         float32 (N, D), rows of length 1; mapped from the file into memory.
     """
-    digest = hashlib.sha256(f"{weights_digest} {images.shape}".encode())
-    digest.update(np.ascontiguousarray(images))
-    path = folder / f"features.{digest.hexdigest()[:16]}.npy"
+    size, count = backbone.input_shape[1], stream.num_examples
+    of = f"{weights_digest} {stream.source} {split} {count}"
+    digest = hashlib.sha256(of.encode()).hexdigest()[:16]
+    path = folder / f"features.{digest}.npy"
     if not path.exists():
         with _run_files.readable_write_errors(path):
             folder.mkdir(parents=True, exist_ok=True)
             partial = _run_files.partial_path(path)
             with partial.open("wb") as file:
-                _write(file, backbone, images)
+                batches = _labeled_data.evaluation_batches(stream, size)
+                _write(file, backbone, batches, count)
             partial.replace(path)
     return np.load(path, mmap_mode="r")
 
 
-def _write(file, backbone, images):
+def _write(file, backbone, batches, count):
     np.lib.format.write_array_header_1_0(
         file,
         {
             "descr": "<f4",
             "fortran_order": False,
-            "shape": (len(images), backbone.output_shape[-1]),
+            "shape": (count, backbone.output_shape[-1]),
         },
     )
-    for start in range(0, len(images), _AT_A_TIME):
-        rows = features.extract(backbone, images[start : start + _AT_A_TIME])
+    bar = keras.utils.Progbar(count, unit_name="image")
+    for images, _ in batches:
+        rows = features.unit_rows(backbone.predict_on_batch(images))
         file.write(rows.astype("<f4").tobytes())
+        bar.add(len(rows))

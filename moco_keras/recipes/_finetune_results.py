@@ -12,7 +12,7 @@ import numpy as np
 import moco_keras
 from moco_keras import plotting
 from moco_keras.models import classifier
-from moco_keras.recipes import _finetune_data, _pictures, _run_files
+from moco_keras.recipes import _labeled_data, _pictures, _run_files
 from moco_keras.system.paths import printable
 
 _MISTAKES = 24  # that are drawn
@@ -170,7 +170,7 @@ def _test(model, stream, num_classes):
     """
     confusion = np.zeros((num_classes, num_classes), "int64")
     worst, numbers = [], itertools.count()
-    batches = _finetune_data.evaluation_batches(stream, model.input_shape[1])
+    batches = _labeled_data.evaluation_batches(stream, model.input_shape[1])
     for images, labels in batches.as_numpy_iterator():
         logits = model.predict_on_batch(images)
         probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))

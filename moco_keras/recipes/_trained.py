@@ -1,10 +1,8 @@
 """A trained encoder, and images with labels to evaluate it with."""
 
-import dataclasses
 from pathlib import Path
 
-from moco_keras import data
-from moco_keras.recipes import _data, _record, _settings, image_folder
+from moco_keras.recipes import _labeled_data, _record
 from moco_keras.system import versions
 from moco_keras.system.paths import printable
 
@@ -50,61 +48,45 @@ def check(settings):
     return folder
 
 
-def read(settings, image_size):
-    """Reads the images of a run, or those that --data names.
+def read(settings):
+    """Opens the images of a run, or those that --data names.
 
     Args:
         settings: as in `check`, and `data_dir`.
-        image_size: side of the encoder's images.
 
     Returns:
-        `_data.Images`, whose bank and test images all have labels.
+        Two `data.ImageStream`s whose images all have labels, which are known,
+        to train and to test classifiers with. Without a split to test with, a
+        tenth of each class is held out.
 
     Raises:
-        ValueError: if they lack labels.
+        FileNotFoundError: if there are no images.
+        ValueError: if they lack labels, or are of one class.
     """
-    images = _read(settings, image_size)
-    for image_set, what in ((images.bank, "train"), (images.test, "test")):
-        if not (image_set.labelled and image_set.num_examples):
-            raise ValueError(
-                "Images to train and to test classifiers with must have "
-                f"labels. Received: images to {what} with that have none, of "
-                f"{image_set.source}. Put the images of each class into a "
-                "folder of their own, and name the folder that holds these: "
-                "--data=FOLDER."
-            )
-    return images
-
-
-def _read(settings, image_size):
+    required = "test", "validation"
     if settings.data is None:
         record = _record.read(Path(settings.run_dir))
-        folder = record["recipe"] == "image_folder"
-        kind = image_folder.FolderSettings if folder else _settings.Settings
-        given = {
-            field.name: record["settings"][field.name]
-            for field in dataclasses.fields(kind)
-            if field.name in record["settings"]
-        }
-        if settings.data_dir:
-            given["data_dir"] = settings.data_dir
-        read = image_folder.read if folder else _data.by_name(record["recipe"])
-        return read(kind(**given))
-    if Path(settings.data).is_dir():
-        return image_folder.read(
-            image_folder.FolderSettings(
-                **dict.fromkeys(_settings.FITTED) | {"image_size": image_size},
-                images=settings.data,
+        recipe, told = record["recipe"], record["settings"]
+        if recipe == "image_folder":
+            folder = told.get("labelled") or told["images"]
+            splits, _ = _labeled_data.of_folder(folder, required)
+        else:
+            splits, _ = _labeled_data.of_name(
+                recipe,
+                required,
+                data_dir=settings.data_dir or told["data_dir"],
+                examples={x: told[f"{x}_examples"] for x in ("train", "test")},
             )
+    elif Path(settings.data).is_dir():
+        splits, _ = _labeled_data.of_folder(settings.data, required)
+    else:
+        splits, _ = _labeled_data.of_name(
+            settings.data, required, data_dir=settings.data_dir
         )
-    named = data.find_builder(settings.data, settings.data_dir)
-    test = "test"
-    if named is not None and "test" not in named.info.splits:
-        test = "validation"
-    bank, test = (
-        data.read_named(settings.data, split, data_dir=settings.data_dir).load(
-            image_size=image_size
+    return [
+        stream._replace(labels=_labeled_data.labels_of(stream))
+        for stream in (
+            splits["train"],
+            splits.get("test") or splits["validation"],
         )
-        for split in ("train", test)
-    )
-    return _data.Images(bank, bank, test)
+    ]

@@ -22,7 +22,6 @@ from pathlib import Path
 import keras
 
 from moco_keras import arguments, plotting
-from moco_keras.data import checks
 from moco_keras.evaluation import linear_probe
 from moco_keras.models import encoders, model_files
 from moco_keras.recipes import (
@@ -31,6 +30,7 @@ from moco_keras.recipes import (
     _feature_files,
     _few_labels_results,
     _label_draws,
+    _labeled_data,
     _pictures,
     _run_files,
     _settings,
@@ -93,22 +93,16 @@ def few_labels(settings):
         )
     encoder = model_files.load(folder / "encoder.keras", "--encoder")
     print("Reading the images ...", flush=True)
-    images = _trained.read(settings, encoder.input_shape[1])
-    checks.check_size(images.bank.images, encoder, "the images")
+    train, test = _trained.read(settings)
     for amount in amounts:
-        _label_draws.check(
-            amount,
-            images.bank.labels,
-            images.bank.class_names,
-            _FLAG,
-        )
+        _label_draws.check(amount, train.labels, train.class_names, _FLAG)
     with _run_files.readable_write_errors(out / "few_labels.json"):
         out.mkdir(parents=True, exist_ok=True)
         with ownership.hold(out, "The folder of the results"):
-            measure(settings, amounts, encoder, folder, images, out)
+            measure(settings, amounts, encoder, folder, (train, test), out)
 
 
-def measure(settings, amounts, encoder, folder, images, out):
+def measure(settings, amounts, encoder, folder, splits, out):
     """Trains and tests all classifiers, and writes the results.
 
     Args:
@@ -116,16 +110,18 @@ def measure(settings, amounts, encoder, folder, images, out):
         amounts: `_label_draws.Amount`s.
         encoder: a `keras.Model` from images; its backbone is used.
         folder: a `Path`, of the encoder's version.
-        images: `_data.Images`; the bank is what labels are drawn from.
+        splits: `data.ImageStream`s whose labels are known, to draw labels from
+            and to test with.
         out: a `Path`, of the folder for the results.
     """
+    train, test = splits
     record = json.loads((folder / "encoder.json").read_text())
     about = {
         "encoder": record["weights"]["sha256"],
-        "images": images.bank.source,
-        "images_to_draw_from": images.bank.num_examples,
-        "test": images.test.source,
-        "test_images": images.test.num_examples,
+        "images": train.source,
+        "images_to_draw_from": train.num_examples,
+        "test": test.source,
+        "test_images": test.num_examples,
         "steps": settings.steps,
         "seed": settings.seed,
         "version": __version__,
@@ -133,13 +129,13 @@ def measure(settings, amounts, encoder, folder, images, out):
     measured = _few_labels_results.Measured(
         out / "few_labels_accuracies.json", about
     )
-    classify = _Classifiers(settings, encoder, images, out, about["encoder"])
+    classify = _Classifiers(settings, encoder, train, test, out, about)
     work = [
         ((amount.name, method, draw), rows)
         for amount in amounts
         for draw in range(settings.draws)
         for rows in [
-            _label_draws.draw(amount, images.bank.labels, settings.seed + draw)
+            _label_draws.draw(amount, train.labels, settings.seed + draw)
         ]
         for method in _METHODS
     ]
@@ -163,20 +159,18 @@ def measure(settings, amounts, encoder, folder, images, out):
 class _Classifiers:
     """The three ways to a classifier; returns the accuracy of each."""
 
-    def __init__(self, settings, encoder, images, out, digest):
-        self._seed, self._bank, self._test = (
-            settings.seed,
-            images.bank,
-            images.test,
-        )
+    def __init__(self, settings, encoder, train, test, out, about):
+        self._seed, self._size = settings.seed, encoder.input_shape[1]
+        self._train, self._test = train, test
         backbone = encoders.backbone(encoder)
         self._features = [
-            _feature_files.read(out / "features", backbone, digest, x.images)
-            for x in (images.bank, images.test)
+            _feature_files.read(
+                out / "features", backbone, about["encoder"], stream, split
+            )
+            for stream, split in ((train, "train"), (test, "test"))
         ]
-        classes = 1 + max(x.labels.max() for x in (images.bank, images.test))
         self._trainer = _classifier_training.Trainer(
-            encoder, classes, steps=settings.steps
+            encoder, len(train.class_names), steps=settings.steps
         )
 
     def num_steps(self, method, rows):
@@ -184,7 +178,7 @@ class _Classifiers:
         return 0 if method == "probe" else self._trainer.num_steps(len(rows))
 
     def __call__(self, method, rows, draw, on_step):
-        labels = self._bank.labels[rows]
+        labels = self._train.labels[rows]
         if method == "probe":
             bank, test = self._features
             return linear_probe.accuracy(
@@ -196,9 +190,9 @@ class _Classifiers:
             weights = trainer.untrained(self._seed + draw)
         return trainer.accuracy(
             weights,
-            self._bank.images[rows],
+            _labeled_data.load_rows(self._train, rows, self._size),
             labels,
-            (self._test.images, self._test.labels),
+            _labeled_data.evaluation_batches(self._test, self._size),
             self._seed + draw,
             on_step,
         )

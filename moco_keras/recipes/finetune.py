@@ -33,6 +33,7 @@ from moco_keras.recipes import (
     _finetune_data,
     _finetune_results,
     _history,
+    _labeled_data,
     _run_files,
     _settings,
 )
@@ -147,7 +148,7 @@ def _finetune(settings, out):
 def _complete(settings, protocol, train):
     """The settings with what was left open, and their protocol."""
     if protocol is None:
-        protocol = protocols.Protocol("all", 0.05, epochs=1, batch_size=64)
+        protocol = protocols.Protocol("all", 0.02, epochs=1, batch_size=64)
         least, most = _EPOCHS
         epochs = _STEPS * protocol.batch_size // train.num_examples
         protocol = protocol._replace(epochs=min(max(epochs, least), most))
@@ -199,7 +200,7 @@ def _train(model, settings, protocol, splits, out):
     )
     validation = None
     if splits.validation is not None:
-        validation = _finetune_data.evaluation_batches(splits.validation, size)
+        validation = _labeled_data.evaluation_batches(splits.validation, size)
     model.fit(
         data.labeled_batches(
             splits.train,

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
+from absl import flags
 
 import moco_keras
-from moco_keras.recipes import _finetune_results, finetune
+from moco_keras.recipes import _finetune_results, _settings, finetune
 from moco_keras.recipes.finetune import FinetuneSettings
 
 CLASSES = ["dark one", "h\u00e9ll"]
@@ -194,3 +196,21 @@ def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
     other.save(tmp_path / "other.keras")
     with pytest.raises(FileExistsError, match="differ: encoder. Nothing was"):
         train(settings, encoder=str(tmp_path / "other.keras"))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "protocol"),
+    [
+        ("linear", "imagenet2012", "moco_linear"),
+        ("linear_v3", "imagenet2012", "moco_v3_linear"),
+        ("1_percent", "imagenet2012_subset/1pct", "swav_1_percent"),
+    ],
+)
+def test_flag_files_for_imagenet(name, data, protocol):
+    values = flags.FlagValues()
+    flags.DEFINE_string("flagfile", None, "", values)
+    _settings.define_flags(FinetuneSettings(), values)
+    file = programs.ROOT / f"recipes/imagenet_{name}.flags"
+    values(["finetune", f"--flagfile={file}"])
+    expected = FinetuneSettings(data=data, protocol=protocol)
+    assert _settings.from_flags(FinetuneSettings, values) == expected

@@ -1,0 +1,173 @@
+"""Labeled images of a folder or of TensorFlow Datasets, by their splits."""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from moco_keras import augmentations, data
+from moco_keras.data import folders
+from moco_keras.data.image_sets import UNLABELLED
+from moco_keras.system.paths import printable
+
+_HELD_OUT = 0.1  # of each class
+_FOR_CHECK = ("validation", "test")
+
+
+def of_folder(path, required, *, listed=None, on_bad_image="skip"):
+    """Opens the splits of a folder, and holds images out if it lacks some.
+
+    Args:
+        path: of the folder.
+        required: names of splits, of which one must be there; otherwise a tenth
+            of each class of "train" becomes "validation". If it is empty,
+            nothing is held out.
+        listed: names of the images whose labels may be used; None means all.
+        on_bad_image: see `data.load`.
+
+    Returns:
+        A dict of `data.ImageStream`s in which all images have labels, with
+        "train" among them, and whether images were held out.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if its images are not of two classes or more.
+    """
+    found = folders.find(path, on_bad_image)
+    if listed is not None:
+        folders.keep_listed(found, listed)
+    held_out = bool(required) and not set(required) & set(found.splits)
+    if held_out:
+        folders.hold_out(found, _HELD_OUT)
+    splits = {
+        name: folders.stream(found, name, None).only_labelled()
+        for name in found.splits
+    }
+    classes = np.unique(splits["train"].labels)
+    if len(classes) < 2:
+        raise ValueError(
+            "--data must hold images of two classes or more, in a folder for "
+            f"each class. Received: {printable(path)}, with images of "
+            f"{len(classes)}."
+        )
+    return {k: v for k, v in splits.items() if v.num_examples}, held_out
+
+
+def of_name(name, required, *, data_dir=None, examples=None):
+    """Opens the splits of a data set of TensorFlow Datasets.
+
+    Args:
+        name: of the data set.
+        required: as in `of_folder`.
+        data_dir: see `data.load`.
+        examples: how many images to take, by names of splits; none means all.
+
+    Returns:
+        As `of_folder`; each class has a name.
+
+    Raises:
+        FileNotFoundError: if there is no such data set.
+        ValueError: if its images have no labels.
+    """
+
+    def read(split):
+        count = (examples or {}).get(split)
+        stream = data.read_named(name, split, data_dir=data_dir, examples=count)
+        return stream._replace(class_names=class_names or stream.class_names)
+
+    class_names = []
+    train = read("train")  # or it says that there is no such data set
+    info = data.find_builder(name, data_dir).info
+    label = info.features["label"] if "label" in info.features else None
+    num_classes = getattr(label, "num_classes", None)
+    if num_classes is None or labels_of(train, 1)[0] == UNLABELLED:
+        raise ValueError(
+            "--data must have a feature `label` of classes. Received: "
+            f"--data={name}, whose features are {', '.join(info.features)}."
+        )
+    class_names = train.class_names or [str(i) for i in range(num_classes)]
+    splits = {
+        split: read(split)
+        for split in ("train", *_FOR_CHECK)
+        if split in info.splits
+    }
+    # The labels of ImageNet's split "test" were never published.
+    splits = {
+        k: v for k, v in splits.items() if labels_of(v, 1)[0] != UNLABELLED
+    }
+    held_out = bool(required) and not set(required) & set(splits)
+    if held_out:
+        kept = round(100 * (1 - _HELD_OUT))
+        splits["train"] = read(f"train[:{kept}%]")
+        splits["validation"] = read(f"train[{kept}%:]")
+    return splits, held_out
+
+
+def labels_of(stream, count=None):
+    """The labels of the first images of a stream, or of all, int64 (N,)."""
+    if stream.labels is not None:
+        return stream.labels[:count]
+    unlabelled = tf.constant(UNLABELLED, tf.int64)
+    labels = stream.encoded(None).map(lambda x: x.get("label", unlabelled))
+    labels = labels.take(-1 if count is None else count).batch(4096)
+    return np.concatenate(list(labels.as_numpy_iterator()))
+
+
+def load_rows(stream, rows, image_size):
+    """Reads some images of a stream into memory.
+
+    Args:
+        stream: `data.ImageStream`.
+        rows: their numbers in its order, int (M,), rising.
+        image_size: side that they get.
+
+    Returns:
+        uint8 (M, S, S, 3).
+    """
+    wanted = np.zeros(stream.num_examples, bool)
+    wanted[rows] = True
+
+    def encoded(key):
+        # Only what is wanted is decoded.
+        pairs = stream.encoded(key).enumerate()
+        return pairs.filter(lambda row, _: tf.gather(wanted, row)).map(
+            lambda _, example: example
+        )
+
+    some = stream._replace(encoded=encoded, num_examples=len(rows))
+    return some.load(image_size=image_size).images
+
+
+def evaluation_batches(stream, image_size):
+    """Batches of the centers of images with their labels, in their order.
+
+    Args:
+        stream: `data.ImageStream` of images of any sizes.
+        image_size: side of the centers.
+
+    Returns:
+        A `tf.data.Dataset` of (float32 (N, S, S, 3), int64 (N,)).
+    """
+    evaluation = augmentations.evaluation(image_size)
+    count = tf.data.experimental.assert_cardinality(stream.num_examples)
+    return (
+        stream.dataset.map(
+            lambda x: (evaluation(x["image"]), x["label"]),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        .apply(count)
+        .batch(256)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def listed(path):
+    """The names in a file, one on each line."""
+    try:
+        lines = Path(path).read_text("utf-8", "surrogateescape").splitlines()
+    except OSError as error:
+        raise FileNotFoundError(
+            "--labels must be a text file with the name of an image on each "
+            f"line. Received: {printable(path)}: {error.strerror}."
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
