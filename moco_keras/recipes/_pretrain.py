@@ -9,7 +9,7 @@ import keras
 
 import moco_keras
 from moco_keras import data, distribution
-from moco_keras.evaluation import features
+from moco_keras.evaluation import features, linear_probe
 from moco_keras.recipes import (
     _cli,
     _data,
@@ -199,6 +199,10 @@ def _train(settings, images, model, start, folder):
         for name in ("knn", "knn_projection") if labelled else ():
             trained = name.replace("knn", "knn_trained")
             metrics[trained] = log.epochs[-1][name]
+        if labelled and getattr(settings, "labelled", None):
+            metrics["linear_probe"] = linear_probe.accuracy(
+                found[0], bank.labels, found[1], test.labels
+            )
         metrics["history"] = log.epochs
         _results.write(folder, model, images, found, metrics, timing)
         _results.print_summary(metrics, bank, speed, folder)

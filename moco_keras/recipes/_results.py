@@ -76,6 +76,8 @@ def print_summary(metrics, bank, images_per_second, folder):
         print(f"\nkNN ({k}), share of test images right")
         for name in ("raw_pixels", "untrained", "trained"):
             print(f"  {name.replace('_', ' '):<12}{metrics[f'knn_{name}']:.3f}")
+    if "linear_probe" in metrics:
+        print(f"Linear probe, likewise: {metrics['linear_probe']:.3f}")
     if images_per_second:
         print(f"{images_per_second:.0f} images a second")
     print(f"The encoder, its record and its pictures are in {folder}")

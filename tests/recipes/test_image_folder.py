@@ -4,11 +4,13 @@ import dataclasses
 import json
 import os
 
+import keras
 import pytest
 from PIL import Image
 
 from moco_keras.data import textures
 from moco_keras.distribution import accelerators
+from moco_keras.evaluation import features, linear_probe
 from moco_keras.recipes import _data, _evaluation, _pretrain, image_folder
 
 
@@ -234,3 +236,27 @@ def test_splits_of_labeled_images_stay_apart(tmp_path):
     write(tmp_path, flat=20, few__train__a=9, few__train__b=8, few__val__a=3)
     images = read(tmp_path / "flat", labelled=str(tmp_path / "few"))
     assert (images.bank.num_examples, images.test.num_examples) == (17, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shallow_networks")
+def test_a_run_on_a_flat_folder_ends_with_knn_and_a_probe(tmp_path, capsys):
+    write(tmp_path, flat=20, few__cats=10, few__dogs=9)
+    run = pretrain(
+        images=str(tmp_path / "flat"),
+        labelled=str(tmp_path / "few"),
+        run_dir=str(tmp_path / "run"),
+    )
+    metrics = json.loads((run / "metrics.json").read_text())
+    model = keras.saving.load_model(run / "model.keras")
+    given = settings(tmp_path / "flat", labelled=str(tmp_path / "few"))
+    images = image_folder.read(dataclasses.replace(given, image_size=32))
+    bank, test = (
+        features.extract(model, x.images) for x in (images.bank, images.test)
+    )
+    assert metrics["linear_probe"] == linear_probe.accuracy(
+        bank, images.bank.labels, test, images.test.labels
+    )
+    assert "knn_trained" in metrics
+    printed = capsys.readouterr().out
+    assert f"Linear probe, likewise: {metrics['linear_probe']:.3f}" in printed
