@@ -34,7 +34,7 @@ class Trainer:
         num_classes,
         *,
         steps,
-        learning_rate=0.02,
+        learning_rate=0.03,
         min_area=0.3,
     ):
         self.model = classifier.build_classifier(encoder, num_classes)

@@ -148,7 +148,7 @@ def _finetune(settings, out):
 def _complete(settings, protocol, train):
     """The settings with what was left open, and their protocol."""
     if protocol is None:
-        protocol = protocols.Protocol("all", 0.02, epochs=1, batch_size=64)
+        protocol = protocols.Protocol("all", 0.03, epochs=1, batch_size=64)
         least, most = _EPOCHS
         epochs = _STEPS * protocol.batch_size // train.num_examples
         protocol = protocol._replace(epochs=min(max(epochs, least), most))
