@@ -13,9 +13,14 @@ export TF_FORCE_GPU_ALLOW_GROWTH ?= true
 
 .PHONY: demo test slow soak gpu lint clean
 
-## Trains an encoder on textures that draw themselves: minutes on a CPU.
+## Trains an encoder on textures that draw themselves, and shows what a few
+## labels buy with it: minutes on a CPU.
 demo: $(VENV)/installed
 	$(BIN)/python -m moco_keras.recipes.textures
+	# The newest run is the last one by its name.
+	$(BIN)/python -m moco_keras.recipes.few_labels \
+	  --run_dir="$$(ls -d saved_models/textures/*/ | tail -1)" \
+	  --labels_per_class=10,50 --draws=2 --steps=300
 
 PYTEST := $(BIN)/python -m pytest --numprocesses=2
 

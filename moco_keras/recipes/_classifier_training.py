@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_keras import augmentations, optimizers, random
+from moco_keras.callbacks import StopOnNaN
 from moco_keras.data import views
 from moco_keras.models import classifier
 
@@ -39,14 +40,16 @@ class Trainer:
     ):
         self.model = classifier.build_classifier(encoder, num_classes)
         self._least_steps, self._learning_rate = steps, learning_rate
+        self._min_area = min_area
         self._steps = None  # that it is compiled for
-        self.trained = self.model.get_weights()
+        self._trained = self.model.get_weights()
         size = self.model.input_shape[1]
         augmenter = augmentations.crop_and_flip(size, min_area)
-        self._random_states = views.random_states(augmenter)
         self._of_views = keras.Sequential(
             [keras.Input(self.model.input_shape[1:]), augmenter, self.model]
         )
+        # Those of the views, and of a backbone that drops units.
+        self._random_states = views.random_states(self._of_views)
 
     def num_steps(self, num_images):
         """Steps of a training run on so many images."""
@@ -54,20 +57,40 @@ class Trainer:
             self._least_steps, math.ceil(_PASSES * num_images / _BATCH_SIZE)
         )
 
+    @property
+    def about(self):
+        """What decides on the result, beside images, weights and seed."""
+        return {
+            "least_steps": self._least_steps,
+            "passes": _PASSES,
+            "batch_size": _BATCH_SIZE,
+            "learning_rate": self._learning_rate,
+            "l2": _L2,
+            "min_area": self._min_area,
+        }
+
     def untrained(self, seed):
         """New weights of the same network, drawn as its layers draw them."""
         keras.utils.set_random_seed(seed)
         return keras.models.clone_model(self.model).get_weights()
 
+    def trained(self, seed):
+        """Those of the encoder, and of a new linear layer."""
+        kernel, bias = self.untrained(seed)[-2:]
+        return [*self._trained[:-2], kernel, bias]
+
     def accuracy(self, weights, images, labels, test, seed, on_step):
         """Trains, and returns the accuracy on test images.
 
         Args:
-            weights: to begin with, such as `trained`.
+            weights: to begin with, such as `trained(seed)`.
             images, labels: uint8 (N, S, S, 3) and int (N,), to train on.
             test: `tf.data.Dataset` of batches (images, labels), to classify.
-            seed: of the order and the crops.
+            seed: of the order, the crops and what is dropped.
             on_step: function without arguments, called after each step.
+
+        Raises:
+            FloatingPointError: if the training run diverges.
         """
         steps = self.num_steps(len(images))
         if steps != self._steps:
@@ -82,9 +105,10 @@ class Trainer:
             self._batches(images, labels, seed),
             steps_per_epoch=steps,
             callbacks=[
+                StopOnNaN(),
                 keras.callbacks.LambdaCallback(
                     on_train_batch_end=lambda batch, logs: on_step()
-                )
+                ),
             ],
             shuffle=False,  # it is shuffled
             verbose=0,

@@ -7,9 +7,22 @@ import numpy as np
 
 from moco_keras.evaluation import features
 from moco_keras.recipes import _labeled_data, _run_files
+from moco_keras.version import __version__
 
 
-def read(folder, backbone, weights_digest, stream, split):
+def digest(stream, image_size):
+    """Text that differs if images or labels do, or the side that they get.
+
+    Args:
+        stream: `data.ImageStream` whose labels are known.
+        image_size: the side.
+    """
+    named = f"{stream.source} {stream.num_examples} {image_size} "
+    found = hashlib.sha256(named.encode() + stream.labels.tobytes())
+    return found.hexdigest()[:16]
+
+
+def read(folder, backbone, name, stream):
     """Features of images, from the file in which they are kept if it is there.
 
     Neither the images nor the features need to fit into memory.
@@ -17,17 +30,16 @@ def read(folder, backbone, weights_digest, stream, split):
     Args:
         folder: a `Path`, where the file is or will be.
         backbone: a `keras.Model` from images to features.
-        weights_digest: text that names its weights.
-        stream: `data.ImageStream`.
-        split: its name.
+        name: text that names its weights and the split.
+        stream: `data.ImageStream` whose labels are known.
 
     Returns:
         float32 (N, D), rows of length 1; mapped from the file into memory.
     """
     size, count = backbone.input_shape[1], stream.num_examples
-    of = f"{weights_digest} {stream.source} {split} {count}"
-    digest = hashlib.sha256(of.encode()).hexdigest()[:16]
-    path = folder / f"features.{digest}.npy"
+    of = f"{__version__} {name} {digest(stream, size)}"
+    of = hashlib.sha256(of.encode()).hexdigest()[:16]
+    path = folder / f"features.{of}.npy"
     if not path.exists():
         with _run_files.readable_write_errors(path):
             folder.mkdir(parents=True, exist_ok=True)

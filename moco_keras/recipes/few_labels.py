@@ -116,20 +116,12 @@ def measure(settings, amounts, encoder, folder, splits, out):
     """
     train, test = splits
     record = json.loads((folder / "encoder.json").read_text())
-    about = {
-        "encoder": record["weights"]["sha256"],
-        "images": train.source,
-        "images_to_draw_from": train.num_examples,
-        "test": test.source,
-        "test_images": test.num_examples,
-        "steps": settings.steps,
-        "seed": settings.seed,
-        "version": __version__,
-    }
-    measured = _few_labels_results.Measured(
-        out / "few_labels_accuracies.json", about
+    classify = _Classifiers(
+        settings, encoder, record["weights"]["sha256"], train, test, out
     )
-    classify = _Classifiers(settings, encoder, train, test, out, about)
+    measured = _few_labels_results.Measured(
+        out / "few_labels_accuracies.json", classify.about
+    )
     work = [
         ((amount.name, method, draw), rows)
         for amount in amounts
@@ -159,19 +151,27 @@ def measure(settings, amounts, encoder, folder, splits, out):
 class _Classifiers:
     """The three ways to a classifier; returns the accuracy of each."""
 
-    def __init__(self, settings, encoder, train, test, out, about):
+    def __init__(self, settings, encoder, weights_digest, train, test, out):
         self._seed, self._size = settings.seed, encoder.input_shape[1]
         self._train, self._test = train, test
         backbone = encoders.backbone(encoder)
         self._features = [
             _feature_files.read(
-                out / "features", backbone, about["encoder"], stream, split
+                out / "features", backbone, f"{weights_digest} {name}", stream
             )
-            for stream, split in ((train, "train"), (test, "test"))
+            for stream, name in ((train, "train"), (test, "test"))
         ]
         self._trainer = _classifier_training.Trainer(
             encoder, len(train.class_names), steps=settings.steps
         )
+        self.about = {  # all that decides on an accuracy
+            "version": __version__,
+            "encoder": weights_digest,
+            "images": _feature_files.digest(train, self._size),
+            "test_images": _feature_files.digest(test, self._size),
+            "training": self._trainer.about,
+            "seed": settings.seed,
+        }
 
     def num_steps(self, method, rows):
         """Training steps of a method on the images of some rows."""
@@ -185,15 +185,15 @@ class _Classifiers:
                 bank[rows], labels, test, self._test.labels
             )
         trainer = self._trainer
-        weights = trainer.trained
-        if method == "scratch":
-            weights = trainer.untrained(self._seed + draw)
+        seed = self._seed + draw
+        scratch = method == "scratch"
+        weights = trainer.untrained if scratch else trainer.trained
         return trainer.accuracy(
-            weights,
+            weights(seed),
             _labeled_data.load_rows(self._train, rows, self._size),
             labels,
             _labeled_data.evaluation_batches(self._test, self._size),
-            self._seed + draw,
+            seed,
             on_step,
         )
 

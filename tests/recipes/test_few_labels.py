@@ -1,6 +1,8 @@
+import functools
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -96,8 +98,10 @@ def test_it_resumes_with_the_same_result(settings, tmp_path, monkeypatch):
         _classifier_training.Trainer, "accuracy", stop_at_the_fourth
     )
     other = str(tmp_path / "other")
+    keras.utils.set_random_seed(5)  # as in another process
     with pytest.raises(KeyboardInterrupt):
         measure(settings, out=other)
+    keras.utils.set_random_seed(6)
     assert not (tmp_path / "other" / "few_labels.json").exists()
     measure(settings, out=other)
     assert len(calls) == 4 + 5  # eight trainings, three of them done before
@@ -172,6 +176,54 @@ def test_images_without_labels_are_refused(settings, tmp_path, labeled_folder):
         file.rename(flat / f"{i}.png")
     with pytest.raises(ValueError, match="two classes or more, in a folder"):
         measure(settings, data=str(flat))
+
+
+def test_a_training_run_depends_on_its_seed_alone(rng):
+    """Even if a backbone drops units."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(6, 3, strides=2)(inputs)
+    x = keras.layers.Dropout(0.5)(x)
+    encoder = moco_keras.build_encoder(keras.Model(inputs, x), 8, 4)
+    trainer = _classifier_training.Trainer(encoder, 2, steps=3)
+    images, labels = rng.integers(0, 256, (8, 8, 8, 3), "uint8"), [0, 1] * 4
+    test = tf.data.Dataset.from_tensors((images, labels))
+
+    def trained(seed):
+        weights = trainer.trained(seed)
+        trainer.accuracy(weights, images, labels, test, seed, lambda: None)
+        return trainer.model.get_weights()
+
+    first, other, again = trained(1), trained(2), trained(1)
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[-2], other[-2])
+
+
+def test_the_new_layer_is_that_of_training_from_scratch(small_export):
+    encoder = keras.saving.load_model(small_export / "1" / "encoder.keras")
+    trainer = _classifier_training.Trainer(encoder, 2, steps=3)
+    trained, untrained = trainer.trained(4), trainer.untrained(4)
+    for a, b in zip(trained[-2:], untrained[-2:], strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(trained[:-2], encoder.get_weights(), strict=False):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(trained[0], untrained[0])
+
+
+def test_a_training_run_that_diverges_has_no_accuracy(settings, monkeypatch):
+    monkeypatch.setattr(
+        few_labels._classifier_training,
+        "Trainer",
+        functools.partial(_classifier_training.Trainer, learning_rate=1e30),
+    )
+    with pytest.raises(FloatingPointError, match="The loss became"):
+        measure(settings, draws=1)
+
+
+def test_images_of_one_class_are_refused(settings, labeled_folder):
+    shutil.rmtree(labeled_folder / "train" / "dark one")
+    with pytest.raises(ValueError, match="two classes or more.*images of 1"):
+        measure(settings)
 
 
 def test_a_tenth_is_held_out_where_nothing_tests(labeled_folder):
