@@ -75,13 +75,19 @@ def keep_listed(folder, names):
             folder of the split, or their names alone.
 
     Raises:
-        ValueError: if one of them is not there.
+        ValueError: if one of them is not there, or names several.
     """
     wanted = set(names)
     kept, found = [], set()
     for file in folder.splits["train"]:
         parts = file.path.relative_to(folder.path).parts
         known_as = {"/".join(parts[i:]) for i in range(len(parts))} & wanted
+        if known_as & found:
+            raise ValueError(
+                "A name that is listed must be that of one image. Received: "
+                f"{printable(min(known_as & found))}, which several folders "
+                "have. List it with its folder."
+            )
         if known_as:
             kept.append(file)
             found |= known_as

@@ -46,12 +46,14 @@ def labeled_batches(images, augmenter, batch_size, *, seed=0, start=0):
         (view,) = random_views(augmenter, keys, number, image, count=1)
         return view, label
 
+    first = start * batch_size  # image
+
     def in_order(of_order):
-        """What a function makes of the key of each pass, one after another."""
-        passes = tf.data.Dataset.counter()
+        """What a function makes of the key of each pass, from `first` on."""
+        passes = tf.data.Dataset.counter(first // images.num_examples)
         return passes.flat_map(
             lambda number: of_order(random.key(seed, "order", number))
-        )
+        ).skip(first % images.num_examples)
 
     if isinstance(images, ImageSet):
         pixels, labels = tf.constant(images.images), tf.constant(images.labels)
@@ -68,8 +70,7 @@ def labeled_batches(images, augmenter, batch_size, *, seed=0, start=0):
         batches = (
             in_order(rows)
             .batch(batch_size, drop_remainder=True)
-            .enumerate()
-            .skip(start)
+            .enumerate(start)
             .map(views, num_parallel_calls=tf.data.AUTOTUNE)
         )
     else:
@@ -81,8 +82,7 @@ def labeled_batches(images, augmenter, batch_size, *, seed=0, start=0):
 
         batches = (
             in_order(images.encoded)
-            .enumerate()
-            .skip(start * batch_size)
+            .enumerate(first)
             .map(decoded_view, num_parallel_calls=tf.data.AUTOTUNE)
             .batch(batch_size, drop_remainder=True)
         )

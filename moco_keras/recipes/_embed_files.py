@@ -58,7 +58,7 @@ def readable_out_errors(out):
 
 def unfinished_folders(out):
     """Folders with parts of this file that were never joined."""
-    name = re.compile(re.escape(out.stem) + r"\.[0-9a-f]{12}\.partial")
+    name = re.compile(re.escape(out.name) + r"\.[0-9a-f]{12}\.partial")
     return [
         path
         for path in out.parent.iterdir()

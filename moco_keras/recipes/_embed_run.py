@@ -110,7 +110,7 @@ def embed(function, images, settings, about, finish):
         )
     # Of this work alone, so that nothing else stands in its way.
     name = _embed_files.sha256(json.dumps(about).encode())[:12]
-    place = out.with_suffix(f".{name}.partial")
+    place = out.with_name(f"{out.name}.{name}.partial")
     print(f"Embedding on: {accelerators.describe()}")
     stops = []  # numbers of signals
     try:

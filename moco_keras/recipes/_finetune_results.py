@@ -5,6 +5,7 @@ import hashlib
 import heapq
 import itertools
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -38,7 +39,11 @@ def begin(out, settings, splits):
     record = {
         "settings": dataclasses.asdict(settings),
         "encoder": hashlib.sha256(encoder).hexdigest(),
-        "train": splits.train.source,
+        # Of a folder the digest alone: it may have been moved or renamed.
+        "images": [
+            None if stream is None else stream.source.rpartition(" ")[2]
+            for stream in (splits.train, splits.validation, splits.test)
+        ],
         "classes": splits.class_names,
     }
     file = out / "settings.json"
@@ -65,7 +70,7 @@ def _differences(found, record):
     changed = [x for x in names if before.get(x[2:]) != now[x[2:]]]
     return changed + [
         name
-        for name in ("encoder", "train", "classes")
+        for name in ("encoder", "images", "classes")
         if found.get(name) != record[name]
     ]
 
@@ -84,14 +89,24 @@ class Keep(keras.callbacks.Callback):
         self._out, self._history, self._patience = out, history, patience
 
     def on_epoch_end(self, epoch, logs=None):
-        accuracies = [e.get("val_accuracy") for e in self._history.epochs]
-        if accuracies[-1] is not None:
-            best = accuracies.index(max(accuracies))
-            if best == epoch:
-                self._save("best.keras")
-            if epoch - best >= self._patience:
-                self.model.stop_training = True
+        if self._best(epoch + 1) == epoch:
+            self._save("best.keras")
+        self.model.stop_training = self.is_over(epoch + 1)
         self._save("last.keras")
+
+    def is_over(self, epochs):
+        """Whether the best of so many epochs is too long ago."""
+        best = self._best(epochs)
+        return best is not None and epochs - 1 - best >= self._patience
+
+    def _best(self, epochs):
+        """The best of the first epochs, or None if there is no validation."""
+        accuracies = [
+            e["val_accuracy"]
+            for e in self._history.epochs[:epochs]
+            if "val_accuracy" in e
+        ]
+        return accuracies.index(max(accuracies)) if accuracies else None
 
     def _save(self, name):
         path = self._out / name
@@ -124,6 +139,8 @@ def write(out, model, settings, splits):
         metrics[f"{name}_accuracy"] = float(
             np.trace(confusion) / confusion.sum()
         )
+    # Of an interrupted command, if any.
+    shutil.rmtree(out / "classifier", ignore_errors=True)
     moco_keras.export_classifier(
         model,
         out / "classifier",

@@ -6,11 +6,12 @@ import numpy as np
 import tensorflow as tf
 
 from moco_keras import augmentations, data
-from moco_keras.data import folders
+from moco_keras.data import folders, image_files
 from moco_keras.data.image_sets import UNLABELLED
+from moco_keras.distribution import accelerators
 from moco_keras.system.paths import printable
 
-_HELD_OUT = 0.1  # of each class
+_HELD_OUT = 0.1
 _FOR_CHECK = ("validation", "test")
 
 
@@ -19,9 +20,9 @@ def of_folder(path, required, *, listed=None, on_bad_image="skip"):
 
     Args:
         path: of the folder.
-        required: names of splits, of which one must be there; otherwise a tenth
-            of each class of "train" becomes "validation". If it is empty,
-            nothing is held out.
+        required: names of splits, of which one must hold labeled images;
+            otherwise a tenth of each class of "train" becomes "validation". If
+            it is empty, nothing is held out.
         listed: names of the images whose labels may be used; None means all.
         on_bad_image: see `data.load`.
 
@@ -31,12 +32,20 @@ def of_folder(path, required, *, listed=None, on_bad_image="skip"):
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if its images are not of two classes or more.
+        ValueError: if its images are not of two classes or more, none can be
+            held out, or other splits have classes that "train" lacks.
     """
     found = folders.find(path, on_bad_image)
+    if found.skipped:
+        print(image_files.summary(found.skipped))
     if listed is not None:
         folders.keep_listed(found, listed)
-    held_out = bool(required) and not set(required) & set(found.splits)
+    labeled = {
+        name
+        for name, files in found.splits.items()
+        if any(file.class_name is not None for file in files)
+    }
+    held_out = bool(required) and not labeled & set(required)
     if held_out:
         folders.hold_out(found, _HELD_OUT)
     splits = {
@@ -50,11 +59,41 @@ def of_folder(path, required, *, listed=None, on_bad_image="skip"):
             f"each class. Received: {printable(path)}, with images of "
             f"{len(classes)}."
         )
-    return {k: v for k, v in splits.items() if v.num_examples}, held_out
+    splits = {k: v for k, v in splits.items() if v.num_examples}
+    if held_out and "validation" not in splits:
+        raise ValueError(
+            "A class of two images or more must be among those to train with, "
+            "or a folder val or test beside train, so that some images can "
+            f"test. Received: {printable(path)}, with one image for each class."
+        )
+    check_classes(splits)
+    return splits, held_out
+
+
+def check_classes(splits):
+    """Refuses classes that cannot be learned, because "train" lacks them.
+
+    Args:
+        splits: a dict of `data.ImageStream`s.
+    """
+    train = splits["train"]
+    known = np.unique(labels_of(train))
+    for name, stream in splits.items():
+        unknown = np.setdiff1d(labels_of(stream), known)
+        if len(unknown):
+            names = ", ".join(train.class_names[i] for i in unknown[:3])
+            raise ValueError(
+                "All classes must be among the images to train with. Received, "
+                f"in {stream.source}: images of the split {name} that are of "
+                f"{len(unknown)} other classes, such as {names}. Add images of "
+                "these to train with, or take these out."
+            )
 
 
 def of_name(name, required, *, data_dir=None, examples=None):
     """Opens the splits of a data set of TensorFlow Datasets.
+
+    What is held out is the last tenth of "train", which TFDS has shuffled.
 
     Args:
         name: of the data set.
@@ -100,6 +139,7 @@ def of_name(name, required, *, data_dir=None, examples=None):
         kept = round(100 * (1 - _HELD_OUT))
         splits["train"] = read(f"train[:{kept}%]")
         splits["validation"] = read(f"train[{kept}%:]")
+        check_classes(splits)
     return splits, held_out
 
 
@@ -123,7 +163,20 @@ def load_rows(stream, rows, image_size):
 
     Returns:
         uint8 (M, S, S, 3).
+
+    Raises:
+        ValueError: if memory has no room for them.
     """
+    free = accelerators.free_memory()
+    need = 2 * len(rows) * 3 * image_size**2  # twice, when they are joined
+    if free is not None and need > free:
+        raise ValueError(
+            "Images to train with must fit the memory that is free. Received: "
+            f"{len(rows):,} of {image_size}x{image_size} pixels, which need "
+            f"{need / 1e9:.1f} GB; {free / 1e9:.1f} GB are free. Lower "
+            "--labels_per_class, or use `finetune`, which reads images as they "
+            "are needed."
+        )
     wanted = np.zeros(stream.num_examples, bool)
     wanted[rows] = True
 

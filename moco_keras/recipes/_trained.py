@@ -69,24 +69,29 @@ def read(settings):
         recipe, told = record["recipe"], record["settings"]
         if recipe == "image_folder":
             folder = told.get("labelled") or told["images"]
-            splits, _ = _labeled_data.of_folder(folder, required)
+            splits, held_out = _labeled_data.of_folder(folder, required)
         else:
-            splits, _ = _labeled_data.of_name(
+            splits, held_out = _labeled_data.of_name(
                 recipe,
                 required,
                 data_dir=settings.data_dir or told["data_dir"],
                 examples={x: told[f"{x}_examples"] for x in ("train", "test")},
             )
     elif Path(settings.data).is_dir():
-        splits, _ = _labeled_data.of_folder(settings.data, required)
+        splits, held_out = _labeled_data.of_folder(settings.data, required)
     else:
-        splits, _ = _labeled_data.of_name(
+        splits, held_out = _labeled_data.of_name(
             settings.data, required, data_dir=settings.data_dir
         )
-    return [
-        stream._replace(labels=_labeled_data.labels_of(stream))
-        for stream in (
-            splits["train"],
-            splits.get("test") or splits["validation"],
-        )
-    ]
+    splits = {
+        split: stream._replace(labels=_labeled_data.labels_of(stream))
+        for split, stream in splits.items()
+    }
+    _labeled_data.check_classes(splits)
+    name = "test" if "test" in splits else "validation"
+    about = "held out of the others, a tenth" if held_out else f"of {name}"
+    print(
+        f"Labels are drawn from {splits['train'].num_examples:,} images, and "
+        f"{splits[name].num_examples:,} test: {about}"
+    )
+    return splits["train"], splits[name]

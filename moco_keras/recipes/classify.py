@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_keras import arguments, data, plotting
+from moco_keras.data import image_files
 from moco_keras.evaluation import features, linear_probe
 from moco_keras.recipes import (
     _cli,
@@ -78,7 +79,9 @@ def classify(settings):
     _embed_run.check_paths(settings, ".csv")
     out = Path(settings.out)
     picture = out.with_suffix(".png")
-    for path in (out, picture):
+    # An interrupted command may have drawn the picture; the table is last.
+    resumes = bool(_embed_files.unfinished_folders(out))
+    for path in (out,) if resumes else (out, picture):
         if path.exists():
             raise FileExistsError(
                 "The files that are written must be new. Received: "
@@ -96,12 +99,11 @@ def classify(settings):
 
         def finish(joined):
             with np.load(joined) as arrays:
-                found.extend([arrays["files"], arrays["features"]])
-            _write(out, *found, function.names)
+                files, probabilities = arrays["files"], arrays["features"]
+            _draw(settings, files, probabilities, function.names, picture)
+            _write(out, files, probabilities, function.names)
 
-        found = []  # files, and their probabilities
         _embed_run.embed(function, images, settings, about, finish)
-        _draw(settings, *found, function.names, picture)
         for place in _embed_files.unfinished_folders(out):
             shutil.rmtree(place, ignore_errors=True)
     print(f"The classes are in {printable(out)}")
@@ -149,6 +151,8 @@ def _probe(settings):
     """The function of an encoder and a regression on labeled images."""
     encoder = _embed_run.Encoder(settings.encoder)
     labelled = data.read_folder(settings.labelled).only_labelled()
+    if labelled.skipped:
+        print(image_files.summary(labelled.skipped))
     embedded, labels = [], []
     for batch in (
         labelled.encoded(None).batch(settings.batch_size).as_numpy_iterator()

@@ -8,7 +8,9 @@ trains three classifiers on each draw: the same network from scratch, a logistic
 regression on the frozen features of the encoder, and the encoder fine-tuned.
 It classifies the test images by each, prints a table of the accuracies, and
 writes few_labels.json and few_labels.png into the folder of the run, or into
---out. Neither the test images nor their labels are used for anything else.
+--out. Neither the test images nor their labels are used for anything else here.
+Without a split test or val, a tenth of each class tests; if the run was
+pre-trained on these images, then without their labels.
 
 If it is interrupted, the same command resumes where it was, and more draws or
 amounts cost only what they add: each accuracy is kept, in

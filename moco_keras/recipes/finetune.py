@@ -27,6 +27,7 @@ import keras
 import moco_keras
 from moco_keras import arguments, augmentations, data, distribution
 from moco_keras.evaluation import protocols
+from moco_keras.export import runtimes
 from moco_keras.models import classifier
 from moco_keras.recipes import (
     _cli,
@@ -50,7 +51,9 @@ _PROTOCOLS = {
 }
 _STEPS = 2000  # about, by default
 _EPOCHS = (10, 200)  # the fewest and the most by default
-_PATIENCE = 0.3  # part of the epochs in which a better one must come
+# Part of the epochs in which a better one must come, and their least number.
+_PATIENCE = 0.3
+_LEAST_PATIENCE = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +72,8 @@ class FinetuneSettings(_settings.Bounded):
     )
     labels: str | None = _settings.path(
         None,
-        "a text file: the names of the images in the folder whose labels may "
-        "be used, one on each line",
+        "a text file: the names of the images to train with, one on each line; "
+        "those of val and test are not limited",
     )
     out: str | None = _settings.path(None, "the folder for the results")
     protocol: str = _settings.setting(
@@ -112,7 +115,14 @@ def finetune(settings):
     for name in ("encoder", "data", "out"):
         if not getattr(settings, name):
             raise ValueError(f"--{name} must be given; --help says what it is.")
-    classifier.encoder_file(settings.encoder)  # or that is said at once
+    file = classifier.encoder_file(settings.encoder)  # or that is said at once
+    if not Path(file).is_file():
+        raise FileNotFoundError(
+            "--encoder must be an export, a run, or a .keras file. Received: "
+            f"{printable(settings.encoder)}, which is not there."
+        )
+    if settings.format is not None:
+        runtimes.check(settings.format)  # before hours of training
     out = Path(settings.out)
     with _run_files.readable_write_errors(out / "settings.json"):
         out.mkdir(parents=True, exist_ok=True)
@@ -193,11 +203,14 @@ def _train(model, settings, protocol, splits, out):
     callbacks = [moco_keras.callbacks.StopOnNaN(), history]
     if protocol.trainable == "head":
         callbacks.append(moco_keras.callbacks.CheckFrozen())
-    callbacks.append(
-        _finetune_results.Keep(
-            out, history, max(5, math.ceil(_PATIENCE * settings.epochs))
-        )
+    keep = _finetune_results.Keep(
+        out,
+        history,
+        max(_LEAST_PATIENCE, math.ceil(_PATIENCE * settings.epochs)),
     )
+    if keep.is_over(done):
+        return
+    callbacks.append(keep)
     validation = None
     if splits.validation is not None:
         validation = _labeled_data.evaluation_batches(splits.validation, size)

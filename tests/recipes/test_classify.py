@@ -127,6 +127,25 @@ def test_it_resumes(settings, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("labels.*.partial"))
 
 
+def test_it_resumes_between_its_picture_and_its_table(
+    settings, tmp_path, monkeypatch
+):
+    of_embed = tmp_path / "labels.npz.0123456789ab.partial"
+    of_embed.mkdir()
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classify, "_write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings)
+    assert (tmp_path / "labels.png").exists()
+    run(settings)
+    assert len(rows_of(settings["out"])) > 1
+    assert list(tmp_path.glob("labels.*.partial")) == [of_embed]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

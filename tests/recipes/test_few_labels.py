@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_datasets as tfds
 from sklearn.linear_model import LogisticRegression
 
 import moco_keras
@@ -15,14 +14,10 @@ from moco_keras.evaluation import features, linear_probe
 from moco_keras.recipes import (
     _classifier_training,
     _feature_files,
-    _finetune_data,
     _label_draws,
-    _labeled_data,
-    _trained,
     few_labels,
 )
 from moco_keras.recipes.few_labels import FewLabelsSettings
-from moco_keras.recipes.finetune import FinetuneSettings
 
 
 @pytest.fixture
@@ -224,102 +219,3 @@ def test_images_of_one_class_are_refused(settings, labeled_folder):
     shutil.rmtree(labeled_folder / "train" / "dark one")
     with pytest.raises(ValueError, match="two classes or more.*images of 1"):
         measure(settings)
-
-
-def test_a_tenth_is_held_out_where_nothing_tests(labeled_folder):
-    shutil.rmtree(labeled_folder / "test")
-    given = FewLabelsSettings(data=str(labeled_folder / "train"))
-    train, test = _trained.read(given)
-    assert (train.num_examples, test.num_examples) == (22, 2)
-    assert sorted(test.labels) == [0, 1]
-
-
-@pytest.fixture
-def prepared(tmp_path):
-    """Prepares data sets of TFDS in a folder, from the labels of each split."""
-
-    def prepare(name, features, version="1.0.0", config=None, **splits):
-        def examples(labels):
-            for i, label in enumerate(labels):
-                image = np.full((32, 32, 3), i % 256, "uint8")
-                more = {"file_name": f"{i}.JPEG"}
-                example = {"image": image, "label": label, **more}
-                yield i, {k: v for k, v in example.items() if k in features}
-
-        tfds.dataset_builders.store_as_tfds_dataset(
-            name,
-            version,
-            features,
-            {name: list(examples(labels)) for name, labels in splits.items()},
-            config=config,
-            data_dir=tmp_path / "tfds",
-            disable_shuffling=True,
-        )
-        return str(tmp_path / "tfds")
-
-    return prepare
-
-
-@pytest.fixture
-def owls(prepared):
-    """A data set without test images that have labels."""
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=(32, 32, 3)),
-            "label": tfds.features.ClassLabel(names=["cat", "dog", "owl"]),
-        }
-    )
-    data_dir = prepared(
-        "owls", features, train=[0, 1, 2] * 4, validation=[1, 2], test=[-1, -1]
-    )
-    return FewLabelsSettings(data="owls", data_dir=data_dir)
-
-
-def test_a_split_whose_labels_are_not_published_does_not_test(owls):
-    """As that of ImageNet, whose labels are -1."""
-    train, test = _trained.read(owls)
-    np.testing.assert_array_equal(train.labels, [0, 1, 2] * 4)
-    np.testing.assert_array_equal(test.labels, [1, 2])
-    assert train.class_names == ["cat", "dog", "owl"]
-
-
-def test_drawn_images_alone_are_decoded(owls):
-    train, _ = _trained.read(owls)
-    order = _labeled_data.load_rows(train, np.arange(12), 32)[:, 0, 0, 0]
-    np.testing.assert_array_equal(order, np.arange(12))
-    decoded = []
-
-    def decode(example):
-        tf.py_function(lambda: decoded.append(None), [], [])
-        return train.decode(example)
-
-    rows = np.array([1, 7, 11])
-    some = _labeled_data.load_rows(train._replace(decode=decode), rows, 8)
-    assert some.shape == (3, 8, 8, 3)
-    np.testing.assert_array_equal(some[:, 0, 0, 0], rows)
-    assert len(decoded) == 3
-
-
-def test_the_published_part_of_imagenet_by_its_name(prepared, tmp_path):
-    name, config = "imagenet2012_subset", "1pct"
-    builder = tfds.builder(f"{name}/{config}", data_dir=tmp_path / "tfds")
-    labels = np.arange(1000)
-    data_dir = prepared(
-        name,
-        builder.info.features,
-        str(builder.version),
-        builder.builder_config,
-        train=labels,
-        validation=labels[::-1],
-    )
-    train, test = _trained.read(
-        FewLabelsSettings(data=f"{name}/{config}", data_dir=data_dir)
-    )
-    np.testing.assert_array_equal(train.labels, labels)
-    np.testing.assert_array_equal(test.labels, labels[::-1])
-    assert train.source == f"{name}/{config}/{builder.version}"
-    assert train.class_names[7] == builder.info.features["label"].names[7]
-    splits = _finetune_data.read(
-        FinetuneSettings(data=f"{name}/{config}", data_dir=data_dir), False
-    )
-    assert splits.train.num_examples == splits.test.num_examples == 1000

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 from pathlib import Path
 
@@ -196,6 +197,58 @@ def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
     other.save(tmp_path / "other.keras")
     with pytest.raises(FileExistsError, match="differ: encoder. Nothing was"):
         train(settings, encoder=str(tmp_path / "other.keras"))
+
+
+@pytest.mark.slow
+def test_an_end_that_was_interrupted_ends_the_same(
+    settings, tmp_path, monkeypatch
+):
+    """It neither trains on nor leaves a second version."""
+    monkeypatch.setattr(finetune, "_PATIENCE", 0)
+    monkeypatch.setattr(finetune, "_LEAST_PATIENCE", 1)
+    train(settings, epochs=20)
+    draw = _finetune_results._pictures.draw
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    other = str(tmp_path / "other")
+    monkeypatch.setattr(_finetune_results._pictures, "draw", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, epochs=20, out=other)
+    monkeypatch.setattr(_finetune_results._pictures, "draw", draw)
+    train(settings, epochs=20, out=other)
+    assert metrics_of(other) == metrics_of(settings["out"])
+    history = (tmp_path / "other" / "history.csv").read_text()
+    assert history == (tmp_path / "out" / "history.csv").read_text()
+    assert len(history.splitlines()) < 1 + 20
+    assert [p.name for p in (tmp_path / "other/classifier").iterdir()] == ["1"]
+
+
+@pytest.mark.slow
+def test_other_images_to_test_with_are_another_command(
+    settings, labeled_folder
+):
+    train(settings, epochs=1)
+    (labeled_folder / "test" / "dark one" / "0.png").unlink()
+    with pytest.raises(FileExistsError, match="differ: images. Nothing was"):
+        train(settings, epochs=1)
+
+
+def test_what_cannot_be_done_is_said_before_training(
+    settings, tmp_path, monkeypatch
+):
+    with pytest.raises(FileNotFoundError, match="typo.keras, which is not th"):
+        train(settings, encoder=str(tmp_path / "typo.keras"))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if "onnx" in name else find_spec(name),
+    )
+    with pytest.raises(ImportError, match="onnx"):
+        train(settings, format="onnx")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
