@@ -16,6 +16,13 @@ _PASSES = 20  # over the images, at least
 _L2 = 5e-4
 
 
+def seed_random_layers(model, seed):
+    """Sets what a model's random layers draw, as those that drop units do."""
+    for i, state in enumerate(views.random_states(model)):
+        key = random.key(seed, "views", i)
+        state.assign(tf.cast(key, state.dtype))
+
+
 class Trainer:
     """Trains a classifier on random crops of some images, from given weights.
 
@@ -48,8 +55,6 @@ class Trainer:
         self._of_views = keras.Sequential(
             [keras.Input(self.model.input_shape[1:]), augmenter, self.model]
         )
-        # Those of the views, and of a backbone that drops units.
-        self._random_states = views.random_states(self._of_views)
 
     def num_steps(self, num_images):
         """Steps of a training run on so many images."""
@@ -96,9 +101,7 @@ class Trainer:
         if steps != self._steps:
             self._compile(steps)
         self.model.set_weights(weights)
-        for i, state in enumerate(self._random_states):
-            key = random.key(seed, "views", i)
-            state.assign(tf.cast(key, state.dtype))
+        seed_random_layers(self._of_views, seed)
         for variable in self._of_views.optimizer.variables:
             variable.assign(tf.zeros_like(variable))
         self._of_views.fit(

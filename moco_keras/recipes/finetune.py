@@ -30,6 +30,7 @@ from moco_keras.evaluation import protocols
 from moco_keras.export import runtimes
 from moco_keras.models import classifier
 from moco_keras.recipes import (
+    _classifier_training,
     _cli,
     _finetune_data,
     _finetune_results,
@@ -200,7 +201,15 @@ def _train(model, settings, protocol, splits, out):
     size, steps = model.input_shape[1], _steps(settings, splits.train)
     done = int(model.optimizer.iterations) // steps
     history = _history.History(out / "history.csv")
-    callbacks = [moco_keras.callbacks.StopOnNaN(), history]
+    # Keras does not save the states of random layers.
+    reseed = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: (
+            _classifier_training.seed_random_layers(
+                model, settings.seed + epoch
+            )
+        )
+    )
+    callbacks = [moco_keras.callbacks.StopOnNaN(), history, reseed]
     if protocol.trainable == "head":
         callbacks.append(moco_keras.callbacks.CheckFrozen())
     keep = _finetune_results.Keep(

@@ -69,6 +69,13 @@ def test_it_leaves_a_classifier_and_what_it_is_worth(
 
 @pytest.mark.slow
 def test_it_resumes_to_the_bit(settings, tmp_path, monkeypatch, images):
+    """Even if a backbone drops units."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(6, 3, strides=2)(inputs)
+    x = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(x))
+    encoder = moco_keras.build_encoder(keras.Model(inputs, x), 8, 4)
+    encoder.save(tmp_path / "drops.keras")
+    settings["encoder"] = str(tmp_path / "drops.keras")
     train(settings)
     on_epoch_end = _finetune_results.Keep.on_epoch_end
 
