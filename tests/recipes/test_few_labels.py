@@ -54,6 +54,7 @@ def test_the_table_has_mean_and_error_of_each_method(
     assert (tmp_path / "out" / "few_labels.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_probe_sees_labels_of_the_draw_and_features_alone(
     settings, small_export, labeled_folder, tmp_path
 ):
@@ -205,6 +206,7 @@ def test_the_new_layer_is_that_of_training_from_scratch(small_export):
     assert not np.array_equal(trained[0], untrained[0])
 
 
+@pytest.mark.slow
 def test_a_training_run_that_diverges_has_no_accuracy(settings, monkeypatch):
     monkeypatch.setattr(
         few_labels._classifier_training,
