@@ -37,6 +37,8 @@ def few_labels(rows, path):
     figure, ((axes,),) = new_figure(1, 1, figsize=(6.4, 4))
     amounts = list(dict.fromkeys(row["labels_per_class"] for row in rows))
     places = range(len(amounts))
+    bottom = math.floor(10 * min(row["mean"] for row in rows) - 1) / 10
+    bottom = max(0, bottom)
     ends = []
     for method, (name, color) in _LINES.items():
         found = [row for row in rows if row["method"] == method]
@@ -49,7 +51,8 @@ def few_labels(rows, path):
         axes.fill_between(places, low, high, color=color, alpha=0.15, lw=0)
         axes.plot(places, means, "o-", color=color, ms=4, lw=1.8)
         ends.append((means[-1], name, color))
-    for place, (_, name, color) in zip(_apart(ends), ends, strict=True):
+    heights = _apart(ends, 0.06 * (1 - bottom))
+    for place, (_, name, color) in zip(heights, ends, strict=True):
         axes.annotate(
             name,
             (1, place),
@@ -62,14 +65,14 @@ def few_labels(rows, path):
     axes.set_xticks(places, [str(amount) for amount in amounts])
     axes.set_xlabel("labels per class")
     axes.set_ylabel("accuracy on test images")
-    axes.set_ylim(0, 1)
+    axes.set_ylim(bottom, 1)
     axes.grid(axis="y", color="#e6e6e6")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     save(figure, path)
 
 
-def _apart(ends, least=0.06):
+def _apart(ends, least):
     """The heights of labels, moved apart where they would overlap."""
     order = sorted(range(len(ends)), key=lambda i: ends[i][0])
     heights = {}
