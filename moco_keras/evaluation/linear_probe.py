@@ -61,7 +61,7 @@ def fit(features, labels, C=None, *, seed=0):
             f"{labels[0]}. Label images of another class, too."
         )
     feature_rows.check_finite(features=features)
-    rows = feature_rows.unit_rows(features)
+    rows = feature_rows.unit_rows(features).astype("float64")
     seed = arguments.whole(arguments.SEED, seed=seed)
     if C is not None:
         C = arguments.real(_STRENGTH, C=C)
@@ -93,13 +93,14 @@ def _choose(rows, labels, seed):
     held_out = _held_out(labels, np.random.default_rng(seed))
     if not held_out.any():
         return _WITHOUT_HELD_OUT
+    used = rows[~held_out], labels[~held_out]
+    tests = rows[held_out], labels[held_out]
     # Each fit begins at the optimum of the C before.
     regression = _regression(warm_start=True)
     scores = []
     for C in GRID:
         regression.C = C
-        _fit(regression, rows[~held_out], labels[~held_out])
-        scores.append(_score(regression, rows[held_out], labels[held_out]))
+        scores.append(_score(_fit(regression, *used), *tests))
     return GRID[scores.index(max(scores))]
 
 
@@ -117,7 +118,7 @@ def _fit(regression, rows, labels):
     with warnings.catch_warnings():
         # With a label or two for each class they are few, but classes.
         warnings.filterwarnings("ignore", "The number of unique classes")
-        return regression.fit(rows.astype("float64"), labels)
+        return regression.fit(rows, labels)
 
 
 def _held_out(labels, rng):

@@ -12,7 +12,6 @@ from moco_keras.distribution import accelerators
 from moco_keras.system.paths import printable
 
 _HELD_OUT = 0.1
-_FOR_CHECK = ("validation", "test")
 
 
 def of_folder(path, required, *, listed=None, on_bad_image="skip"):
@@ -127,7 +126,7 @@ def of_name(name, required, *, data_dir=None, examples=None):
     class_names = train.class_names or [str(i) for i in range(num_classes)]
     splits = {
         split: read(split)
-        for split in ("train", *_FOR_CHECK)
+        for split in ("train", "validation", "test")
         if split in info.splits
     }
     # The labels of ImageNet's split "test" were never published.
