@@ -6,10 +6,9 @@ import zipfile
 
 import numpy as np
 
+from moco_keras.recipes._run_files import HOW_TO_RESUME
 from moco_keras.system import paths
 from moco_keras.system.paths import printable
-
-HOW_TO_RESUME = "To resume, give the same command again."
 
 
 def open_npz(path, names):

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from moco_keras.data import image_files
 from moco_keras.recipes import _embed_files
-from moco_keras.recipes._embed_files import HOW_TO_RESUME, open_npz
+from moco_keras.recipes._embed_files import open_npz
+from moco_keras.recipes._run_files import HOW_TO_RESUME
 from moco_keras.system.paths import printable
 
 _FILES_OF_A_PART = 1024

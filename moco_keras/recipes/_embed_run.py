@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from moco_keras import export
 from moco_keras.data import image_files
 from moco_keras.distribution import accelerators
 from moco_keras.recipes import _embed_files, _embed_parts, _run_files
-from moco_keras.recipes._embed_files import HOW_TO_RESUME, readable_out_errors
+from moco_keras.recipes._embed_files import readable_out_errors
 from moco_keras.system import ownership, signals
 from moco_keras.system.paths import printable
 
@@ -113,22 +112,21 @@ def embed(function, images, settings, about, finish):
     place = out.with_name(f"{out.name}.{name}.partial")
     print(f"Embedding on: {accelerators.describe()}")
     stops = []  # numbers of signals
-    try:
-        with (
-            readable_out_errors(out),
-            # Noted, because TensorFlow replaces what is raised in its calls.
-            signals.answered(stops.append, _STOPPING, lambda: HOW_TO_RESUME),
-        ):
-            place.mkdir(exist_ok=True)
-            parts = _embed_parts.embed_in_parts(
-                function, images, settings, place, stops
-            )
-            joined = place / "joined.npz"
-            skipped = _embed_parts.join(parts, images, settings, about, joined)
-            _run_files.write_skipped(skipped_file, skipped)
-            finish(joined)
-    except (KeyboardInterrupt, SystemExit):
-        print(f"\n{HOW_TO_RESUME}", file=sys.stderr)
-        raise
+    with (
+        _run_files.resumable(),
+        readable_out_errors(out),
+        # Noted, because TensorFlow replaces what is raised in its calls.
+        signals.answered(
+            stops.append, _STOPPING, lambda: _run_files.HOW_TO_RESUME
+        ),
+    ):
+        place.mkdir(exist_ok=True)
+        parts = _embed_parts.embed_in_parts(
+            function, images, settings, place, stops
+        )
+        joined = place / "joined.npz"
+        skipped = _embed_parts.join(parts, images, settings, about, joined)
+        _run_files.write_skipped(skipped_file, skipped)
+        finish(joined)
     if skipped:
         print(image_files.summary(skipped))

@@ -1,8 +1,10 @@
 """Files of a run, which are written as a whole or not at all."""
 
+import contextlib
 import csv
 import io
 import json
+import sys
 
 from moco_keras.system import paths
 from moco_keras.system.paths import printable
@@ -18,6 +20,19 @@ NAMES = (
     "metrics.json",
     "timing.json",
 )
+
+
+HOW_TO_RESUME = "To resume, give the same command again."
+
+
+@contextlib.contextmanager
+def resumable():
+    """Says how to resume what a signal ends."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print(f"\n{HOW_TO_RESUME}", file=sys.stderr)
+        raise
 
 
 def write_json(path, value):

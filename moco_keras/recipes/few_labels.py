@@ -100,7 +100,10 @@ def few_labels(settings):
         _label_draws.check(amount, train.labels, train.class_names, _FLAG)
     with _run_files.readable_write_errors(out / "few_labels.json"):
         out.mkdir(parents=True, exist_ok=True)
-        with ownership.hold(out, "The folder of the results"):
+        with (
+            ownership.hold(out, "The folder of the results"),
+            _run_files.resumable(),
+        ):
             measure(settings, amounts, encoder, folder, (train, test), out)
 
 

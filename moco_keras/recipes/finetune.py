@@ -127,7 +127,10 @@ def finetune(settings):
     out = Path(settings.out)
     with _run_files.readable_write_errors(out / "settings.json"):
         out.mkdir(parents=True, exist_ok=True)
-        with ownership.hold(out, "The folder of --out"):
+        with (
+            ownership.hold(out, "The folder of --out"),
+            _run_files.resumable(),
+        ):
             _finetune(settings, out)
 
 

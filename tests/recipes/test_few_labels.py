@@ -79,7 +79,9 @@ def test_the_probe_sees_labels_of_the_draw_and_features_alone(
 
 
 @pytest.mark.slow
-def test_it_resumes_with_the_same_result(settings, tmp_path, monkeypatch):
+def test_it_resumes_with_the_same_result(
+    settings, tmp_path, monkeypatch, capsys
+):
     measure(settings)
     whole = (tmp_path / "out" / "few_labels.json").read_text()
     train, calls = _classifier_training.Trainer.accuracy, []
@@ -97,6 +99,7 @@ def test_it_resumes_with_the_same_result(settings, tmp_path, monkeypatch):
     keras.utils.set_random_seed(5)  # as in another process
     with pytest.raises(KeyboardInterrupt):
         measure(settings, out=other)
+    assert "give the same command again" in capsys.readouterr().err
     keras.utils.set_random_seed(6)
     assert not (tmp_path / "other" / "few_labels.json").exists()
     measure(settings, out=other)
