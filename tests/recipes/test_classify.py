@@ -107,6 +107,7 @@ def test_a_few_labeled_images_are_enough(
         assert float(row["probability"]) == pytest.approx(p.max(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_it_resumes(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(_embed_parts, "_FILES_OF_A_PART", 3)
     run(settings, out=str(tmp_path / "whole.csv"))

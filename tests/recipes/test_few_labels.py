@@ -36,6 +36,7 @@ def measure(settings, **changes):
     few_labels.few_labels(FewLabelsSettings(**{**settings, **changes}))
 
 
+@pytest.mark.slow
 def test_the_table_has_mean_and_error_of_each_method(
     settings, tmp_path, capsys
 ):
