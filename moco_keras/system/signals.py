@@ -60,6 +60,7 @@ def answered(handler=None, answer="Stopping ...", last_words=None):
         yield
         return
     handled, there = [], threading.Condition()
+    raised = []  # by handlers
     left = threading.Event()
     repeats = _repeats(), _repeats()  # as they are handled, and as they come
 
@@ -70,14 +71,18 @@ def answered(handler=None, answer="Stopping ...", last_words=None):
         with there:
             handled.append(number)
             there.notify()
-        if handler is not None and is_first:
-            handler(number)
-        elif callable(handlers[number]):
-            handlers[number](number, frame)
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
-        else:
-            raise SystemExit(128 + number)
+        try:
+            if handler is not None and is_first:
+                handler(number)
+            elif callable(handlers[number]):
+                handlers[number](number, frame)
+            elif number == signal.SIGINT:
+                raise KeyboardInterrupt
+            else:
+                raise SystemExit(128 + number)
+        except BaseException as error:
+            raised.append(error)
+            raise
 
     def acts():
         """Whether the main thread runs the handler in time."""
@@ -115,6 +120,12 @@ def answered(handler=None, answer="Stopping ...", last_words=None):
             signal.signal(number, handle)
         try:
             yield
+        except Exception as error:
+            # TensorFlow raises another error if a signal ends what it traces.
+            for interruption in _led_to(error):
+                if interruption in raised:
+                    raise interruption from None
+            raise
         finally:
             left.set()
             for number, before_it in handlers.items():
@@ -123,6 +134,12 @@ def answered(handler=None, answer="Stopping ...", last_words=None):
             _last_words.pop()
             other.send(b"\0")
             thread.join()
+
+
+def _led_to(error):
+    """The exceptions in whose handling an error was raised, the last first."""
+    while error := error.__context__:
+        yield error
 
 
 def _repeats():

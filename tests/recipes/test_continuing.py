@@ -282,9 +282,8 @@ def test_devices_and_workers_start_from_another_run_and_continue(
     train(programs.smoke(textures_dir, f"--run_dir={first}", "--epochs=1"))
     train(command("alone", first, 1))
     _, *of_devices = command("mirrored", first, 1, "--strategy=mirrored")
-    shallowly = "import shallow; shallow.networks().start(); "
     subprocess.run(
-        [sys.executable, "-c", shallowly + soak.TWO_DEVICES, *of_devices],
+        [sys.executable, "-c", soak.TWO_DEVICES, *of_devices],
         check=True,
         cwd=programs.ROOT,
         env={**os.environ, "PYTHONPATH": f"{programs.ROOT}/tests/helpers"},

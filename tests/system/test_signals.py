@@ -110,6 +110,32 @@ def test_a_swallowed_exception_does_not_keep_a_process_alive(said, monkeypatch):
         assert ended.wait(2)
 
 
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)],
+)
+def test_an_error_that_comes_of_the_signal_does_not_hide_it(
+    said, number, error
+):
+    """As TensorFlow's do, if a signal ends Python code that it traces."""
+    with pytest.raises(error), signals.answered():
+        thread = send(number)
+        try:
+            time.sleep(5)
+        finally:
+            raise AssertionError("Nesting violated")
+    thread.join()
+
+
+def test_another_error_after_the_signal_is_itself(said):
+    with pytest.raises(ValueError, match="another"), signals.answered():
+        thread = send(signal.SIGINT)
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(5)
+        raise ValueError("another")
+    thread.join()
+
+
 def test_other_handlers_keep_their_signals(said):
     """Such as an event loop, which has its own wakeup socket."""
     here, there = socket.socketpair()
