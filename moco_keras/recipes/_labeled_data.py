@@ -113,12 +113,15 @@ def of_name(name, required, *, data_dir=None, examples=None):
         stream = data.read_named(name, split, data_dir=data_dir, examples=count)
         return stream._replace(class_names=class_names or stream.class_names)
 
+    def has_labels(split):
+        return labels_of(read(f"{split}[:1]"))[0] != UNLABELLED
+
     class_names = []
     train = read("train")  # or it says that there is no such data set
     info = data.find_builder(name, data_dir).info
     label = info.features["label"] if "label" in info.features else None
     num_classes = getattr(label, "num_classes", None)
-    if num_classes is None or labels_of(train, 1)[0] == UNLABELLED:
+    if num_classes is None or not has_labels("train"):
         raise ValueError(
             "--data must have a feature `label` of classes. Received: "
             f"--data={name}, whose features are {', '.join(info.features)}."
@@ -127,11 +130,8 @@ def of_name(name, required, *, data_dir=None, examples=None):
     splits = {
         split: read(split)
         for split in ("train", "validation", "test")
-        if split in info.splits
-    }
-    # The labels of ImageNet's split "test" were never published.
-    splits = {
-        k: v for k, v in splits.items() if labels_of(v, 1)[0] != UNLABELLED
+        # The labels of ImageNet's split "test" were never published.
+        if split in info.splits and has_labels(split)
     }
     held_out = bool(required) and not set(required) & set(splits)
     if held_out:
@@ -142,14 +142,13 @@ def of_name(name, required, *, data_dir=None, examples=None):
     return splits, held_out
 
 
-def labels_of(stream, count=None):
-    """The labels of the first images of a stream, or of all, int64 (N,)."""
+def labels_of(stream):
+    """The labels of a stream's images, int64 (N,)."""
     if stream.labels is not None:
-        return stream.labels[:count]
+        return stream.labels
     unlabelled = tf.constant(UNLABELLED, tf.int64)
     labels = stream.encoded(None).map(lambda x: x.get("label", unlabelled))
-    labels = labels.take(-1 if count is None else count).batch(4096)
-    return np.concatenate(list(labels.as_numpy_iterator()))
+    return np.concatenate(list(labels.batch(4096).as_numpy_iterator()))
 
 
 def load_rows(stream, rows, image_size):
