@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from moco_keras import data
 from moco_keras.recipes import _labeled_data
+from moco_keras.system.paths import printable
 
 
 class Splits(NamedTuple):
@@ -13,15 +14,18 @@ class Splits(NamedTuple):
     Attributes:
         train: `data.ImageStream`.
         validation, test: the same, or None.
-        class_names: a name for each class.
         notes: lines that say how the data was understood.
     """
 
     train: data.ImageStream
     validation: data.ImageStream | None
     test: data.ImageStream | None
-    class_names: list[str]
     notes: list[str]
+
+    @property
+    def class_names(self):
+        """A name for each class."""
+        return self.train.class_names
 
 
 def read(settings, chooses):
@@ -51,9 +55,7 @@ def read(settings, chooses):
         splits, held_out = _labeled_data.of_folder(
             settings.data,
             required,
-            listed=_labeled_data.listed(settings.labels)
-            if settings.labels
-            else None,
+            listed=_listed(settings.labels),
             on_bad_image=settings.on_bad_image,
         )
     else:
@@ -73,6 +75,19 @@ def read(settings, chooses):
         train,
         splits.get("validation"),
         splits.get("test"),
-        train.class_names,
         notes,
     )
+
+
+def _listed(path):
+    """The names in a file, one on each line; None without a file."""
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text("utf-8", "surrogateescape").splitlines()
+    except OSError as error:
+        raise FileNotFoundError(
+            "--labels must be a text file with the name of an image on each "
+            f"line. Received: {printable(path)}: {error.strerror}."
+        ) from error
+    return [line.strip() for line in lines if line.strip()]

@@ -1,14 +1,12 @@
 """Labeled images of a folder or of TensorFlow Datasets, by their splits."""
 
-from pathlib import Path
-
 import numpy as np
 import tensorflow as tf
 
 from moco_keras import augmentations, data
 from moco_keras.data import folders, image_files
 from moco_keras.data.image_sets import UNLABELLED
-from moco_keras.distribution import accelerators
+from moco_keras.recipes import _memory
 from moco_keras.system.paths import printable
 
 _HELD_OUT = 0.1
@@ -19,9 +17,9 @@ def of_folder(path, required, *, listed=None, on_bad_image="skip"):
 
     Args:
         path: of the folder.
-        required: names of splits, of which one must hold labeled images;
-            otherwise a tenth of each class of "train" becomes "validation". If
-            it is empty, nothing is held out.
+        required: names of splits. If none of them holds labeled images, a
+            tenth of each class of "train" becomes "validation". Without names,
+            nothing is held out.
         listed: names of the images whose labels may be used; None means all.
         on_bad_image: see `data.load`.
 
@@ -138,6 +136,7 @@ def of_name(name, required, *, data_dir=None, examples=None):
         kept = round(100 * (1 - _HELD_OUT))
         splits["train"] = read(f"train[:{kept}%]")
         splits["validation"] = read(f"train[{kept}%:]")
+        splits = {k: with_labels(v) for k, v in splits.items()}
         check_classes(splits)
     return splits, held_out
 
@@ -146,9 +145,13 @@ def labels_of(stream):
     """The labels of a stream's images, int64 (N,)."""
     if stream.labels is not None:
         return stream.labels
-    unlabelled = tf.constant(UNLABELLED, tf.int64)
-    labels = stream.encoded(None).map(lambda x: x.get("label", unlabelled))
+    labels = stream.encoded(None).map(lambda x: x["label"])
     return np.concatenate(list(labels.batch(4096).as_numpy_iterator()))
+
+
+def with_labels(stream):
+    """The same stream, whose labels are known."""
+    return stream._replace(labels=labels_of(stream))
 
 
 def load_rows(stream, rows, image_size):
@@ -165,15 +168,12 @@ def load_rows(stream, rows, image_size):
     Raises:
         ValueError: if memory has no room for them.
     """
-    free = accelerators.free_memory()
-    need = 2 * len(rows) * 3 * image_size**2  # twice, when they are joined
-    if free is not None and need > free:
+    if lack := _memory.lack_for_images(len(rows), image_size):
         raise ValueError(
             "Images to train with must fit the memory that is free. Received: "
-            f"{len(rows):,} of {image_size}x{image_size} pixels, which need "
-            f"{need / 1e9:.1f} GB; {free / 1e9:.1f} GB are free. Lower "
-            "--labels_per_class, or use `finetune`, which reads images as they "
-            "are needed."
+            f"{len(rows):,} of {image_size}x{image_size} pixels, which {lack}. "
+            "Lower --labels_per_class, or use `finetune`, which reads images "
+            "as they are needed."
         )
     wanted = np.zeros(stream.num_examples, bool)
     wanted[rows] = True
@@ -210,15 +210,3 @@ def evaluation_batches(stream, image_size):
         .batch(256)
         .prefetch(tf.data.AUTOTUNE)
     )
-
-
-def listed(path):
-    """The names in a file, one on each line."""
-    try:
-        lines = Path(path).read_text("utf-8", "surrogateescape").splitlines()
-    except OSError as error:
-        raise FileNotFoundError(
-            "--labels must be a text file with the name of an image on each "
-            f"line. Received: {printable(path)}: {error.strerror}."
-        ) from error
-    return [line.strip() for line in lines if line.strip()]

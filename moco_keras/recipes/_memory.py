@@ -110,3 +110,21 @@ def num_memories(strategy):
 def gigabytes(number):
     """A number of bytes, in words."""
     return f"{number / 1e9:.1f} GB"
+
+
+def lack_for_images(count, image_size):
+    """What images need and what is free, if memory has no room for them.
+
+    Args:
+        count: number of images, uint8.
+        image_size: side, in pixels.
+
+    Returns:
+        Text such as "need 9.0 GB; 8.0 GB are free", or None. On a GPU it is
+        None, as its memory does not hold them.
+    """
+    free = None if accelerators.on_gpu() else accelerators.free_memory()
+    need = 2 * count * 3 * image_size**2  # twice, when they are joined
+    if free is None or need <= free:
+        return None
+    return f"need {need / 1e9:.1f} GB; {free / 1e9:.1f} GB are free"

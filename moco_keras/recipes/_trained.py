@@ -83,10 +83,7 @@ def read(settings):
         splits, held_out = _labeled_data.of_name(
             settings.data, required, data_dir=settings.data_dir
         )
-    splits = {
-        split: stream._replace(labels=_labeled_data.labels_of(stream))
-        for split, stream in splits.items()
-    }
+    splits = {k: _labeled_data.with_labels(v) for k, v in splits.items()}
     _labeled_data.check_classes(splits)
     name = "test" if "test" in splits else "validation"
     about = "held out of the others, a tenth" if held_out else f"of {name}"

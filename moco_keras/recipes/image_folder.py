@@ -20,8 +20,7 @@ import numpy as np
 
 from moco_keras import data
 from moco_keras.arguments import COUNT
-from moco_keras.distribution import accelerators
-from moco_keras.recipes import _data, _pretrain, _settings
+from moco_keras.recipes import _data, _memory, _pretrain, _settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +98,11 @@ def read(settings):
 
 def _check_room(count, settings):
     """Refuses images to evaluate with that memory has no room for."""
-    if accelerators.on_gpu():  # whose memory does not hold them
-        return
-    free = accelerators.free_memory()
-    need = 2 * count * 3 * settings.image_size**2  # twice, when they are joined
-    if free is not None and need > free:
+    if lack := _memory.lack_for_images(count, settings.image_size):
         raise ValueError(
             "The images to evaluate with must fit the memory that is free. "
             f"Received: --image_size={settings.image_size} and "
-            f"{_images(count)}, which need {need / 1e9:.1f} GB; "
-            f"{free / 1e9:.1f} GB are free. Lower --image_size or "
+            f"{_images(count)}, which {lack}. Lower --image_size or "
             "--test_examples."
         )
 

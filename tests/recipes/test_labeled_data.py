@@ -88,6 +88,9 @@ def test_rows_without_room_in_memory_are_refused(labeled_folder, monkeypatch):
     monkeypatch.setattr(accelerators, "free_memory", lambda: need - 1)
     with pytest.raises(ValueError, match="must fit the memory.*5 of 8x8"):
         _labeled_data.load_rows(splits["train"], np.arange(5), 8)
+    # The memory of a GPU does not hold them.
+    monkeypatch.setattr(accelerators, "on_gpu", lambda: True)
+    _labeled_data.load_rows(splits["train"], np.arange(5), 8)
 
 
 @pytest.fixture
