@@ -6,12 +6,14 @@ from moco_keras.plotting.classification import (
     labeled_pictures,
     mistakes,
 )
-from moco_keras.plotting.pictures import curves, nearest, neighbours, views
+from moco_keras.plotting.curves import curves, health
+from moco_keras.plotting.pictures import nearest, neighbours, views
 
 __all__ = [
     "confusion",
     "curves",
     "few_labels",
+    "health",
     "labeled_pictures",
     "mistakes",
     "nearest",

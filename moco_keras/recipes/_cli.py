@@ -5,6 +5,7 @@ import errno
 import io
 import signal
 import sys
+import warnings
 
 import tensorflow as tf
 from absl import app, flags, logging
@@ -27,6 +28,8 @@ def run(defaults, work):
     logging.set_verbosity(logging.WARNING)  # --verbosity=0 for more
     _settings.define_flags(defaults)
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
+    # Whoever runs a program does not look for the line that warned.
+    warnings.formatwarning = lambda message, *_: f"\nWarning: {message}\n"
 
     def main(argv):
         try:

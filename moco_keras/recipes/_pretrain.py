@@ -15,6 +15,7 @@ from moco_keras.recipes import (
     _data,
     _defaults,
     _evaluation,
+    _health,
     _history,
     _model,
     _progress,
@@ -25,6 +26,7 @@ from moco_keras.recipes import (
     _settings,
     _start,
     _threads,
+    _verdict,
 )
 from moco_keras.system import paths, signals
 from moco_keras.training import checkpoint_files
@@ -159,6 +161,8 @@ def _train(settings, images, model, start, folder):
             print("Evaluating the untrained encoder ...", flush=True)
         metrics["knn_untrained"] = monitor.evaluate()["knn"]
         callbacks.append(monitor)
+    if health := _health.monitor(settings, train):
+        callbacks.append(health)
     if settings.init_from:
         _start.give(model, start, model.distribute_strategy)
     checkpoints, stack = None, contextlib.ExitStack()
@@ -204,6 +208,9 @@ def _train(settings, images, model, start, folder):
                 found[0], bank.labels, found[1], test.labels
             )
         metrics["history"] = log.epochs
+        if health:
+            metrics["health"] = _health.summary(health.setup, log.epochs)
+        metrics["verdict"] = _verdict.of_run(metrics, len(test.images))
         _results.write(folder, model, images, found, metrics, timing)
         _results.print_summary(metrics, bank, speed, folder)
 

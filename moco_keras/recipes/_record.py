@@ -21,6 +21,7 @@ _MAY_CHANGE = (
     "output_dir",
     "run_dir",
     "checkpoint_every",
+    "on_alarm",
     "strategy",
 )
 # What settings were called in records of earlier versions.

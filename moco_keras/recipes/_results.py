@@ -1,8 +1,10 @@
 """What a run leaves in its folder, and says at its end."""
 
+import numpy as np
+
 import moco_keras
 from moco_keras import plotting
-from moco_keras.evaluation import knn
+from moco_keras.evaluation import alarms, knn
 from moco_keras.recipes import (
     _evaluation,
     _pictures,
@@ -46,6 +48,16 @@ def _draw(folder, model, images, features, metrics):
             path,
             metrics.get("knn_raw_pixels"),
             metrics.get("knn_untrained"),
+            _chance(metrics, test),
+        )
+
+    def health(path):
+        of_run = metrics["health"]
+        plotting.health(
+            metrics["history"],
+            path,
+            alarms.Setup(**of_run["setup"]),
+            [alarms.Alarm(**alarm) for alarm in of_run["alarms"]],
         )
 
     def views(path):
@@ -65,8 +77,23 @@ def _draw(folder, model, images, features, metrics):
             path,
         )
 
-    for draw in (curves, views, neighbours):
+    drawn = [curves, views, neighbours]
+    if "health" in metrics:
+        drawn.append(health)
+    for draw in drawn:
         _pictures.draw(folder / f"{draw.__name__}.png", draw)
+
+
+def _chance(metrics, test):
+    """What a guess reaches, as `plotting.curves` takes it."""
+    chance = {}
+    if "health" in metrics:
+        setup = alarms.Setup(**metrics["health"]["setup"])
+        chance["loss"] = setup.chance
+        chance["contrastive_accuracy"] = 1 / (1 + setup.queue_size)
+    if "knn_trained" in metrics:
+        chance["knn"] = np.bincount(test.labels).max() / len(test.labels)
+    return chance
 
 
 def print_summary(metrics, bank, images_per_second, folder):
@@ -80,4 +107,5 @@ def print_summary(metrics, bank, images_per_second, folder):
         print(f"Linear probe, likewise: {metrics['linear_probe']:.3f}")
     if images_per_second:
         print(f"{images_per_second:.0f} images a second")
+    print(*metrics["verdict"], sep="\n")
     print(f"The encoder, its record and its pictures are in {folder}")

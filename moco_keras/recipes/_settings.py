@@ -188,6 +188,12 @@ class Settings(Bounded):
     knn_every: int = setting(
         5, "epochs between kNN evaluations; the first and last always", COUNT
     )
+    on_alarm: str = setting(
+        "warn",
+        "what to do when the run is ill, such as collapsed, or its images are: "
+        "go on with a warning, or end with an error",
+        choices=("warn", "stop"),
+    )
 
     def __post_init__(self):
         """Also refuses what does not fit together."""

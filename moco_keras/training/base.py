@@ -102,7 +102,7 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
         accelerators.warn_of_unused_gpu()
         strategy = self.distribute_strategy
         callbacks, checkpoint = run_callbacks.arrange(
-            callbacks, self._momentum_update
+            callbacks, self._momentum_update, verbose
         )
         if validation_split and validation_data is None:
             x, validation_data = inputs.split(x, validation_split)

@@ -9,7 +9,10 @@ from moco_keras.momentum import MomentumUpdate
 from moco_keras.training.checkpoint import Checkpoint
 
 
-def arrange(callbacks, momentum_update):
+_NOT_SHOWN = "health_"  # the beginning of names, in progress bars
+
+
+def arrange(callbacks, momentum_update, verbose):
     """Puts the user's callbacks in order, with those that every run needs.
 
     `EpochWatch` comes first, because the others need the averages that it
@@ -19,6 +22,7 @@ def arrange(callbacks, momentum_update):
     Args:
         callbacks: what `fit` was given.
         momentum_update: the `MomentumUpdate` to use where none was given.
+        verbose: as in `keras.Model.fit`.
 
     Returns:
         A list of callbacks, and the `Checkpoint` among them or None.
@@ -45,7 +49,22 @@ def arrange(callbacks, momentum_update):
     others = [c for c in callbacks if not any(c is p for p in placed)]
     updates = updates or [momentum_update]
     arranged = [EpochWatch(), *updates, *others, *checkpoints]
+    bars = keras.callbacks.ProgbarLogger
+    if verbose and not any(isinstance(c, bars) for c in others):
+        arranged.append(ProgressBar())
     return arranged, checkpoints[0] if checkpoints else None
+
+
+class ProgressBar(keras.callbacks.ProgbarLogger):
+    """Keras's own, without the many numbers of a `HealthMonitor`."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        shown = {
+            name: value
+            for name, value in (logs or {}).items()
+            if not name.startswith(_NOT_SHOWN)
+        }
+        super().on_epoch_end(epoch, shown)
 
 
 class EpochWatch(keras.callbacks.Callback):

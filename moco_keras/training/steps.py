@@ -5,9 +5,8 @@ import contextlib
 import keras
 import tensorflow as tf
 
-from moco_keras import arguments, distribution, random, step_errors
+from moco_keras import arguments, distribution, step_errors
 from moco_keras.data import checks, inputs
-from moco_keras.data.views import random_states
 from moco_keras.models import model_state
 from moco_keras.momentum import MomentumUpdate, freeze_alike, parameters
 from moco_keras.training import keras_arguments
@@ -125,18 +124,11 @@ class SteppedModel(TwoEncoders):
         Encoders use their moving statistics. Views that the augmenter cuts are
         the same every time, if it is a Keras layer.
         """
-        with keras.StatelessScope(self._evaluation_states()):
-            im_1, im_2 = self.two_views(data)
-        return self.step_logs(*self.losses_of_views(im_1, im_2))
-
-    def _evaluation_states(self):
-        """States of the augmenter that depend on the queries so far alone."""
         # The queries evaluated so far, on all replicas.
         number = self._accuracy.count * distribution.num_replicas()
-        return [
-            (v, random.fold_in(random.key(0, "evaluation", i), number))
-            for i, v in enumerate(random_states(self.augmenter))
-        ]
+        return self.step_logs(
+            *self.losses_of_views(*self.fixed_views(data, number))
+        )
 
     def compile(
         self,

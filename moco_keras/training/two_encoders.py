@@ -5,9 +5,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import distribution, keras_private, momentum
+from moco_keras import distribution, keras_private, momentum, random
 from moco_keras.data import checks
-from moco_keras.data.views import augment
+from moco_keras.data.views import augment, random_states
 from moco_keras.models import encoders, model_state
 
 
@@ -99,6 +99,24 @@ class TwoEncoders(keras.Model):
             im_1, im_2 = self.augment_twice(images)
         checks.check_views(im_1, im_2, self.query_encoder)
         return im_1, im_2
+
+    def fixed_views(self, data, number):
+        """Two views that are the same every time, if a Keras layer cuts them.
+
+        Args:
+            data: as in `two_views`.
+            number: int scalar, on which the views depend, such as that of the
+                batch.
+
+        Returns:
+            A pair of views, float (N, S, S, 3).
+        """
+        states = [
+            (v, random.fold_in(random.key(0, "evaluation", i), number))
+            for i, v in enumerate(random_states(self.augmenter))
+        ]
+        with keras.StatelessScope(states):
+            return self.two_views(data)
 
     def call(self, images, training=False):
         """Projects uint8 images: float32 (N, C), L2-normalized."""
