@@ -44,7 +44,7 @@ def is_private(name):
 @functools.cache
 def own_names():
     """Names that the package defines, and public ones with an underscore."""
-    names = {"_replace", "_exit"}  # of named tuples, and of `os`
+    names = {"_replace", "_asdict", "_exit"}  # of named tuples, and of `os`
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -46,8 +46,10 @@ def uniformity(x):
         with t = 2.
     """
     x = _float64(x)
-    squares = 2 - 2 * (x @ x.T)[np.triu_indices(len(x), 1)]
-    return float(np.log(np.exp(-2 * squares).mean()))
+    lengths = np.square(x).sum(axis=1)  # 1, but for the roundings of float32
+    squares = lengths[:, None] + lengths - 2 * x @ x.T
+    of_pairs = squares[np.triu_indices(len(x), 1)]
+    return float(np.log(np.exp(-2 * of_pairs).mean()))
 
 
 def uniformity_limit(dim):

@@ -1,12 +1,12 @@
 """Pictures of a run."""
 
+from moco_keras.plotting.by_epoch import curves, health
 from moco_keras.plotting.classification import (
     confusion,
     few_labels,
     labeled_pictures,
     mistakes,
 )
-from moco_keras.plotting.curves import curves, health
 from moco_keras.plotting.pictures import nearest, neighbours, views
 
 __all__ = [

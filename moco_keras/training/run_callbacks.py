@@ -8,7 +8,6 @@ from moco_keras.models import encoders
 from moco_keras.momentum import MomentumUpdate
 from moco_keras.training.checkpoint import Checkpoint
 
-
 _NOT_SHOWN = "health_"  # the beginning of names, in progress bars
 
 

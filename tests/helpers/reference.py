@@ -73,3 +73,57 @@ def chi_square(a, b):
     a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
     counted = a + b > 0
     return ((a - b)[counted] ** 2 / (a + b)[counted]).sum()
+
+
+def squared_distance(a, b):
+    return sum((float(x) - float(y)) ** 2 for x, y in zip(a, b, strict=True))
+
+
+def alignment(q, k):
+    """Section 4.1.1 of Wang and Isola, one image at a time."""
+    return np.mean([squared_distance(*pair) for pair in zip(q, k, strict=True)])
+
+
+def uniformity(x):
+    """Section 4.1.2 of Wang and Isola, one pair at a time."""
+    pairs = [(i, j) for i in range(len(x)) for j in range(i)]
+    potentials = [math.exp(-2 * squared_distance(x[i], x[j])) for i, j in pairs]
+    return math.log(sum(potentials) / len(pairs))
+
+
+def rank_me(x):
+    """Equations 2 and 3 of RankMe, by the eigenvalues of x^T x."""
+    x = np.asarray(x, "float64")
+    values = np.linalg.eigvalsh(x.T @ x if len(x) > x.shape[1] else x @ x.T)
+    singular = [math.sqrt(max(value, 0)) for value in values]
+    total = sum(singular)
+    entropy = 0.0
+    for value in singular:
+        p = value / total + 1e-7
+        entropy -= p * math.log(p)
+    return math.exp(entropy)
+
+
+def deviation(x):
+    """Mean over the elements of their standard deviation, times sqrt(D)."""
+    deviations = []
+    for column in np.asarray(x, "float64").T:
+        mean = sum(column) / len(column)
+        squares = sum((value - mean) ** 2 for value in column)
+        deviations.append(math.sqrt(squares / len(column)))
+    return sum(deviations) / len(deviations) * math.sqrt(x.shape[1])
+
+
+def mean_similarity(x):
+    """Mean dot product of different rows, one pair at a time."""
+    pairs = [(i, j) for i in range(len(x)) for j in range(i)]
+    return sum(float(x[i] @ x[j]) for i, j in pairs) / len(pairs)
+
+
+def found_among(q, k, num_negatives):
+    """Share of queries nearer to their key than to those that follow it."""
+    found = 0
+    for n in range(len(q)):
+        others = [k[(n + i + 1) % len(q)] for i in range(num_negatives)]
+        found += all(q[n] @ k[n] > q[n] @ other for other in others)
+    return found / len(q)

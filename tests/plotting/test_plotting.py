@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from moco_keras import plotting
-from moco_keras.plotting import pictures
+from moco_keras.evaluation import health
+from moco_keras.evaluation.alarms import Alarm, Setup
+from moco_keras.plotting import by_epoch, pictures
 
 
 def not_white(path, left, right):
@@ -62,9 +64,9 @@ def drawn_lines(figure):
 def draw(monkeypatch, tmp_path):
     """Draws curves into a file; returns the lines."""
     figures = []
-    save = pictures.save
+    save = by_epoch.save
     monkeypatch.setattr(
-        pictures, "save", lambda *a: (figures.append(a[0]), save(*a))
+        by_epoch, "save", lambda *a: (figures.append(a[0]), save(*a))
     )
 
     def run(epochs, **kwargs):
@@ -130,13 +132,111 @@ def test_curves_of_a_history_with_knn_in_every_epoch(draw):
         ({}, "one or more. Received 0 epochs"),
         ([{"loss": 1.0}], "1 epochs, 0 with contrastive_accuracy"),
         ([ROWS[0], {"epoch": 2}], "2 epochs, 1 with loss"),
-        ({**HISTORY, "knn": [0.3, 0.5]}, "2 values of 3 epochs.*CSVLogger"),
+        (
+            {**HISTORY, "knn": [0.3, 0.5]},
+            "2 values of knn, of 3 epochs.*CSVLogger",
+        ),
         ([{**ROWS[0], "loss": "high"}], "numbers. Received: loss='high'"),
     ],
 )
 def test_epochs_that_cannot_be_drawn_are_refused(epochs, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         plotting.curves(epochs, tmp_path / "curves.png")
+
+
+def horizontal_lines(figure):
+    """The heights of each panel's dotted lines, by its title."""
+    return {
+        axes.get_title(): sorted(
+            float(line.get_ydata()[0])
+            for line in axes.get_lines()
+            if line.get_linestyle() == ":"
+        )
+        for axes in figure.axes
+    }
+
+
+@pytest.fixture
+def by_epoch_figures(monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        by_epoch, "save", lambda figure, path: found.append(figure)
+    )
+    return found
+
+
+def test_curves_show_what_a_guess_reaches(by_epoch_figures, tmp_path):
+    chance = {"loss": 9.0, "contrastive_accuracy": 0.01, "knn": 0.1}
+    plotting.curves(ROWS, tmp_path, 0.35, 0.2, chance)
+    assert horizontal_lines(by_epoch_figures[0]) == {
+        "kNN accuracy": [0.1, 0.2, 0.35],
+        "InfoNCE loss, nats": [9.0],
+        "contrastive accuracy": [0.01],
+    }
+    plotting.curves(ROWS, tmp_path, chance={"loss": 9.0})
+    assert horizontal_lines(by_epoch_figures[1])["kNN accuracy"] == []
+
+
+MEASURES = (
+    "alignment", "uniformity", "rank_features", "rank_projections",
+    "deviation_features", "deviation_projections", "similarity_features",
+    "similarity_projections", "positive_05", "positive_50", "positive_95",
+    "negative_05", "negative_50", "negative_95", "accuracy", "key_distance",
+)  # fmt: skip
+MEASURED = [
+    {**row, **{f"health_{x}": i + row["epoch"] for i, x in enumerate(MEASURES)}}
+    if row["epoch"] != 2
+    else row
+    for row in ROWS
+]
+SETUP = Setup(2000, 128, 512, 0.2, 0.99)
+
+
+@pytest.mark.parametrize("queue_size", [512, None])
+def test_health_shows_the_epochs_that_were_measured(
+    queue_size, by_epoch_figures, tmp_path
+):
+    setup = SETUP._replace(queue_size=queue_size)
+    rows = MEASURED
+    if queue_size is None:  # and its columns are not there
+        of_queue = ("health_negative", "health_accuracy")
+        rows = [
+            {k: v for k, v in row.items() if not k.startswith(of_queue)}
+            for row in rows
+        ]
+    plotting.health(rows, tmp_path, setup)
+    (figure,) = by_epoch_figures
+    lines = drawn_lines(figure)
+    assert lines["alignment"] == [[[1, 1], [3, 3]]]
+    assert lines["effective rank"] == [[[1, 3], [3, 5]], [[1, 4], [3, 6]]]
+    positives = [[1, 10], [3, 12]]
+    negatives = [[[1, 13], [3, 15]]] if queue_size else []
+    bands = lines["similarities, 5th to 95th percentile"]
+    assert bands == [positives, *negatives]
+    heights = horizontal_lines(figure)
+    assert heights["uniformity"] == [health.uniformity_limit(128), 0]
+    assert heights["deviation"] == [0, 1]
+    if queue_size:
+        trained = [[1, ACCURACY[0]], [3, ACCURACY[2]]]
+        assert lines["contrastive accuracy"] == [trained, [[1, 15], [3, 17]]]
+        assert heights["contrastive accuracy"] == [1 / 513]
+    assert figure.get_suptitle() == ""
+
+
+def test_health_names_the_alarms_and_takes_csv_files(tmp_path):
+    path = tmp_path / "health.png"
+    alarms = [Alarm("collapse", 2, ""), Alarm("duplicates", 0, "")]
+    plotting.health(in_csv(MEASURED[:1], tmp_path), path, SETUP, alarms)
+    assert not_white(path, 0, 1) > 0.01
+
+
+def test_health_without_its_columns_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="HealthMonitor.*3 epochs without"):
+        plotting.health(ROWS, tmp_path / "health.png", SETUP)
+    history = {**HISTORY, "health_alignment": [1.0]}
+    with pytest.raises(ValueError, match="1 values of health_alignment, of 3"):
+        plotting.health(history, tmp_path / "health.png", SETUP)
+    plotting.curves(history, tmp_path / "curves.png")  # does not draw it
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

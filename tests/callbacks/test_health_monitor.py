@@ -1,0 +1,325 @@
+"""The monitor measures what it says, and changes nothing."""
+
+import csv
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import reference
+
+import moco_keras
+from moco_keras import Checkpoint, callbacks, optimizers
+from moco_keras.evaluation import health
+
+# Of noise and tiny models, which are rarely healthy.
+pytestmark = pytest.mark.filterwarnings("ignore:Health")
+COLUMNS = {
+    "copies", "blank", "queue_ratio", "queue_age", "key_distance", "alignment",
+    "uniformity", "rank_features", "rank_projections", "deviation_features",
+    "deviation_projections", "similarity_features", "similarity_projections",
+    "positive_05", "positive_50", "positive_95", "accuracy", "negative_05",
+    "negative_50", "negative_95",
+}  # fmt: skip
+
+
+def health_of(history):
+    return {
+        name.removeprefix("health_"): values
+        for name, values in history.items()
+        if name.startswith("health_")
+    }
+
+
+@pytest.fixture
+def views(images):
+    return images.astype("float32"), images[..., ::-1].astype("float32")
+
+
+def fit(model, images, monitor, epochs=2, **kwargs):
+    kwargs = {"batch_size": 8, "verbose": 0, **kwargs}
+    return model.fit(
+        images, epochs=epochs, callbacks=[monitor], **kwargs
+    ).history
+
+
+def encoded(encoder, images):
+    return np.asarray(encoder(images, training=False))
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("count", [6, 16])
+def test_measures_are_those_of_the_views_in_inference_mode(
+    make_model, views, count
+):
+    model = make_model(ready_views=True)
+    monitor = callbacks.HealthMonitor(views, sample_size=count)
+    found = health_of(fit(model, views, monitor))
+    rows = np.sort(np.random.default_rng(0).permutation(16)[:count])
+    im_q, im_k = (x[rows] for x in views)
+    raw = encoded(moco_keras.backbone(model.query_encoder), im_q)
+    raw_q = encoded(model.query_encoder, im_q)
+    q, k = unit(raw_q), unit(encoded(model.key_encoder, im_k))
+    keys = model.queue.keys.numpy()
+    positives = np.sum(q * k, axis=1)
+    weights = [
+        np.concatenate([v.numpy().ravel() for v in encoder.trainable_variables])
+        for encoder in (model.query_encoder, model.key_encoder)
+    ]
+    apart = np.linalg.norm(weights[0] - weights[1])
+    expected = {
+        "alignment": reference.alignment(q, k),
+        "uniformity": reference.uniformity(q),
+        "rank_features": reference.rank_me(raw),
+        "rank_projections": reference.rank_me(raw_q),
+        "deviation_features": reference.deviation(unit(raw)),
+        "deviation_projections": reference.deviation(q),
+        "similarity_features": reference.mean_similarity(unit(raw)),
+        "similarity_projections": reference.mean_similarity(q),
+        "positive_50": np.median(positives),
+        "negative_05": np.percentile(q @ keys.T, 5),
+        "negative_95": np.percentile(q @ keys.T, 95),
+        "accuracy": reference.found_among(q, k, count - 1),
+        "key_distance": apart / np.linalg.norm(weights[0]),
+        "queue_ratio": 32 / 16,
+        "queue_age": 4,  # steps of 8 keys
+    }
+    for name, value in expected.items():
+        assert found[name][-1] == pytest.approx(value, rel=1e-5), name
+    assert set(found) == COLUMNS - {"copies", "blank"}
+    np.testing.assert_allclose(monitor.similarities[0], positives, rtol=1e-5)
+    assert monitor.similarities[1].shape == (count, 32)
+
+
+def test_views_are_the_same_in_every_epoch_and_every_run(make_model, images):
+    """Otherwise the measures of a frozen encoder would differ."""
+    found = []
+    for _ in range(2):
+        keras.utils.set_random_seed(7)
+        model = make_model(optimizer=optimizers.SGD(1e-30))
+        monitor = callbacks.HealthMonitor(images)
+        # Batch norm's statistics move, whatever the learning rate.
+        for layer in model.query_encoder.layers:
+            layer.trainable = layer.name.startswith("head")
+        model.compile(optimizer=optimizers.SGD(1e-30))
+        found.append(health_of(fit(model, images, monitor, epochs=3)))
+        keras.utils.set_random_seed(8)  # of the global generator
+    assert found[0] == found[1]
+    assert len(set(found[0]["alignment"])) == 1
+    assert 0 < found[0]["alignment"][0] < 4
+
+
+def test_the_run_is_the_same_with_and_without(make_model, images):
+    results = []
+    for monitored in (True, False):
+        keras.utils.set_random_seed(3)
+        model = make_model(splits=2)
+        watch = [callbacks.HealthMonitor(images)] * monitored
+        history = model.fit(
+            images, batch_size=8, epochs=3, verbose=0, callbacks=watch
+        ).history
+        state = [keras.ops.convert_to_numpy(v) for v in model.variables]
+        results.append((history["loss"], state))
+    assert results[0][0] == results[1][0]
+    for with_it, without in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_array_equal(with_it, without)
+
+
+def test_epochs_at_the_beginning_and_then_some_are_measured(
+    make_model, views, tmp_path
+):
+    """One of as many as train on sixteen times the sample."""
+    monitor = callbacks.HealthMonitor(views, sample_size=4)
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    make_model(ready_views=True).fit(
+        views, batch_size=8, epochs=9, verbose=0, callbacks=[monitor, log]
+    )
+    with (tmp_path / "log.csv").open() as file:
+        values = [r["health_alignment"] for r in csv.DictReader(file)]
+    measured = [i + 1 for i, x in enumerate(values) if x != "NA"]
+    assert measured == [1, 2, 3, 4, 8, 9]
+
+
+def test_a_large_set_is_measured_in_every_epoch(make_model, views):
+    monitor = callbacks.HealthMonitor(views, num_images=1000)
+    history = fit(make_model(ready_views=True), views, monitor, epochs=5)
+    assert len(history["health_alignment"]) == 5
+    assert history["health_queue_ratio"] == [32 / 1000] * 5
+
+
+def test_labels_give_the_share_of_false_negatives(make_model, views):
+    labels = np.arange(16)[:, None] % 4  # as in `keras.datasets`
+    model = make_model(ready_views=True)
+    history = fit(model, views, callbacks.HealthMonitor(views, labels))
+    assert history["health_same_class"] == [0.25, 0.25]
+    monitor = callbacks.HealthMonitor(views, np.full(16, -1))
+    assert "health_same_class" not in fit(model, views, monitor)
+
+
+def test_the_queue_age_counts_keys_of_both_directions(make_model, views):
+    for symmetric, ages in ((False, [2, 4, 4]), (True, [2, 2, 2])):
+        monitor = callbacks.HealthMonitor(views)
+        model = make_model(symmetric=symmetric, ready_views=True)
+        history = fit(model, views, monitor, epochs=3)
+        assert history["health_queue_age"] == ages
+        assert monitor.setup.keys_per_image == 1 + symmetric
+
+
+def test_another_method_without_a_queue_is_measured(make_encoder, images):
+    from moco_v3 import MoCoV3
+
+    predictor = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+    model = MoCoV3(make_encoder(), predictor)
+    model.compile(optimizer=optimizers.SGD(0.1))
+    found = health_of(fit(model, images, callbacks.HealthMonitor(images)))
+    of_queue = {"queue_ratio", "queue_age", "accuracy"}
+    assert set(found) == {
+        x for x in COLUMNS - of_queue if not x.startswith("negative")
+    }
+
+
+def test_an_encoder_in_half_precision_is_measured_in_float32(make_model, views):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    monitor = callbacks.HealthMonitor(views)
+    found = fit(make_model(ready_views=True), views, monitor, epochs=1)
+    assert set(health_of(found)) == COLUMNS - {"copies", "blank"}
+    assert monitor.similarities[0].dtype == np.float32
+    assert monitor.similarities[0].max() <= 1 + 1e-6
+
+
+def test_a_resumed_run_measures_what_one_run_does(make_model, views, tmp_path):
+    """From the end of an epoch, and from within one."""
+
+    def run(epochs, folder, *others):
+        keras.utils.set_random_seed(5)
+        watched = [callbacks.HealthMonitor(views), *others]
+        history = make_model(ready_views=True).fit(
+            views,
+            batch_size=8,
+            epochs=epochs,
+            verbose=0,
+            callbacks=[*watched, Checkpoint(tmp_path / folder, "1 step")],
+        )
+        return {k: v[-1:] for k, v in health_of(history.history).items()}
+
+    def stop(batch, logs):
+        if batch == 0:
+            raise KeyboardInterrupt
+
+    whole = run(3, "whole")
+    run(2, "interrupted")
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(3, "interrupted", watch)
+    assert run(3, "interrupted") == whole
+
+
+def test_progress_bars_leave_the_columns_out(make_model, views, capsys):
+    model = make_model(ready_views=True)
+    monitor = callbacks.HealthMonitor(views)
+    history = fit(model, views, monitor, epochs=1, verbose=2)
+    assert "health_alignment" in history
+    out = capsys.readouterr().out
+    assert out.count("contrastive_accuracy") == 1 and "health" not in out
+    # With a bar of the user's there is no other.
+    bar = keras.callbacks.ProgbarLogger()
+    model.fit(views, batch_size=8, verbose=2, callbacks=[bar])
+    assert capsys.readouterr().out.count("contrastive_accuracy") == 1
+
+
+def test_an_alarm_is_told_once_when_the_run_begins(make_model, views):
+    monitor = callbacks.HealthMonitor(views)
+    model = make_model(queue_size=64, ready_views=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model, views, monitor, epochs=2)
+        fit(model, views, monitor, epochs=2)
+    told = [str(w.message) for w in caught if "too long" in str(w.message)]
+    assert len(told) == 1
+    assert told[0].startswith("Health, queue too long: The queue of 64 keys")
+    assert monitor.alarms[0].kind == "queue too long"
+    assert monitor.alarms[0].epoch == 0
+
+
+def test_an_alarm_stops_the_run_if_it_is_to(make_model, views):
+    monitor = callbacks.HealthMonitor(views, on_alarm="stop")
+    model = make_model(queue_size=64, ready_views=True)
+    with pytest.raises(ValueError, match="Health, queue too long"):
+        fit(model, views, monitor)
+    assert int(model.steps) == 0
+
+
+@pytest.mark.parametrize("on_alarm", ["warn", "stop"])
+def test_an_alarm_of_an_epoch_is_told_when_all_have_logged_it(
+    make_model, views, on_alarm, monkeypatch
+):
+    """So that nothing that is known of the epoch is lost."""
+    monkeypatch.setattr(health, "deviation", lambda x: 0.01)
+    monitor = callbacks.HealthMonitor(views, num_images=1000, on_alarm=on_alarm)
+    seen = []
+    log = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(
+            logs["health_deviation_projections"]
+        )
+    )
+    told = {
+        "warn": pytest.warns(UserWarning, match="Health, collapse: .*0.010"),
+        "stop": pytest.raises(ValueError, match="Health, collapse: .*0.010"),
+    }
+    with told[on_alarm]:
+        make_model(ready_views=True).fit(
+            views, batch_size=8, epochs=2, verbose=0, callbacks=[monitor, log]
+        )
+    assert seen == [0.01, 0.01]
+    assert [(a.kind, a.epoch) for a in monitor.alarms] == [("collapse", 2)]
+
+
+def test_an_encoder_that_diverged_is_an_alarm_and_no_error(make_model, images):
+    model = make_model(optimizer=optimizers.SGD(1e30))
+    monitor = callbacks.HealthMonitor(images, num_images=1000)
+    with pytest.warns(UserWarning, match="divergence: .*not finite"):
+        history = fit(model, images, monitor)
+    assert "health_alignment" not in history
+    assert history["health_copies"] == [0.0, 0.0]
+
+
+def test_equal_views_are_found(make_model, images):
+    views = images.astype("float32")
+    monitor = callbacks.HealthMonitor((views, views))
+    model = make_model(queue_size=16, ready_views=True)
+    with (
+        pytest.warns(UserWarning, match="Health, equal views: .*100%"),
+        pytest.warns(UserWarning, match="views of an image must differ"),
+    ):
+        fit(model, (views, views), monitor, epochs=1)
+
+
+def test_views_of_pixels_are_kept_as_bytes(make_model, images):
+    """A quarter of the memory; others keep what is after the point."""
+    monitor = callbacks.HealthMonitor(images)
+    model = make_model()
+    fit(model, images, monitor, epochs=1)
+    assert [x.dtype for x in monitor._views] == ["uint8"] * 2
+    exact = model.fixed_views(images, 0)
+    for kept, view in zip(monitor._views, exact, strict=True):
+        np.testing.assert_allclose(kept, np.clip(view, 0, 255), atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"on_alarm": "ring"}, 'warn" or "stop". Received: on_alarm=.ring'),
+        ({"sample_size": 0}, "sample_size=0"),
+        ({"num_images": 1.5}, "num_images=1.5"),
+        ({"labels": [0]}, "one for each image. Received: 1 of 16"),
+        ({"images": np.zeros((1, 8, 8, 3), "uint8")}, "two or more.*1"),
+        ({"images": np.zeros((16, 8, 8), "uint8")}, "images in gray"),
+        ({"images": np.zeros((16, 8, 8, 3), "float32")}, "dtype=float32"),
+    ],
+)
+def test_bad_arguments_are_refused(kwargs, message, images):
+    with pytest.raises(ValueError, match=message):
+        callbacks.HealthMonitor(**{"images": images, **kwargs})
