@@ -184,12 +184,13 @@ class HealthMonitor(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._pointer is None and self.setup.queue_size:
-            self._pointer = int(self.model.queue.pointer)
+            self._pointer = _number(self.model.queue.pointer)
 
     def on_train_batch_end(self, batch, logs=None):
         if self._keys_per_step is None and self.setup.queue_size:
             size = self.model.queue.size
-            written = (int(self.model.queue.pointer) - self._pointer) % size
+            pointer = _number(self.model.queue.pointer)
+            written = (pointer - self._pointer) % size
             self._keys_per_step = written or size
 
     def on_epoch_end(self, epoch, logs=None):
@@ -214,7 +215,7 @@ class HealthMonitor(keras.callbacks.Callback):
         if self.setup.queue_size:
             size = self.setup.queue_size
             found["queue_ratio"] = size / self.num_images
-            steps = int(self.model.steps)
+            steps = _number(self.model.steps)
             found["queue_age"] = min(steps, -(-size // self._keys_per_step))
         found["key_distance"] = health.relative_distance(
             *(
@@ -284,6 +285,11 @@ class HealthMonitor(keras.callbacks.Callback):
             if distribution.is_chief(self.model.distribute_strategy):
                 warnings.warn(message, stacklevel=2)
         self._untold = []
+
+
+def _number(variable):
+    """The value of an integer variable, which replicas may hold."""
+    return int(ops.convert_to_numpy(variable))
 
 
 def _named(name, similarities):

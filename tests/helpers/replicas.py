@@ -35,7 +35,7 @@ from moco_keras import (
     optimizers,
     random,
 )
-from moco_keras.callbacks import CheckFrozen
+from moco_keras.callbacks import CheckFrozen, HealthMonitor
 from moco_keras.distribution import accelerators
 from moco_keras.evaluation import features
 from moco_keras.training.checkpoint import Checkpoint
@@ -614,6 +614,25 @@ def evaluated(strategy):
     return {f"evaluated/{name}": value for name, value in results.items()}
 
 
+def healthy(strategy):
+    """What a `HealthMonitor` measures, by name, with views that it draws."""
+    with strategy.scope():
+        model = make_model()
+    images = make_images(3 * BATCH)
+    history = model.fit(
+        images,
+        batch_size=BATCH,
+        epochs=2,
+        callbacks=[HealthMonitor(images, np.arange(3 * BATCH) % 4)],
+        verbose=0,
+    ).history
+    return {
+        f"health/{name}": values
+        for name, values in history.items()
+        if name.startswith("health_")
+    }
+
+
 def save_and_export(model, folder):
     """Saves and exports a model."""
     model.save(folder / "model.keras")
@@ -768,6 +787,7 @@ def compare(strategy, folder):
             results |= classified(strategy)
     if replicas <= 2 or workers:
         results |= evaluated(strategy)
+        results |= healthy(strategy)
     if replicas == 2:
         results |= complaints(strategy)
         results |= gathered(strategy)

@@ -168,6 +168,7 @@ def test_a_failed_picture_does_not_fail_the_run(tmp_path, monkeypatch, capsys):
     assert {path.name for path in run.iterdir()} == {
         "checkpoints",
         "curves.png",
+        "health.png",
         "encoder",
         "history.csv",
         "logs",

@@ -42,6 +42,7 @@ RUN_FILES = {
     "timing.json",
     "history.csv",
     "curves.png",
+    "health.png",
     "views.png",
     "neighbours.png",
 }
