@@ -7,16 +7,21 @@ from moco_keras.plotting.classification import (
     labeled_pictures,
     mistakes,
 )
+from moco_keras.plotting.maps import embedding_map
+from moco_keras.plotting.page import data_uri, report
 from moco_keras.plotting.pictures import nearest, neighbours, views
 
 __all__ = [
     "confusion",
     "curves",
+    "data_uri",
+    "embedding_map",
     "few_labels",
     "health",
     "labeled_pictures",
     "mistakes",
     "nearest",
     "neighbours",
+    "report",
     "views",
 ]

@@ -10,7 +10,7 @@ from moco_keras.system.paths import printable
 
 # What an accuracy is of, beside the settings.
 _KEY = "labels_per_class", "method", "draw"
-_TITLES = {
+TITLES = {
     "scratch": "from scratch",
     "probe": "frozen + probe",
     "finetuned": "fine-tuned",
@@ -94,16 +94,17 @@ def print_table(rows):
     """Prints the rows of few_labels.json, a line for each amount of labels."""
     draws = rows[0]["draws"]
     print(f"\nShare of test images right, mean of {draws} draws ± its error")
-    print("  labels a class" + "".join(f"{x:>17}" for x in _TITLES.values()))
+    print("  labels a class" + "".join(f"{x:>17}" for x in TITLES.values()))
     by_amount = {}
     for row in rows:
         by_amount.setdefault(row["labels_per_class"], {})[row["method"]] = row
     for amount, found in by_amount.items():
-        cells = [_cell(found[method]) for method in _TITLES]
+        cells = [cell(found[method]) for method in TITLES]
         print(f"  {amount:>14}" + "".join(f"{cell:>17}" for cell in cells))
 
 
-def _cell(row):
+def cell(row):
+    """A row of few_labels.json as text."""
     if row["standard_error"] is None:
         return f"{row['mean']:.3f}"
     return f"{row['mean']:.3f} ± {row['standard_error']:.3f}"

@@ -1,5 +1,7 @@
 """The health of a run, in what every pre-training program shows of it."""
 
+import numpy as np
+
 import moco_keras
 from moco_keras import data
 from moco_keras.evaluation import alarms
@@ -40,3 +42,36 @@ def summary(setup, epochs):
         "setup": setup._asdict(),
         "alarms": [alarm._asdict() for alarm in alarms.find(setup, epochs)],
     }
+
+
+def setup_of(record, epochs):
+    """What the alarms have to know of a run, an `alarms.Setup`."""
+    told = record["settings"]
+    first = epochs[0] if epochs else {}
+    return alarms.Setup(
+        num_images=record["data"]["train_images"],
+        projection_dim=told["projection_dim"],
+        queue_size=told["queue_size"],
+        temperature=told["temperature"],
+        momentum=told["momentum"],
+        keys_per_image=1 + told["symmetric"],
+        copies=first.get("health_copies"),
+        blank=first.get("health_blank"),
+    )
+
+
+def chance(setup, test=None):
+    """What a guess reaches, as `plotting.curves` takes it.
+
+    Args:
+        setup: `alarms.Setup`.
+        test: `data.ImageSet` whose labels kNN guesses, or None.
+    """
+    found = {
+        "loss": setup.chance,
+        "contrastive_accuracy": 1 / (1 + setup.queue_size),
+    }
+    if test is not None:  # always the largest class
+        largest = np.bincount(test.labels).max()
+        found["knn"] = float(largest / len(test.labels))
+    return found

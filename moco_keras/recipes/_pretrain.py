@@ -210,6 +210,8 @@ def _train(settings, images, model, start, folder):
         metrics["history"] = log.epochs
         if health:
             metrics["health"] = _health.summary(health.setup, log.epochs)
+            known = test if labelled else None
+            metrics["chance"] = _health.chance(health.setup, known)
         metrics["verdict"] = _verdict.of_run(metrics, len(test.images))
         _results.write(folder, model, images, found, metrics, timing)
         _results.print_summary(metrics, bank, speed, folder)

@@ -1,7 +1,5 @@
 """What a run leaves in its folder, and says at its end."""
 
-import numpy as np
-
 import moco_keras
 from moco_keras import plotting
 from moco_keras.evaluation import alarms, knn
@@ -10,6 +8,7 @@ from moco_keras.recipes import (
     _pictures,
     _publishing,
     _record,
+    _report,
     _run_files,
 )
 from moco_keras.training import checkpoint_files
@@ -34,6 +33,10 @@ def write(folder, model, images, features, metrics, timing):
         _run_files.write_json(place / "timing.json", timing)
         _run_files.write_json(place / "metrics.json", metrics)
         _draw(place, model, images, features, metrics)
+        _pictures.draw(
+            place / _run_files.REPORT,
+            lambda path: _report.write(folder, path, place),
+        )
     checkpoint_files.CheckpointFiles(folder / "checkpoints").keep(1)
 
 
@@ -48,7 +51,7 @@ def _draw(folder, model, images, features, metrics):
             path,
             metrics.get("knn_raw_pixels"),
             metrics.get("knn_untrained"),
-            _chance(metrics, test),
+            metrics.get("chance"),
         )
 
     def health(path):
@@ -77,23 +80,18 @@ def _draw(folder, model, images, features, metrics):
             path,
         )
 
+    def make_map(path):
+        found = plotting.embedding_map(
+            features[1], test.images, test.labels, test.class_names
+        )
+        _run_files.write_json(path, found)
+
     drawn = [curves, views, neighbours]
     if "health" in metrics:
         drawn.append(health)
     for draw in drawn:
         _pictures.draw(folder / f"{draw.__name__}.png", draw)
-
-
-def _chance(metrics, test):
-    """What a guess reaches, as `plotting.curves` takes it."""
-    chance = {}
-    if "health" in metrics:
-        setup = alarms.Setup(**metrics["health"]["setup"])
-        chance["loss"] = setup.chance
-        chance["contrastive_accuracy"] = 1 / (1 + setup.queue_size)
-    if "knn_trained" in metrics:
-        chance["knn"] = np.bincount(test.labels).max() / len(test.labels)
-    return chance
+    _pictures.draw(folder / _report.MAP, make_map)
 
 
 def print_summary(metrics, bank, images_per_second, folder):

@@ -181,7 +181,8 @@ def _enter_folder(stack, settings, recipe):
 
 def _forget(folder):
     """Removes what a run writes before there is something to keep."""
-    for name in ("skipped.csv", "history.csv", "settings.json"):
+    files = "skipped.csv", "history.csv", "settings.json", _run_files.REPORT
+    for name in files:
         with contextlib.suppress(OSError):
             (folder / name).unlink(missing_ok=True)
     for name in ("logs", "checkpoints"):

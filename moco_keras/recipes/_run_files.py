@@ -12,6 +12,7 @@ from moco_keras.system.paths import printable
 # The record of a finished run that is being continued, beside its own, which
 # stays true of what the folder holds until the new results replace them.
 CONTINUED = "settings.continued.json"
+REPORT = "report.html"
 NAMES = (
     "settings.json",
     CONTINUED,
