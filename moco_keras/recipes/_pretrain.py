@@ -11,6 +11,7 @@ import moco_keras
 from moco_keras import data, distribution
 from moco_keras.evaluation import features, linear_probe
 from moco_keras.recipes import (
+    _board,
     _cli,
     _data,
     _defaults,
@@ -175,6 +176,8 @@ def _train(settings, images, model, start, folder):
         plain = stack.enter_context(paths.plain(folder))
         board = keras.callbacks.TensorBoard(plain / "logs", write_graph=False)
         callbacks += [log, board, _progress.Pace(folder)]
+        if health:
+            callbacks.append(_board.Similarities(plain / "logs", health))
         checkpoints = folder / "checkpoints"
     checkpoint = moco_keras.Checkpoint(checkpoints, settings.checkpoint_every)
     if isinstance(train, data.ImageStream):

@@ -8,7 +8,14 @@ from moco_keras.system import ownership, versions
 
 # Results, until they are all there; then, until each is in its place.
 PARTIAL, _READY = ".partial", ".ready"
-_PICTURES = ("curves.png", "health.png", "views.png", "neighbours.png")
+_PICTURES = (
+    "curves.png",
+    "health.png",
+    "views.png",
+    "neighbours.png",
+    "map.json",
+    _run_files.REPORT,
+)
 
 
 @contextlib.contextmanager

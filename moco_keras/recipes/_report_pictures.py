@@ -38,7 +38,7 @@ def of_run(place, folder, metrics, epochs, setup, alarms):
         epochs: dicts of history.csv.
         setup, alarms: what `alarms.find` takes and returns.
     """
-    metrics, pictures = metrics or {}, []
+    finished, metrics, pictures = metrics is not None, metrics or {}, []
     if epochs:
         chance = metrics.get("chance") or _health.chance(setup)
 
@@ -58,7 +58,7 @@ def of_run(place, folder, metrics, epochs, setup, alarms):
                 "A dotted line is what a guess reaches, or what the encoder is "
                 "compared with. The loss often rises in the first epochs.",
                 _about_curves(epochs),
-                _drawn(folder, curves),
+                _drawn(place, "curves", finished, curves),
             )
         )
     measured = [row for row in epochs if "health_alignment" in row]
@@ -71,7 +71,9 @@ def of_run(place, folder, metrics, epochs, setup, alarms):
                 "A dotted line is a value at best, or after a collapse.",
                 _about_health(measured[-1]),
                 _drawn(
-                    folder,
+                    place,
+                    "health",
+                    finished,
                     lambda path: plotting.health(epochs, path, setup, alarms),
                 ),
             )
@@ -94,11 +96,14 @@ def _picture(name, title, caption, alt, data):
     }
 
 
-def _drawn(folder, draw):
-    """The bytes of a picture that a function draws to a path."""
-    with ownership.scratch(folder) as place:
-        draw(place / "picture.png")
-        return (place / "picture.png").read_bytes()
+def _drawn(place, name, finished, draw):
+    """The bytes of a picture that a run has drawn, or that is drawn now."""
+    file = place / f"{name}.png"
+    if finished and file.exists():
+        return file.read_bytes()
+    with ownership.scratch(place) as scratch:
+        draw(scratch / file.name)
+        return (scratch / file.name).read_bytes()
 
 
 def _about_curves(epochs):

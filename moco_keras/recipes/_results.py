@@ -1,9 +1,12 @@
 """What a run leaves in its folder, and says at its end."""
 
+import json
+
 import moco_keras
 from moco_keras import plotting
 from moco_keras.evaluation import alarms, knn
 from moco_keras.recipes import (
+    _board,
     _evaluation,
     _pictures,
     _publishing,
@@ -11,6 +14,7 @@ from moco_keras.recipes import (
     _report,
     _run_files,
 )
+from moco_keras.system import paths
 from moco_keras.training import checkpoint_files
 
 
@@ -38,6 +42,12 @@ def write(folder, model, images, features, metrics, timing):
             lambda path: _report.write(folder, path, place),
         )
     checkpoint_files.CheckpointFiles(folder / "checkpoints").keep(1)
+    logs, last = folder / "logs", len(metrics["history"]) - 1
+    with _pictures.warned("TensorBoard's part"), paths.plain(logs) as plain:
+        _board.write_pictures(folder, plain, last)
+        found = json.loads((folder / _report.MAP).read_text())
+        if found:
+            _board.write_embeddings(plain, features[1], found)
 
 
 def _draw(folder, model, images, features, metrics):

@@ -12,8 +12,6 @@ import moco_keras
 from moco_keras import Checkpoint, callbacks, optimizers
 from moco_keras.evaluation import health
 
-# Of noise and tiny models, which are rarely healthy.
-pytestmark = pytest.mark.filterwarnings("ignore:Health")
 COLUMNS = {
     "copies", "blank", "queue_ratio", "queue_age", "key_distance", "alignment",
     "uniformity", "rank_features", "rank_projections", "deviation_features",

@@ -43,6 +43,8 @@ RUN_FILES = {
     "history.csv",
     "curves.png",
     "health.png",
+    "map.json",
+    "report.html",
     "views.png",
     "neighbours.png",
 }
@@ -206,7 +208,12 @@ def test_a_stopped_run_on_a_folder_of_images_resumes(tmp_path):
     left = {path.name for path in run_dir.iterdir()}
     assert left == RUN_FILES | {"skipped.csv"}
     metrics = json.loads((run_dir / "metrics.json").read_text())
-    assert metrics.keys() == {"history"}  # not all have a class
+    assert metrics.keys() == {
+        "chance",
+        "health",
+        "history",
+        "verdict",
+    }  # not all have a class
     assert [epoch["epoch"] for epoch in metrics["history"]] == [1, 2, 3, 4]
     assert "notes.jpg" in (run_dir / "skipped.csv").read_text()
 
