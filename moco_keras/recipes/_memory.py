@@ -17,6 +17,7 @@ _FIXED = 350 * 2**20  # compiled steps, threads
 _COPIES = 6  # of an encoder's weights: optimizer, gradients, checkpoint, export
 _OF_OUTPUTS = 1.25  # times what the layers return: with gradients and keys
 _WAITING = 4  # batches of views
+_MONITORED = 1024  # images and two views of each, see `HealthMonitor`
 _EVALUATED = 256  # images at a time, see `features.outputs`
 _OF_LARGEST = 3.6  # times what the largest layer returns
 _KEPT = 0.4  # of what a step or an evaluation took, while the other runs
@@ -49,7 +50,8 @@ class Memory(NamedTuple):
         return cls(
             fixed=_FIXED
             + _COPIES * 4 * encoder.count_params()
-            + 2 * 4 * math.prod(model.queue.keys.shape),
+            + 2 * 4 * math.prod(model.queue.keys.shape)
+            + 3 * _MONITORED * math.prod(encoder.input_shape[1:]),
             of_image=math.ceil(
                 _OF_OUTPUTS * sum(outputs) * times
                 + _WAITING * views

@@ -7,10 +7,10 @@ For each number of labels a class it draws labeled images several times, and
 trains three classifiers on each draw: the same network from scratch, a logistic
 regression on the frozen features of the encoder, and the encoder fine-tuned.
 It classifies the test images by each, prints a table of the accuracies, and
-writes few_labels.json and few_labels.png into the folder of the run, or into
---out. Neither the test images nor their labels are used for anything else here.
-Without a split test or val, a tenth of each class tests; if the run was
-pre-trained on these images, then without their labels.
+writes few_labels.json and few_labels.png into the folder of the run, whose page
+then has them, or into --out. Neither the test images nor their labels are used
+for anything else here. Without a split test or val, a tenth of each class
+tests; if the run was pre-trained on these images, then without their labels.
 
 If it is interrupted, the same command resumes where it was, and more draws or
 amounts cost only what they add: each accuracy is kept, in
@@ -34,6 +34,8 @@ from moco_keras.recipes import (
     _label_draws,
     _labeled_data,
     _pictures,
+    _record,
+    _report,
     _run_files,
     _settings,
     _threads,
@@ -149,6 +151,10 @@ def measure(settings, amounts, encoder, folder, splits, out):
     _pictures.draw(
         out / "few_labels.png", lambda path: plotting.few_labels(rows, path)
     )
+    if _record.is_run(out):
+        _pictures.draw(
+            out / _run_files.REPORT, lambda path: _report.write(out, path)
+        )
     _few_labels_results.print_table(rows)
     print(f"The table and its picture are in {out}")
 
