@@ -218,7 +218,7 @@ addEventListener("load", async () => {
 # A browser's own window has a least width; a frame has not.
 FRAME = """<title></title><script>
 addEventListener("message", (event) => { document.title = event.data; });
-</script><iframe src="driven.html" width="WIDTH" height="900" frameborder="0">"""
+</script><iframe src="driven.html" width="WIDTH" height="900">"""
 
 
 @pytest.mark.parametrize("width", [390, 1280])
