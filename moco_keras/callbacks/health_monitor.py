@@ -5,20 +5,18 @@ import warnings
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from moco_keras import arguments, distribution
-from moco_keras.data import checks
+from moco_keras.callbacks.view_sample import ViewSample
+from moco_keras.data.image_sets import ImageSet
 from moco_keras.evaluation import alarms, features, health
-from moco_keras.models import encoders
 from moco_keras.momentum import parameters
 
 _ALWAYS = 3  # epochs at the beginning, in which most ills show
 _TRAINED = (
     16  # images, for each of the sample, from one measurement to the next
 )
-_BATCH = 256
 _SHOWN = 1024  # keys of the queue, to take similarities with
 
 
@@ -27,22 +25,27 @@ class HealthMonitor(keras.callbacks.Callback):
 
     It draws some images and two views of each, once, and encodes them in
     inference mode at the end of epochs. What it finds goes into the logs, in
-    columns that begin with `health_`; docs/health.md explains them. It changes
-    nothing in the training run.
+    columns that begin with `health_`; docs/health.md explains them. If a Keras
+    layer cuts the views, they are the same in every process, and nothing of the
+    training run changes.
 
-    The first three epochs are measured, the last, and of the others as many as
-    cost little: one each time that 16 times the sample was trained on.
+    The first three epochs are measured, the last of `epochs`, and of the others
+    as many as cost little: one each time that 16 times the sample was trained
+    on.
 
     Args:
-        images: uint8 (N, H, W, 3), the training images or some of them. Or
-            pairs of views (im_q, im_k), float (N, S, S, 3) each, if the model
-            has no augmenter.
+        images: uint8 (N, H, W, 3), the training images, or some of them with
+            `num_images`; or a `data.ImageSet`. Or pairs of views (im_q, im_k),
+            float (N, S, S, 3) each, if the model has no augmenter.
         labels: int (N,) or (N, 1), classes from 0, -1 for an image without one;
-            used for `health_same_class` alone.
+            used for `health_same_class` alone. By default those of an
+            `ImageSet`.
         num_images: that are trained on; by default N.
+        copies: share of these that equal an earlier one; by default it is
+            counted if `images` are all that are trained on.
         sample_size: how many images are drawn, at most N.
         on_alarm: whether to "warn" of an illness, once of each kind, or to
-            "stop" with an error.
+            "stop" with an error, after the epoch was logged and saved.
 
     Attributes:
         setup: `alarms.Setup`, what is known before training.
@@ -52,7 +55,7 @@ class HealthMonitor(keras.callbacks.Callback):
 
     Raises:
         ValueError: if an argument is not as above, or, with
-            `on_alarm="stop"`, at the first alarm.
+            `on_alarm="stop"`, if there is an alarm.
 
     Reference:
         Those of the functions in `evaluation.health`.
@@ -68,6 +71,7 @@ class HealthMonitor(keras.callbacks.Callback):
         labels=None,
         *,
         num_images=None,
+        copies=None,
         sample_size=1024,
         on_alarm="warn",
     ):
@@ -79,32 +83,28 @@ class HealthMonitor(keras.callbacks.Callback):
             )
         self.on_alarm = on_alarm
         self.alarms, self.similarities, self.setup = [], None, None
-        views = images if isinstance(images, tuple) else None
-        if views is not None:
-            checks.check_pair(*views)
-            images = views[0]
-        else:
-            checks.check_images(images)
+        self._rows, self._untold = [], []
+        if isinstance(images, ImageSet):
+            labels = images.labels if labels is None else labels
+            images = images.images
         sample_size = arguments.whole(sample_size=sample_size)
-        count = len(images)
-        if count < 2:
-            raise ValueError(
-                "`images` must be two or more, to be compared with each other. "
-                f"Received: {count}."
-            )
+        self._sample = ViewSample(images, sample_size)
+        count = self._sample.num_images
         self.num_images = count
         if num_images is not None:
             self.num_images = arguments.whole(num_images=num_images)
-        rows = np.random.default_rng(0).permutation(count)[:sample_size]
-        rows.sort()
+        rows = self._sample.rows
         self._every = math.ceil(_TRAINED * len(rows) / self.num_images)
         self._constant = {}
-        if views is not None:
-            self._images = tuple(x[rows] for x in views)
-        else:
-            self._images = images[rows]
-            self._constant["copies"] = health.share_of_copies(images)
-            self._constant["blank"] = health.share_of_blank(self._images)
+        are_images = not self._sample.are_pairs
+        if copies is None and are_images and self.num_images == count:
+            copies = health.share_of_copies(np.asarray(images))
+        if copies is not None:
+            copies = arguments.real(arguments.FRACTION, copies=copies)
+            self._constant["copies"] = copies
+        if are_images:
+            blank = health.share_of_blank(self._sample.images)
+            self._constant["blank"] = blank
         if labels is not None:
             labels = np.asarray(labels).reshape(-1)
             if len(labels) != count:
@@ -117,66 +117,40 @@ class HealthMonitor(keras.callbacks.Callback):
                     labels[rows], labels
                 )
 
+    def resume(self, epochs):
+        """Takes what earlier processes logged of this run, for its alarms.
+
+        Args:
+            epochs: dicts of the columns of each epoch, and "epoch", from 1.
+        """
+        names = health.PREFIX + "alignment", health.PREFIX + "queue_age"
+        self._rows = [row for row in epochs if any(n in row for n in names)]
+
     def set_model(self, model):
         super().set_model(model)
-        encoder, key_encoder = model.query_encoder, model.key_encoder
-        with model.distribute_strategy.scope():
-            backbone = encoders.backbone(encoder)
-            queries = keras.Model(
-                encoder.input, [backbone.output, encoder.output]
-            )
-
-        # Keras's `predict` would take longer than the arithmetic. All replicas
-        # hold the same weights, so that one of them can do it.
-        @tf.function
-        def encode(im_q, im_k):
-            outputs = queries(im_q, training=False)
-            return *outputs, key_encoder(im_k, training=False)
-
-        self._encode_batch = encode
+        self._sample.set_model(model)
 
     def on_train_begin(self, logs=None):
-        """Draws the views, and warns of what is known by now."""
-        self._rows, self._untold = [], []
-        equal = self._draw_views()
+        """Warns of what is known by now."""
         queue = getattr(self.model, "queue", None)
         momentum = self.model.momentum
         self.setup = alarms.Setup(
-            self.num_images,
-            self.model.query_encoder.output_shape[-1],
-            queue and queue.size,
-            getattr(self.model, "temperature", None),
-            None if callable(momentum) else momentum,
-            1 + getattr(self.model, "symmetric", False),
-            self._constant.get("copies"),
-            self._constant.get("blank"),
-            equal,
+            num_images=self.num_images,
+            sample_size=len(self._sample.rows),
+            projection_dim=self.model.query_encoder.output_shape[-1],
+            queue_size=queue and queue.size,
+            temperature=getattr(self.model, "temperature", None),
+            momentum=None if callable(momentum) else momentum,
+            keys_per_image=1 + getattr(self.model, "symmetric", False),
+            copies=self._constant.get("copies"),
+            blank=self._constant.get("blank"),
         )
+        if self._rows:  # whoever logged them has told
+            self.alarms = alarms.find(self.setup, self._rows)
         self._add(alarms.before_training(self.setup))
+        if self.on_alarm == "stop":
+            self._untold = list(self.alarms)
         self._tell()
-
-    def _draw_views(self):
-        """Sets the views; returns the share of images that have two equal."""
-        pairs, images = [], self._images
-        pixels = encoders.takes_pixels(self.model.query_encoder)
-        given = isinstance(images, tuple)
-        equal = []
-        for number, start in enumerate(
-            range(0, len(images[0] if given else images), _BATCH)
-        ):
-            part = slice(start, start + _BATCH)
-            batch = tuple(x[part] for x in images) if given else images[part]
-            views = [
-                ops.convert_to_numpy(x)
-                for x in self.model.fixed_views(batch, number)
-            ]
-            equal.extend((views[0] == views[1]).all(axis=(1, 2, 3)))
-            if pixels:  # a fourth of the memory
-                views = [np.clip(np.rint(x), 0, 255) for x in views]
-                views = [x.astype("uint8") for x in views]
-            pairs.append(views)
-        self._views = [np.concatenate(x) for x in zip(*pairs, strict=True)]
-        return float(np.mean(equal))
 
     def on_epoch_begin(self, epoch, logs=None):
         self._tell()  # when all others have done what they do after an epoch
@@ -201,16 +175,19 @@ class HealthMonitor(keras.callbacks.Callback):
             or number == self.params["epochs"]
         ):
             logs.update(
-                (health.PREFIX + name, x) for name, x in self.measure().items()
+                (health.PREFIX + name, x) for name, x in self._found().items()
             )
-            self._rows.append({**logs, "epoch": number})
+            rows = [row for row in self._rows if row["epoch"] < number]
+            self._rows = [*rows, {**logs, "epoch": number}]
             self._add(alarms.of_epoch(self.setup, self._rows))
+            if self._untold and self.on_alarm == "stop":
+                self.model.stop_training = True  # which a `Checkpoint` saves
 
     def on_train_end(self, logs=None):
         self._tell()
 
-    def measure(self):
-        """Returns what is logged, a dict of floats without the prefix."""
+    def _found(self):
+        """What is logged, a dict of floats without the prefix."""
         found = dict(self._constant)
         if self.setup.queue_size:
             size = self.setup.queue_size
@@ -226,26 +203,11 @@ class HealthMonitor(keras.callbacks.Callback):
                 )
             )
         )
-        outputs = self._encode()
+        outputs = self._sample.encode()
+        found["equal_views"] = self._sample.equal_views
         if not all(np.isfinite(x).all() for x in outputs):
             return found
         return {**found, **self._measure(*outputs)}
-
-    def _encode(self):
-        """Features and projections of queries, and projections of keys."""
-        self.model.average_statistics()
-        outputs = []
-        for start in range(0, len(self._views[0]), _BATCH):
-            views = [x[start : start + _BATCH] for x in self._views]
-            missing = min(_BATCH, len(self._views[0])) - len(views[0])
-            padding = ((0, missing), *[(0, 0)] * 3)  # one shape, one trace
-            batch = [np.pad(x, padding, mode="edge") for x in views]
-            encoded = self._encode_batch(*batch)
-            outputs.append([x.numpy()[: len(views[0])] for x in encoded])
-        return [
-            np.concatenate(x).reshape(len(self._views[0]), -1).astype("float32")
-            for x in zip(*outputs, strict=True)
-        ]
 
     def _measure(self, raw_features, raw_q, raw_k):
         x, q, k = (features.unit_rows(x) for x in (raw_features, raw_q, raw_k))
@@ -281,7 +243,9 @@ class HealthMonitor(keras.callbacks.Callback):
         for alarm in self._untold:
             message = f"Health, {alarm.kind}: {alarm.text}"
             if self.on_alarm == "stop":
-                raise ValueError(message)
+                raise ValueError(
+                    f'{message} To go on all the same, give on_alarm="warn".'
+                )
             if distribution.is_chief(self.model.distribute_strategy):
                 warnings.warn(message, stacklevel=2)
         self._untold = []

@@ -190,4 +190,5 @@ def stream(folder, split, examples):
         f"{name} {digest.hexdigest()[:12]}",
         folder.skipped,
         labels.numpy(),
+        1 - len({file.digest for file in files}) / max(1, len(files)),
     )

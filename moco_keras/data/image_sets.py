@@ -62,6 +62,8 @@ class ImageStream(NamedTuple):
         num_examples: their number.
         class_names, source, skipped: as in `ImageSet`.
         labels: of a folder, as in `ImageSet`; else None, as they are in files.
+        copies: share of a folder's files that equal an earlier one, byte for
+            byte; else None.
     """
 
     encoded: Callable
@@ -71,6 +73,7 @@ class ImageStream(NamedTuple):
     source: str
     skipped: Sequence[tuple[Path, str]] = ()
     labels: np.ndarray | None = None
+    copies: float | None = None
 
     @property
     def dataset(self):

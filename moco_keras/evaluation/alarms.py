@@ -12,15 +12,16 @@ from moco_keras.evaluation.health import PREFIX
 
 _MOST_COPIES = 0.05  # shares of the images
 _MOST_BLANK = 0.01
+_EQUAL = 0.5
 _LEAST_MOMENTUM = 0.5
 _LEAST_GAIN = 0.1  # of the loss, by a perfect encoder
 _COLLAPSED = 0.05  # deviation, where 1 is healthy
-_LEAST_RANK = 2.5  # of the projections, at most a fourth of their length
+_LEAST_RANK = 2.5  # of the projections, at most a fourth of what it can be
 _UNLEARNED = 0.015  # of what there is to gain, on both sides of ln(1 + K)
 _DIVERGED = 0.25  # of the same, above ln(1 + K)
-_EASY, _EASY_EPOCHS = 0.95, 20  # accuracy, and until when it is too early
+# Accuracy, until when it is too early for it, and from which K on it is a feat.
+_EASY, _EASY_EPOCHS, _EASY_QUEUE = 0.95, 20, 256
 _LEAKED = 0.25  # accuracy in training above that in inference mode
-_UNMOVED = 1e-6  # relative distance of the key encoder
 
 
 class Alarm(NamedTuple):
@@ -44,16 +45,17 @@ class Setup(NamedTuple):
 
     Attributes:
         num_images: that are trained on.
+        sample_size: how many of them are measured.
         projection_dim: length of a projection, C.
         queue_size: number of keys, K.
         temperature, momentum: as in `MoCo`, numbers.
         keys_per_image: that enter the queue in an epoch; 2 if symmetric.
         copies: share of images that equal an earlier one.
         blank: share of images of one color.
-        equal_views: share of images whose two views are equal.
     """
 
     num_images: int
+    sample_size: int
     projection_dim: int
     queue_size: int | None = None
     temperature: float | None = None
@@ -61,7 +63,6 @@ class Setup(NamedTuple):
     keys_per_image: int = 1
     copies: float | None = None
     blank: float | None = None
-    equal_views: float | None = None
 
     @property
     def chance(self):
@@ -100,30 +101,22 @@ def before_training(setup):
             "pixel. The copies of an image in the queue count as negatives of "
             "it. Remove all but one of each."
         )
-    if (setup.equal_views or 0) >= 0.5:
-        found["equal views"] = (
-            f"The two views of {setup.equal_views:.0%} of the images are "
-            "equal, so that finding the other one teaches nothing. Use an "
-            "augmenter that changes every image at random, such as "
-            "`augmentations.moco_v2`."
-        )
+    if setup.queue_size is None:
+        return [Alarm(kind, 0, text) for kind, text in found.items()]
     if setup.momentum is not None and setup.momentum < _LEAST_MOMENTUM:
         found["key encoder"] = (
             f"With momentum={setup.momentum:g} the key encoder is nearly a "
             "copy of the query encoder, and the keys in the queue are of "
             "encoders that differ from step to step. Use 0.99 to 0.999."
         )
-    if setup.queue_size is None:
-        return [Alarm(kind, 0, text) for kind, text in found.items()]
     if setup.queue_size > setup.num_images * setup.keys_per_image:
         found["queue too long"] = (
             f"The queue of {setup.queue_size:,} keys is longer than an epoch "
             f"of {setup.num_images:,} images, so that it holds older keys of "
             "every image, which count as its negatives. Set `queue_size` to "
-            f"half of the images or less, such as "
-            f"{_power_of_two(setup.num_images / 2):,}."
+            "half of the images or less, but to a step's keys at least."
         )
-    if setup.gain < _LEAST_GAIN * setup.chance:
+    if setup.temperature and setup.gain < _LEAST_GAIN * setup.chance:
         found["temperature"] = (
             f"With temperature={setup.temperature:g} all keys look alike: even "
             "a perfect encoder would lower the loss only from "
@@ -159,6 +152,14 @@ def of_epoch(setup, rows):
             "The encoder returns numbers that are not finite. The learning "
             "rate is too high. Begin again with a tenth of it.",
         )
+    if value("equal_views") >= _EQUAL:
+        return alarm(
+            "equal views",
+            f"The two views of {value('equal_views'):.0%} of the images are "
+            "equal, so that finding the other one teaches nothing. Use an "
+            "augmenter that changes every image at random, such as "
+            "`augmentations.moco_v2`.",
+        )
     deviation = value("deviation_projections")
     if deviation < _COLLAPSED and row["epoch"] > 1:
         return alarm(
@@ -169,7 +170,8 @@ def of_epoch(setup, rows):
             "again with a tenth of the learning rate.",
         )
     rank = value("rank_projections")
-    least = min(_LEAST_RANK, setup.projection_dim / 4)
+    most = min(setup.projection_dim, setup.sample_size)
+    least = min(_LEAST_RANK, most / 4)
     if rank < least and row["epoch"] > 1:
         return alarm(
             "partial collapse",
@@ -178,14 +180,15 @@ def of_epoch(setup, rows):
             "images too few or too alike, or a layer too narrow. Begin again "
             "with a lower learning rate.",
         )
-    if value("key_distance") < _UNMOVED and setup.momentum != 0:
+    if value("key_distance") == 0 and (setup.momentum or 0) > 0:
         return alarm(
             "no learning",
-            "The query encoder does not move: its distance from the key "
-            f"encoder is {value('key_distance'):.1g}. No gradient reaches it. "
-            "Look for frozen or dead layers, and a learning rate of 0.",
+            "The query encoder has not moved: the key encoder, which follows "
+            "it, still equals it. Look for layers that are frozen or dead, and "
+            "for a learning rate of 0.",
         )
-    if setup.queue_size is None or not _queue_was_real(rows):
+    known = setup.queue_size and setup.temperature
+    if not known or not _queue_was_real(rows):
         return []
     losses = [(r["loss"] - setup.chance) / setup.gain for r in rows[-2:]]
     if losses[-1] > _DIVERGED:
@@ -213,12 +216,13 @@ def of_epoch(setup, rows):
             "give the answer away. Normalize queries and keys in different "
             'groups: `bn_splits`, with `shuffle="replicas"`.',
         )
-    if trained > _EASY and row["epoch"] <= _EASY_EPOCHS:
+    early = row["epoch"] <= _EASY_EPOCHS
+    if trained > _EASY and early and setup.queue_size >= _EASY_QUEUE:
         return alarm(
             "too easy",
             f"{trained:.2f} of the queries find their keys after "
             f"{row['epoch']:.0f} epochs: the two views are too alike. Use "
-            "stronger augmentation, such as smaller crops, or a longer queue.",
+            "stronger augmentation, such as smaller crops.",
         )
     return []
 
@@ -247,7 +251,3 @@ def _queue_was_real(rows):
     """Whether no random key was left when the last epoch began."""
     ages = [row[PREFIX + "queue_age"] for row in rows[-2:]]
     return len(ages) == 2 and ages[0] == ages[1]
-
-
-def _power_of_two(number):
-    return 2 ** int(math.log2(max(1, number)))

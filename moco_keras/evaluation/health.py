@@ -47,9 +47,13 @@ def uniformity(x):
     """
     x = _float64(x)
     lengths = np.square(x).sum(axis=1)  # 1, but for the roundings of float32
-    squares = lengths[:, None] + lengths - 2 * x @ x.T
-    of_pairs = squares[np.triu_indices(len(x), 1)]
-    return float(np.log(np.exp(-2 * of_pairs).mean()))
+    total = 0.0
+    for rows in _blocks(len(x)):
+        squares = lengths[rows, None] + lengths - 2 * x[rows] @ x.T
+        total += np.exp(-2 * squares).sum()
+    # Without the pairs of a row and itself, whose distance is 0.
+    count = len(x) * (len(x) - 1)
+    return float(np.log((total - len(x)) / count))
 
 
 def uniformity_limit(dim):
@@ -121,12 +125,16 @@ def contrastive_accuracy(q, k, num_negatives):
     Returns:
         A float in [0, 1].
     """
-    similarities = _float64(q) @ _float64(k).T
-    rows = np.arange(len(q))
-    after = (rows - rows[:, None]) % len(q)  # 0 is a query's own key
-    compared = (after > 0) & (after <= num_negatives)
-    best = np.where(compared, similarities, -np.inf).max(axis=1)
-    return float(np.mean(np.diag(similarities) > best))
+    q, k = _float64(q), _float64(k)
+    found = 0
+    for rows in _blocks(len(q)):
+        similarities = q[rows] @ k.T
+        own = np.arange(len(q))[rows, None]
+        after = (np.arange(len(q)) - own) % len(q)  # 0 is a query's own key
+        compared = (after > 0) & (after <= num_negatives)
+        best = np.where(compared, similarities, -np.inf).max(axis=1)
+        found += (np.take_along_axis(similarities, own, 1)[:, 0] > best).sum()
+    return float(found / len(q))
 
 
 def mean_similarity(x):
@@ -202,6 +210,11 @@ def share_of_blank(images, levels=8):
         for image in images
     ]
     return float(np.mean(blank))
+
+
+def _blocks(count):
+    """Slices of rows, so that N x N numbers need not be held at once."""
+    return [slice(i, min(i + 1024, count)) for i in range(0, count, 1024)]
 
 
 def _float64(x):

@@ -23,7 +23,9 @@ def report(path, **content):
             `columns`, names of numbers of each epoch; `epochs`, lists of them.
             `settings`, pairs of a name and a value.
     """
-    path.write_text(_template().render(**content), encoding="utf-8")
+    text = _template().render(**content)
+    # Names of files may have bytes that are no text.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def data_uri(data, kind="png"):

@@ -85,6 +85,7 @@ class Measured:
                         "mean": float(np.mean(found)),
                         "standard_error": error,
                         "draws": draws,
+                        "encoder": self._about.get("encoder"),
                     }
                 )
         return rows

@@ -6,7 +6,7 @@ import moco_keras
 from moco_keras import data
 from moco_keras.evaluation import alarms
 
-_SAMPLE = 1024
+SAMPLE = 1024  # images that are measured
 
 
 def monitor(settings, train):
@@ -19,14 +19,15 @@ def monitor(settings, train):
     count = train.num_examples
     if count < 2:
         return None
-    some = train
+    some, copies = train, None
     if isinstance(train, data.ImageStream):
-        some = train.load(min(count, _SAMPLE), image_size=settings.image_size)
+        some = train.load(min(count, SAMPLE), image_size=settings.image_size)
+        copies = train.copies
     return moco_keras.callbacks.HealthMonitor(
-        some.images,
-        some.labels,
+        some,
         num_images=count,
-        sample_size=_SAMPLE,
+        copies=copies,
+        sample_size=SAMPLE,
         on_alarm=settings.on_alarm,
     )
 
@@ -45,18 +46,27 @@ def summary(setup, epochs):
 
 
 def setup_of(record, epochs):
-    """What the alarms have to know of a run, an `alarms.Setup`."""
-    told = record["settings"]
-    first = epochs[0] if epochs else {}
+    """What the alarms have to know of a run, an `alarms.Setup`.
+
+    Args:
+        record: that of settings.json.
+        epochs: dicts of history.csv.
+    """
+    told, count = record["settings"], record["data"]["train_images"]
+
+    def first(name):
+        return next((row[name] for row in epochs if name in row), None)
+
     return alarms.Setup(
-        num_images=record["data"]["train_images"],
+        num_images=count,
+        sample_size=min(SAMPLE, count),
         projection_dim=told["projection_dim"],
         queue_size=told["queue_size"],
         temperature=told["temperature"],
         momentum=told["momentum"],
         keys_per_image=1 + told["symmetric"],
-        copies=first.get("health_copies"),
-        blank=first.get("health_blank"),
+        copies=first("health_copies"),
+        blank=first("health_blank"),
     )
 
 

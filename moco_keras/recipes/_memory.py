@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from moco_keras import distribution
 from moco_keras.distribution import accelerators
-from moco_keras.recipes import _record
+from moco_keras.recipes import _health, _record
 
 # Of the backbones at width 64; they grow with its square.
 _WEIGHTS = {"resnet18": 11.2e6, "resnet34": 21.3e6, "resnet50": 23.5e6}
@@ -17,7 +17,6 @@ _FIXED = 350 * 2**20  # compiled steps, threads
 _COPIES = 6  # of an encoder's weights: optimizer, gradients, checkpoint, export
 _OF_OUTPUTS = 1.25  # times what the layers return: with gradients and keys
 _WAITING = 4  # batches of views
-_MONITORED = 1024  # images and two views of each, see `HealthMonitor`
 _EVALUATED = 256  # images at a time, see `features.outputs`
 _OF_LARGEST = 3.6  # times what the largest layer returns
 _KEPT = 0.4  # of what a step or an evaluation took, while the other runs
@@ -51,7 +50,8 @@ class Memory(NamedTuple):
             fixed=_FIXED
             + _COPIES * 4 * encoder.count_params()
             + 2 * 4 * math.prod(model.queue.keys.shape)
-            + 3 * _MONITORED * math.prod(encoder.input_shape[1:]),
+            # Those that the monitor of health keeps, with two views of each.
+            + 3 * _health.SAMPLE * math.prod(encoder.input_shape[1:]),
             of_image=math.ceil(
                 _OF_OUTPUTS * sum(outputs) * times
                 + _WAITING * views

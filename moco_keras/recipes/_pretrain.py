@@ -177,6 +177,7 @@ def _train(settings, images, model, start, folder):
         board = keras.callbacks.TensorBoard(plain / "logs", write_graph=False)
         callbacks += [log, board, _progress.Pace(folder)]
         if health:
+            health.resume(log.epochs)
             callbacks.append(_board.Similarities(plain / "logs", health))
         checkpoints = folder / "checkpoints"
     checkpoint = moco_keras.Checkpoint(checkpoints, settings.checkpoint_every)

@@ -14,6 +14,7 @@ from moco_keras.recipes import (
     _run_files,
     _verdict,
 )
+from moco_keras.system import versions
 from moco_keras.system.paths import printable
 
 MAP = "map.json"  # what `plotting.embedding_map` returned
@@ -52,10 +53,10 @@ def write(folder, path, place=None):
         summary=_summary(record, metrics, epochs, timing),
         alarms=found,
         pictures=_report_pictures.of_run(
-            place or folder, folder, metrics, epochs, setup, found
+            place or folder, metrics, epochs, setup, found
         ),
         map=_json((place or folder) / MAP),
-        few_labels=_few_labels(folder),
+        few_labels=_few_labels(folder, place or folder),
         use=_use(folder, record, metrics),
         columns=columns,
         epochs=[[_short(row.get(c)) for c in columns] for row in epochs],
@@ -84,8 +85,8 @@ def _summary(record, metrics, epochs, timing):
     if metrics is None:
         return [
             trained,
-            f"The run is not finished: {told['epochs']:,} epochs are to be "
-            "done. Write this page again to see more.",
+            f"The run is not finished: {done:,} of {told['epochs']:,} epochs "
+            "are done. Write this page again to see more.",
         ]
     verdict = metrics.get("verdict")
     return [
@@ -94,15 +95,20 @@ def _summary(record, metrics, epochs, timing):
     ]
 
 
-def _few_labels(folder):
-    rows = _json(folder / "few_labels.json") or []
+def _few_labels(folder, place):
+    """The rows of few_labels.json that are of the newest encoder."""
+    version = versions.find(place)
+    if version is None:
+        return []
+    weights = _json(version / "encoder.json")["weights"]["sha256"]
     return [
         {
             "amount": row["labels_per_class"],
             "method": _few_labels_results.TITLES[row["method"]],
             "accuracy": _few_labels_results.cell(row),
         }
-        for row in rows
+        for row in _json(folder / "few_labels.json") or []
+        if row.get("encoder") == weights
     ]
 
 

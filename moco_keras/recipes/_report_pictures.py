@@ -18,22 +18,14 @@ _IMAGES = (
         "features. A frame is blue if the classes are the same, red if not.",
         "Eight test images beside the images that are nearest to them.",
     ),
-    (
-        "few_labels",
-        "Accuracy by the number of labels",
-        "Of classifiers from scratch, of a probe of frozen features, and of "
-        "fine-tuned encoders.",
-        "Accuracy by the number of labels, whose numbers are in the table with "
-        "few labels.",
-    ),
 )
 
 
-def of_run(place, folder, metrics, epochs, setup, alarms):
+def of_run(place, metrics, epochs, setup, alarms):
     """The pictures of a run, as `plotting.report` takes them.
 
     Args:
-        place, folder: of the results, and of the run.
+        place: the folder of the results.
         metrics: of metrics.json, or None.
         epochs: dicts of history.csv.
         setup, alarms: what `alarms.find` takes and returns.
@@ -79,10 +71,9 @@ def of_run(place, folder, metrics, epochs, setup, alarms):
             )
         )
     for name, *words in _IMAGES:
-        files = [x / f"{name}.png" for x in (place, folder)]
-        found = [file for file in files if file.exists()]
-        if found:
-            pictures.append(_picture(name, *words, found[0].read_bytes()))
+        file = place / f"{name}.png"
+        if file.exists():
+            pictures.append(_picture(name, *words, file.read_bytes()))
     return pictures
 
 

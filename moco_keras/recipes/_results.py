@@ -117,3 +117,4 @@ def print_summary(metrics, bank, images_per_second, folder):
         print(f"{images_per_second:.0f} images a second")
     print(*metrics["verdict"], sep="\n")
     print(f"The encoder, its record and its pictures are in {folder}")
+    print(f"The page to look at is {folder / _run_files.REPORT}")

@@ -3,6 +3,7 @@
 import math
 
 _CLEAR = 2  # standard errors of a difference, beyond which it is no chance
+_FEW = 100  # test images
 _ALIKE = 0.95  # mean similarity of images, above which nearly all are alike
 
 
@@ -16,41 +17,49 @@ def of_run(metrics, num_tests):
     Returns:
         A list of sentences.
     """
-    alarms = metrics.get("health", {}).get("alarms", [])
     history = metrics["history"]
-    said = []
-    better = False
+    better = rising = None
     if "knn_trained" in metrics:
-        sentence, better = _compared(metrics, num_tests)
-        said.append(sentence)
+        compared, better = _compared(metrics, num_tests)
         trend, rising = _trend(history, num_tests)
-        said.append(trend)
+        said = [compared, trend]
     else:
-        rising = False
-        said.append(_without_labels(metrics))
+        said = [
+            "There are no labels to test with. The loss was "
+            f"{history[-1]['loss']:.2f} at the end."
+        ]
     said += _alikeness(history)
+    if "health" not in metrics:
+        return [*said, "Its health was not measured."]
+    alarms = metrics["health"]["alarms"]
     if alarms:
         kinds = ", ".join(alarm["kind"] for alarm in alarms)
-        said.append(f"Alarms: {kinds}. {alarms[0]['text']}")
+        return [*said, f"Alarms: {kinds}. {alarms[0]['text']}"]
+    advice = "No alarm."
+    if num_tests < _FEW and "knn_trained" in metrics:
+        advice += f" {num_tests} test images are too few to tell much."
     elif rising:
-        said.append(
-            f"No alarm. Train longer: --epochs={2 * len(history)} with the "
-            "--run_dir of this run continues it."
+        advice += (
+            f" Train longer: --epochs={2 * len(history)} with the --run_dir of "
+            "this run continues it."
         )
-    elif better or "knn_trained" not in metrics:
-        said.append("No alarm.")
-    else:
-        said.append(
-            "No alarm, but little was learned: train longer, on more images, "
-            "or with views that keep what tells your classes apart (color, "
+    elif better is False:
+        advice += (
+            " But little was learned: train longer, on more images, or with "
+            "views that keep what tells your classes apart (color, "
             "orientation, small details)."
         )
-    return said
+    return [*said, advice]
 
 
 def standard_error(accuracy, num_tests):
-    """That of an accuracy on so many independent images."""
-    return math.sqrt(accuracy * (1 - accuracy) / num_tests)
+    """That of an accuracy on so many independent images.
+
+    One right and one wrong are added, so that it is not 0 where all are right,
+    or none (Laplace's rule of succession).
+    """
+    p = (accuracy * num_tests + 1) / (num_tests + 2)
+    return math.sqrt(p * (1 - p) / num_tests)
 
 
 def _is_clear(a, b, num_tests):
@@ -81,12 +90,12 @@ def _compared(metrics, num_tests):
 
 
 def _trend(history, num_tests):
-    """A sentence on kNN by epoch, and whether it still rises."""
+    """A sentence on kNN by epoch, and whether it still rises, if known."""
     known = [(row["epoch"], row["knn"]) for row in history if "knn" in row]
     last_epoch, last = known[-1]
     epoch, best = max(known, key=lambda pair: pair[1])
     if len(known) < 3:
-        return f"It was measured {len(known)} times, too few for a trend.", True
+        return "It was measured too seldom for a trend.", None
     if _is_clear(best, last, num_tests):
         return (
             f"It is past its best: {_accuracy(best, num_tests)} in epoch "
@@ -99,15 +108,6 @@ def _trend(history, num_tests):
     return (
         f"It was level at the end; its best was {best:.3f}, in epoch {epoch}."
     ), False
-
-
-def _without_labels(metrics):
-    losses = [row["loss"] for row in metrics["history"]]
-    return (
-        "There are no labels to test with, so that only the loss says what was "
-        f"learned: it was {max(losses):.2f} at most and {losses[-1]:.2f} at "
-        "the end."
-    )
 
 
 def _alikeness(history):

@@ -7,12 +7,16 @@ import keras
 import numpy as np
 import pytest
 import reference
+import tensorflow as tf
 
 import moco_keras
 from moco_keras import Checkpoint, callbacks, optimizers
+from moco_keras.callbacks.view_sample import ViewSample
+from moco_keras.data.image_sets import ImageSet
 from moco_keras.evaluation import health
 
 COLUMNS = {
+    "equal_views",
     "copies", "blank", "queue_ratio", "queue_age", "key_distance", "alignment",
     "uniformity", "rank_features", "rank_projections", "deviation_features",
     "deviation_projections", "similarity_features", "similarity_projections",
@@ -84,6 +88,7 @@ def test_measures_are_those_of_the_views_in_inference_mode(
         "key_distance": apart / np.linalg.norm(weights[0]),
         "queue_ratio": 32 / 16,
         "queue_age": 4,  # steps of 8 keys
+        "equal_views": 0,
     }
     for name, value in expected.items():
         assert found[name][-1] == pytest.approx(value, rel=1e-5), name
@@ -242,37 +247,76 @@ def test_an_alarm_is_told_once_when_the_run_begins(make_model, views):
     assert monitor.alarms[0].epoch == 0
 
 
-def test_an_alarm_stops_the_run_if_it_is_to(make_model, views):
+def test_an_alarm_stops_every_run_if_it_is_to(make_model, views):
     monitor = callbacks.HealthMonitor(views, on_alarm="stop")
     model = make_model(queue_size=64, ready_views=True)
-    with pytest.raises(ValueError, match="Health, queue too long"):
-        fit(model, views, monitor)
+    for _ in range(2):
+        with pytest.raises(ValueError, match='too long.*give on_alarm="warn"'):
+            fit(model, views, monitor)
     assert int(model.steps) == 0
 
 
-@pytest.mark.parametrize("on_alarm", ["warn", "stop"])
-def test_an_alarm_of_an_epoch_is_told_when_all_have_logged_it(
-    make_model, views, on_alarm, monkeypatch
-):
-    """So that nothing that is known of the epoch is lost."""
+def collapse(monkeypatch):
+    """Has the deviation be that of a collapse."""
     monkeypatch.setattr(health, "deviation", lambda x: 0.01)
-    monitor = callbacks.HealthMonitor(views, num_images=1000, on_alarm=on_alarm)
+
+
+def test_an_alarm_of_an_epoch_is_told_when_all_have_logged_it(
+    make_model, views, monkeypatch
+):
+    collapse(monkeypatch)
+    monitor = callbacks.HealthMonitor(views, num_images=1000)
     seen = []
     log = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: seen.append(
             logs["health_deviation_projections"]
         )
     )
-    told = {
-        "warn": pytest.warns(UserWarning, match="Health, collapse: .*0.010"),
-        "stop": pytest.raises(ValueError, match="Health, collapse: .*0.010"),
-    }
-    with told[on_alarm]:
+    with pytest.warns(UserWarning, match="Health, collapse: .*0.010"):
         make_model(ready_views=True).fit(
-            views, batch_size=8, epochs=2, verbose=0, callbacks=[monitor, log]
+            views, batch_size=8, epochs=3, verbose=0, callbacks=[monitor, log]
         )
-    assert seen == [0.01, 0.01]
+    assert seen == [0.01] * 3
     assert [(a.kind, a.epoch) for a in monitor.alarms] == [("collapse", 2)]
+
+
+def test_a_stopped_run_is_saved_and_resumes_if_asked_to(
+    make_model, views, monkeypatch, tmp_path
+):
+    """Long before the next checkpoint would be due."""
+    collapse(monkeypatch)
+    logged = []
+
+    def run(on_alarm):
+        monitor = callbacks.HealthMonitor(
+            views, num_images=1000, on_alarm=on_alarm
+        )
+        monitor.resume(logged)
+        log = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: logged.append(
+                {"epoch": epoch + 1, **logs}
+            )
+        )
+        model = make_model(ready_views=True)
+        model.fit(
+            views,
+            batch_size=8,
+            epochs=4,
+            verbose=0,
+            callbacks=[monitor, log, Checkpoint(tmp_path, "60 minutes")],
+        )
+        return model
+
+    for _ in range(2):  # the second time before it trains
+        with pytest.raises(ValueError, match="Health, collapse"):
+            run("stop")
+        assert [row["epoch"] for row in logged] == [1, 2]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert int(run("warn").steps) == 8
+    # The process before has told.
+    assert not [w for w in caught if "collapse" in str(w.message)]
+    assert [row["epoch"] for row in logged] == [1, 2, 3, 4]
 
 
 def test_an_encoder_that_diverged_is_an_alarm_and_no_error(make_model, images):
@@ -281,7 +325,7 @@ def test_an_encoder_that_diverged_is_an_alarm_and_no_error(make_model, images):
     with pytest.warns(UserWarning, match="divergence: .*not finite"):
         history = fit(model, images, monitor)
     assert "health_alignment" not in history
-    assert history["health_copies"] == [0.0, 0.0]
+    assert "health_key_distance" in history
 
 
 def test_equal_views_are_found(make_model, images):
@@ -297,12 +341,13 @@ def test_equal_views_are_found(make_model, images):
 
 def test_views_of_pixels_are_kept_as_bytes(make_model, images):
     """A quarter of the memory; others keep what is after the point."""
-    monitor = callbacks.HealthMonitor(images)
     model = make_model()
-    fit(model, images, monitor, epochs=1)
-    assert [x.dtype for x in monitor._views] == ["uint8"] * 2
+    sample = ViewSample(images, 16)
+    sample.set_model(model)
+    sample.encode()
+    assert [x.dtype for x in sample._views] == ["uint8"] * 2
     exact = model.fixed_views(images, 0)
-    for kept, view in zip(monitor._views, exact, strict=True):
+    for kept, view in zip(sample._views, exact, strict=True):
         np.testing.assert_allclose(kept, np.clip(view, 0, 255), atol=0.5)
 
 
@@ -313,7 +358,24 @@ def test_views_of_pixels_are_kept_as_bytes(make_model, images):
         ({"sample_size": 0}, "sample_size=0"),
         ({"num_images": 1.5}, "num_images=1.5"),
         ({"labels": [0]}, "one for each image. Received: 1 of 16"),
+        ({"copies": 2.0}, "copies=2.0"),
         ({"images": np.zeros((1, 8, 8, 3), "uint8")}, "two or more.*1"),
+        (
+            {"images": (np.zeros((4, 8, 8, 3)), np.zeros((3, 8, 8, 3)))},
+            "Received: 4 and 3",
+        ),
+        (
+            {"images": (np.zeros((4, 8, 8, 3), "uint8"), np.zeros(4, "int64"))},
+            "pair of views must be two float batches",
+        ),
+        (
+            {
+                "images": tf.data.Dataset.from_tensors(
+                    np.zeros((4, 8, 8, 3), "uint8")
+                )
+            },
+            "must be an array.*data set.*num_images",
+        ),
         ({"images": np.zeros((16, 8, 8), "uint8")}, "images in gray"),
         ({"images": np.zeros((16, 8, 8, 3), "float32")}, "dtype=float32"),
     ],
@@ -321,3 +383,41 @@ def test_views_of_pixels_are_kept_as_bytes(make_model, images):
 def test_bad_arguments_are_refused(kwargs, message, images):
     with pytest.raises(ValueError, match=message):
         callbacks.HealthMonitor(**{"images": images, **kwargs})
+
+
+@pytest.mark.parametrize("kind", ["image set", "tensor", "list of views"])
+def test_images_of_other_kinds_are_taken(kind, make_model, images, views):
+    labels = np.arange(16) % 2
+    given = {
+        "image set": ImageSet(images, labels, ["a", "b"], "source"),
+        "tensor": tf.constant(images),
+        "list of views": [tf.constant(x) for x in views],
+    }[kind]
+    monitor = callbacks.HealthMonitor(given)
+    trained_on = views if kind == "list of views" else images
+    model = make_model(ready_views=kind == "list of views")
+    history = fit(model, trained_on, monitor, epochs=1)
+    assert ("health_same_class" in history) == (kind == "image set")
+    assert ("health_copies" in history) == (kind != "list of views")
+
+
+def test_copies_of_a_sample_are_not_those_of_all(make_model, images, views):
+    """Of whom it would find few."""
+    assert (
+        "copies"
+        not in callbacks.HealthMonitor(images, num_images=1000)._constant
+    )
+    monitor = callbacks.HealthMonitor(images, num_images=1000, copies=0.5)
+    model = make_model()
+    with pytest.warns(UserWarning, match="duplicates: 50.0%"):
+        history = fit(model, images, monitor, epochs=1)
+    assert history["health_copies"] == [0.5]
+
+
+def test_two_images_are_not_collapsed(make_model, views):
+    """Whose rank cannot be more than two."""
+    few = tuple(x[:2] for x in views)
+    monitor = callbacks.HealthMonitor(few, on_alarm="stop")
+    model = make_model(queue_size=2, ready_views=True)
+    history = fit(model, few, monitor, batch_size=2, epochs=3)
+    assert max(history["health_rank_projections"]) <= 2.001

@@ -14,12 +14,12 @@ def images(request):
 
 
 @pytest.mark.parametrize("name", illnesses.ILLNESSES)
-def test_a_planted_illness_is_named_in_three_epochs(name, images):
+def test_a_planted_illness_is_named_in_time(name, images):
     monitor = illnesses.run(**illnesses.planted(name, images))
-    _, right = illnesses.ILLNESSES[name]
-    found = {alarm.kind: alarm.epoch for alarm in monitor.alarms}
-    assert right & found.keys(), found
-    assert max(found.values()) <= illnesses.EPOCHS
+    _, right, latest = illnesses.ILLNESSES[name]
+    told = {alarm.kind: alarm.epoch for alarm in monitor.alarms}
+    in_time = [kind for kind in right if told.get(kind, 99) <= latest]
+    assert in_time, told
 
 
 @pytest.mark.parametrize("settings", illnesses.HEALTHY, ids=str)

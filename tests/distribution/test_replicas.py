@@ -241,7 +241,7 @@ def test_held_out_images_have_the_loss_of_one_device(one, count, request):
 def test_the_health_of_replicas_is_that_of_one_device(one, count, request):
     results = request.getfixturevalue(count)
     expected = of_run(one, "health")
-    assert len(expected) == 21
+    assert len(expected) == 22
     for key, value in expected:
         np.testing.assert_allclose(
             results[key], value, rtol=0, atol=1e-5, err_msg=key

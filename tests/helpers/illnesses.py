@@ -89,26 +89,33 @@ def batch_statistics(images):
 
 
 # By name: settings of `run`, or a function from images to them; alarms that
-# are right.
+# are right; the epoch by which one is told.
 ILLNESSES = {
     "learning rate x 100": (
         {"learning_rate": 100 * LEARNING_RATE},
         {"collapse", "partial collapse", "divergence"},
+        2,
     ),
     "no augmentation": (
         lambda images: {"augmenter": augmentations.evaluation(32)},
         {"equal views"},
+        1,
     ),
     "m = 0, K = one batch": (
         {"momentum": 0.0, "queue_size": BATCH},
         {"key encoder"},
+        0,
     ),
-    "temperature 10": ({"temperature": 10.0}, {"temperature"}),
-    "an encoder that reads batch statistics": (batch_statistics, {"leak"}),
-    "K of 4,096 for 2,000 images": ({"queue_size": 4096}, {"queue too long"}),
-    "half of the images duplicates": (duplicates, {"duplicates"}),
-    "all images blank": (blank, {"blank images"}),
-    "a dead projection": ({"edit": dead}, {"collapse"}),
+    "temperature 10": ({"temperature": 10.0}, {"temperature"}, 0),
+    "an encoder that reads batch statistics": (batch_statistics, {"leak"}, 3),
+    "K of 4,096 for 2,000 images": (
+        {"queue_size": 4096},
+        {"queue too long"},
+        0,
+    ),
+    "half of the images duplicates": (duplicates, {"duplicates"}, 0),
+    "all images blank": (blank, {"blank images"}, 0),
+    "a dead projection": ({"edit": dead}, {"collapse"}, 2),
 }
 HEALTHY = [
     {"method": "v1", "width": 8, "seed": 0},
@@ -122,7 +129,7 @@ HEALTHY = [
 
 def planted(name, images):
     """Arguments of `run` for an illness."""
-    settings, _ = ILLNESSES[name]
+    settings, *_ = ILLNESSES[name]
     if callable(settings):
         settings = settings(images)
     return {"images": images, **settings}
@@ -188,7 +195,7 @@ def main():
     named, quiet = [], []
     for source in ("textures", "cifar10"):
         images = read(source)
-        for name, (_, right) in ILLNESSES.items():
+        for name, (_, right, _) in ILLNESSES.items():
             monitor = run(**planted(name, images))
             named.append(bool(right & {a.kind for a in monitor.alarms}))
             print(f"| {source} | {name} | {told(monitor)} |", flush=True)

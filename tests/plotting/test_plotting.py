@@ -189,7 +189,7 @@ MEASURED = [
     else row
     for row in ROWS
 ]
-SETUP = Setup(2000, 128, 512, 0.2, 0.99)
+SETUP = Setup(2000, 1024, 128, 512, 0.2, 0.99)
 
 
 @pytest.mark.parametrize("queue_size", [512, None])

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 
 import numpy as np
@@ -51,7 +52,7 @@ def epochs():
         "alignment uniformity rank_features rank_projections accuracy "
         "deviation_features similarity_features similarity_projections "
         "positive_05 positive_50 positive_95 negative_05 negative_50 "
-        "negative_95 key_distance copies blank queue_age"
+        "negative_95 key_distance copies blank queue_age equal_views"
     )
     return [
         {
@@ -64,6 +65,7 @@ def epochs():
             "health_deviation_projections": 0.9 if i < 2 else 0.01,
             "health_copies": 0.6,
             "health_blank": 0.0,
+            "health_equal_views": 0.0,
         }
         for i in range(3)
     ]
@@ -88,7 +90,7 @@ def page(folder):
 def test_the_page_of_a_run_that_is_going(run):
     text = page(run)
     assert "for 3 epochs. Device: two cores." in text
-    assert "not finished: 4 epochs are to be done" in text
+    assert "not finished: 3 of 4 epochs are done" in text
     assert "<title>textures, run &lt;of&gt; \u732b</title>" in text
     kinds = re.findall(r"<strong>([\w ]+)</strong>", text)
     assert kinds == ["duplicates", "collapse"]
@@ -98,6 +100,21 @@ def test_the_page_of_a_run_that_is_going(run):
     assert "The loss goes from 6.000 to 5.500." in text
     assert "--run_dir=" in text and "load_encoder" not in text
     assert not list(run.glob(".*")), "nothing else is left"
+
+
+def test_what_later_epochs_say_of_the_images_counts(run):
+    """In a run that an older version began."""
+    rows = epochs()
+    first = {k: v for k, v in rows[0].items() if "health" not in k}
+    _run_files.write_csv(run / "history.csv", [first, *rows[1:]])
+    assert "<strong>duplicates</strong>" in page(run)
+
+
+def test_a_folder_of_any_name_has_a_page(run, tmp_path):
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    run.rename(place)
+    finish(place)
+    assert "caf\\xe9" in page(place)
 
 
 def test_the_page_of_a_run_before_its_first_epoch(run):
@@ -116,15 +133,24 @@ def test_the_page_of_a_finished_run(run):
             "mean": 0.5,
             "standard_error": 0.01,
             "draws": 2,
+            "encoder": digest,
         }
+        for digest in ("of before", "newest")
     ]
+    few[0]["mean"] = 0.123  # of an encoder that was replaced
     _run_files.write_json(run / "few_labels.json", few)
+    version = run / "encoder" / "3"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").touch()
+    card = {"weights": {"sha256": "newest"}}
+    _run_files.write_json(version / "encoder.json", card)
     png = tf.io.encode_png(np.zeros((4, 4, 3), "uint8")).numpy()
     (run / "views.png").write_bytes(png)
     text = page(run)
     assert "in 2.0 minutes" in text
     assert "0.700 ± 0.046 of the 100 test images" in text
     assert "<td>frozen + probe</td>" in text and "0.500 ± 0.010" in text
+    assert "0.123" not in text
     assert "load_encoder(&#39;" in text
     assert base64.b64encode(png).decode() in text
     assert len(text) < 3_000_000
@@ -135,7 +161,7 @@ def test_a_finished_run_that_is_being_continued_is_not_finished(run):
     record = json.loads((run / "settings.json").read_text())
     record["settings"]["epochs"] = 9
     _run_files.write_json(run / _run_files.CONTINUED, record)
-    assert "not finished: 9 epochs" in page(run)
+    assert "not finished: 3 of 9 epochs" in page(run)
 
 
 @pytest.mark.parametrize(
