@@ -8,7 +8,8 @@ from keras import ops
 from moco_keras.data import checks
 from moco_keras.models import encoders
 
-_BATCH, _DRAWN = 256, 64  # images at a time
+_BATCH = 128  # images that are encoded at a time, by both encoders
+_DRAWN = 2**18  # pixels of the images of which views are cut at a time
 
 
 class ViewSample:
@@ -49,11 +50,14 @@ class ViewSample:
             )
         self._model, self._views = model, None
         # Keras's `predict` would take longer than the arithmetic. All replicas
-        # hold the same weights, so that one of them can do it.
-        self._encoders = [
-            tf.function(lambda images: queries(images, training=False)),
-            tf.function(lambda images: [key_encoder(images, training=False)]),
-        ]
+        # hold the same weights, so that one of them can do it. As one function,
+        # both encoders run side by side.
+        self._encode_batch = tf.function(
+            lambda im_q, im_k: [
+                *queries(im_q, training=False),
+                key_encoder(im_k, training=False),
+            ]
+        )
 
     def encode(self):
         """Encodes the views in inference mode.
@@ -66,8 +70,19 @@ class ViewSample:
         if self._views is None:
             self._draw_views()
         self._model.average_statistics()
-        im_q, im_k = self._views
-        return *self._encode(0, im_q), *self._encode(1, im_k)
+        outputs, count = [], len(self.rows)
+        for start in range(0, count, _BATCH):
+            views = [x[start : start + _BATCH] for x in self._views]
+            number = len(views[0])
+            missing = min(_BATCH, count) - number
+            padding = (0, missing), *[(0, 0)] * 3  # one shape, one trace
+            views = [np.pad(x, padding, mode="edge") for x in views]
+            encoded = self._encode_batch(*views)
+            outputs.append([x.numpy()[:number] for x in encoded])
+        return [
+            np.concatenate(x).reshape(count, -1).astype("float32")
+            for x in zip(*outputs, strict=True)
+        ]
 
     def _draw_views(self):
         """Sets the views, and the share of images that have two equal.
@@ -75,9 +90,11 @@ class ViewSample:
         At the first use, since by then a training step has compiled the layers.
         """
         pairs, equal = [], []
+        height, width = self._model.query_encoder.input_shape[1:3]
+        batch_size = max(1, _DRAWN // ((height or 224) * (width or 224)))
         pixels = encoders.takes_pixels(self._model.query_encoder)
-        for number, start in enumerate(range(0, len(self.rows), _DRAWN)):
-            part = slice(start, start + _DRAWN)
+        for number, start in enumerate(range(0, len(self.rows), batch_size)):
+            part = slice(start, start + batch_size)
             batch = keras.tree.map_structure(lambda x: x[part], self.images)  # noqa: B023 (called at once)
             views = self._model.fixed_views(batch, number)
             views = [ops.convert_to_numpy(x) for x in views]
@@ -88,21 +105,6 @@ class ViewSample:
             pairs.append(views)
         self._views = [np.concatenate(x) for x in zip(*pairs, strict=True)]
         self.equal_views = float(np.mean(equal))
-
-    def _encode(self, number, views):
-        """Outputs of one of the encoders, float32 (n, ...) each."""
-        outputs = []
-        for start in range(0, len(views), _BATCH):
-            part = views[start : start + _BATCH]
-            missing = min(_BATCH, len(views)) - len(part)
-            padding = (0, missing), *[(0, 0)] * 3  # one shape, one trace
-            batch = np.pad(part, padding, mode="edge")
-            encoded = self._encoders[number](batch)
-            outputs.append([x.numpy()[: len(part)] for x in encoded])
-        return [
-            np.concatenate(x).reshape(len(views), -1).astype("float32")
-            for x in zip(*outputs, strict=True)
-        ]
 
 
 def _checked(images):
