@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from moco_keras.data import checks
 from moco_keras.models import encoders
@@ -70,18 +69,9 @@ class ViewSample:
         if self._views is None:
             self._draw_views()
         self._model.average_statistics()
-        outputs, count = [], len(self.rows)
-        for start in range(0, count, _BATCH):
-            views = [x[start : start + _BATCH] for x in self._views]
-            number = len(views[0])
-            missing = min(_BATCH, count) - number
-            padding = (0, missing), *[(0, 0)] * 3  # one shape, one trace
-            views = [np.pad(x, padding, mode="edge") for x in views]
-            encoded = self._encode_batch(*views)
-            outputs.append([x.numpy()[:number] for x in encoded])
         return [
-            np.concatenate(x).reshape(count, -1).astype("float32")
-            for x in zip(*outputs, strict=True)
+            x.reshape(len(x), -1).astype("float32")
+            for x in _by_batch(self._encode_batch, self._views, _BATCH)
         ]
 
     def _draw_views(self):
@@ -89,22 +79,35 @@ class ViewSample:
 
         At the first use, since by then a training step has compiled the layers.
         """
-        pairs, equal = [], []
         height, width = self._model.query_encoder.input_shape[1:3]
         batch_size = max(1, _DRAWN // ((height or 224) * (width or 224)))
-        pixels = encoders.takes_pixels(self._model.query_encoder)
-        for number, start in enumerate(range(0, len(self.rows), batch_size)):
-            part = slice(start, start + batch_size)
-            batch = keras.tree.map_structure(lambda x: x[part], self.images)  # noqa: B023 (called at once)
-            views = self._model.fixed_views(batch, number)
-            views = [ops.convert_to_numpy(x) for x in views]
-            equal.extend((views[0] == views[1]).all(axis=(1, 2, 3)))
-            if pixels:  # a fourth of the memory
-                views = [np.clip(np.rint(x), 0, 255) for x in views]
-                views = [x.astype("uint8") for x in views]
-            pairs.append(views)
-        self._views = [np.concatenate(x) for x in zip(*pairs, strict=True)]
+        numbers = np.arange(len(self.rows)) // batch_size
+
+        @tf.function  # or TensorFlow would warn of functions that it retraces
+        def draw(number, *images):
+            data = images if self.are_pairs else images[0]
+            im_q, im_k = self._model.fixed_views(data, number[0])
+            equal = tf.reduce_all(im_q == im_k, axis=(1, 2, 3))
+            if encoders.takes_pixels(self._model.query_encoder):
+                pixels = [tf.clip_by_value(x, 0, 255) for x in (im_q, im_k)]
+                # A fourth of the memory.
+                im_q, im_k = (tf.cast(tf.round(x), "uint8") for x in pixels)
+            return im_q, im_k, equal
+
+        arrays = [numbers, *keras.tree.flatten(self.images)]
+        *self._views, equal = _by_batch(draw, arrays, batch_size)
         self.equal_views = float(np.mean(equal))
+
+
+def _by_batch(function, arrays, batch_size):
+    """Applies a function to batches of one size; joins what it returns."""
+    count, results = len(arrays[0]), []
+    batch_size = min(batch_size, count)
+    for start in range(0, count, batch_size):
+        rows = np.arange(start, start + batch_size)
+        batch = [x[np.minimum(rows, count - 1)] for x in arrays]
+        results.append([x.numpy() for x in function(*batch)])
+    return [np.concatenate(x)[:count] for x in zip(*results, strict=True)]
 
 
 def _checked(images):

@@ -97,9 +97,9 @@ def before_training(setup):
         )
     if (setup.copies or 0) >= _MOST_COPIES:
         found["duplicates"] = (
-            f"{setup.copies:.1%} of the images equal another one, pixel for "
-            "pixel. The copies of an image in the queue count as negatives of "
-            "it. Remove all but one of each."
+            f"{setup.copies:.1%} of the images are exact copies of others. In "
+            "the queue they count as negatives of the same image. Remove all "
+            "but one of each."
         )
     if setup.queue_size is None:
         return [Alarm(kind, 0, text) for kind, text in found.items()]
