@@ -43,7 +43,8 @@ def health(epochs, path, setup, alarms=()):
 
     Args:
         epochs: as in `curves`, with the columns of a `HealthMonitor`. Epochs
-            that it did not measure are left out.
+            that it did not measure are left out; a history of such does not
+            say which they are, and is refused.
         path: of the PNG file.
         setup: its `setup`.
         alarms: `evaluation.alarms.Alarm`s, to be named in the title.

@@ -8,7 +8,7 @@ from moco_keras.models import encoders
 from moco_keras.momentum import MomentumUpdate
 from moco_keras.training.checkpoint import Checkpoint
 
-_NOT_SHOWN = "health_"  # the beginning of names, in progress bars
+_NOT_SHOWN = "health_"  # beginning of names: `evaluation.health.PREFIX`
 
 
 def arrange(callbacks, momentum_update, verbose):
