@@ -27,7 +27,7 @@ class HealthMonitor(keras.callbacks.Callback):
     inference mode at the end of epochs. What it finds goes into the logs, in
     columns that begin with `health_`; docs/health.md explains them. If a Keras
     layer cuts the views, they are the same in every process, and nothing of the
-    training run changes.
+    training run changes. Another augmenter is called as in training.
 
     The first three epochs are measured, the last of `epochs`, and of the others
     as many as cost little: one each time that 16 times the sample was trained
@@ -54,8 +54,9 @@ class HealthMonitor(keras.callbacks.Callback):
             float32 (n,), and with keys of the queue, (n, m); or None.
 
     Raises:
-        ValueError: if an argument is not as above, or, with
-            `on_alarm="stop"`, if there is an alarm.
+        ValueError: if an argument is not as above, or if the model cannot cut
+            or take the views.
+        alarms.AlarmError: a `ValueError`, with `on_alarm="stop"`.
 
     Reference:
         Those of the functions in `evaluation.health`.
@@ -88,6 +89,12 @@ class HealthMonitor(keras.callbacks.Callback):
             labels = images.labels if labels is None else labels
             images = images.images
         sample_size = arguments.whole(sample_size=sample_size)
+        if sample_size < 2:
+            raise ValueError(
+                "`sample_size` must be two or more, because images are "
+                "compared with each other. Received: "
+                f"sample_size={sample_size}."
+            )
         self._sample = ViewSample(images, sample_size)
         count = self._sample.num_images
         self.num_images = count
@@ -121,12 +128,15 @@ class HealthMonitor(keras.callbacks.Callback):
         """Takes what earlier processes logged of this run, for its alarms.
 
         Args:
-            epochs: dicts of the columns of each epoch, and "epoch", from 1.
+            epochs: dicts of numbers, the columns of each epoch, and "epoch",
+                from 1. What was not measured is not in them.
         """
         names = health.PREFIX + "alignment", health.PREFIX + "queue_age"
         self._rows = [row for row in epochs if any(n in row for n in names)]
 
     def set_model(self, model):
+        if self.model is not None and model is not self.model:
+            self.alarms, self._rows, self._untold = [], [], []
         super().set_model(model)
         self._sample.set_model(model)
 
@@ -145,8 +155,10 @@ class HealthMonitor(keras.callbacks.Callback):
             copies=self._constant.get("copies"),
             blank=self._constant.get("blank"),
         )
-        if self._rows:  # whoever logged them has told
+        if self._rows:  # a process before has told, but maybe of the last
             self.alarms = alarms.find(self.setup, self._rows)
+            last = self._rows[-1]["epoch"]
+            self._untold = [x for x in self.alarms if x.epoch == last]
         self._add(alarms.before_training(self.setup))
         if self.on_alarm == "stop":
             self._untold = list(self.alarms)
@@ -180,7 +192,7 @@ class HealthMonitor(keras.callbacks.Callback):
             rows = [row for row in self._rows if row["epoch"] < number]
             self._rows = [*rows, {**logs, "epoch": number}]
             self._add(alarms.of_epoch(self.setup, self._rows))
-            if self._untold and self.on_alarm == "stop":
+            if self._is_to_stop():
                 self.model.stop_training = True  # which a `Checkpoint` saves
 
     def on_train_end(self, logs=None):
@@ -238,16 +250,29 @@ class HealthMonitor(keras.callbacks.Callback):
         self.alarms += new
         self._untold += new
 
+    def _is_to_stop(self):
+        """Whether an alarm is to stop the run; the same on all workers.
+
+        After a resume the chief alone may know of the epochs before.
+        """
+        if self.on_alarm != "stop":
+            return False
+        stop, strategy = bool(self._untold), self.model.distribute_strategy
+        if distribution.is_multi_worker(strategy):
+            (stop,) = distribution.all_reduce_sum([int(stop)], strategy)
+        return bool(stop)
+
     def _tell(self):
         """Warns of alarms, or stops at the first."""
-        for alarm in self._untold:
-            message = f"Health, {alarm.kind}: {alarm.text}"
-            if self.on_alarm == "stop":
-                raise ValueError(
-                    f'{message} To go on all the same, give on_alarm="warn".'
-                )
-            if distribution.is_chief(self.model.distribute_strategy):
-                warnings.warn(message, stacklevel=2)
+        messages = [f"Health, {x.kind}: {x.text}" for x in self._untold]
+        if self._is_to_stop():
+            found = [*messages, "Health: another worker has found an alarm."]
+            raise alarms.AlarmError(
+                f'{found[0]} To go on all the same, give on_alarm="warn".'
+            )
+        if distribution.is_chief(self.model.distribute_strategy):
+            for message in messages:
+                warnings.warn(message, stacklevel=3)
         self._untold = []
 
 

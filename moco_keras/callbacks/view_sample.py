@@ -40,8 +40,20 @@ class ViewSample:
         self.equal_views = None
 
     def set_model(self, model):
-        """Takes the encoders of a model, which will draw the views anew."""
+        """Takes the encoders of a model, which will draw the views anew.
+
+        Raises:
+            ValueError: if it cannot cut the views, or take them.
+        """
         encoder, key_encoder = model.query_encoder, model.key_encoder
+        if self.are_pairs:
+            checks.check_views(*self.images, encoder)
+        elif model.augmenter is None:
+            raise ValueError(
+                "`images` must be pairs of views, as the model has no "
+                "augmenter to cut them. Received: images of shape "
+                f"{self.images.shape}. Pass `(im_q, im_k)`."
+            )
         with model.distribute_strategy.scope():
             backbone = encoders.backbone(encoder)
             queries = keras.Model(
@@ -83,7 +95,6 @@ class ViewSample:
         batch_size = max(1, _DRAWN // ((height or 224) * (width or 224)))
         numbers = np.arange(len(self.rows)) // batch_size
 
-        @tf.function  # or TensorFlow would warn of functions that it retraces
         def draw(number, *images):
             data = images if self.are_pairs else images[0]
             im_q, im_k = self._model.fixed_views(data, number[0])
@@ -94,6 +105,9 @@ class ViewSample:
                 im_q, im_k = (tf.cast(tf.round(x), "uint8") for x in pixels)
             return im_q, im_k, equal
 
+        if not self._model.run_eagerly:
+            # Or TensorFlow would warn of functions that it traces again.
+            draw = tf.function(draw)
         arrays = [numbers, *keras.tree.flatten(self.images)]
         *self._views, equal = _by_batch(draw, arrays, batch_size)
         self.equal_views = float(np.mean(equal))
@@ -105,7 +119,7 @@ def _by_batch(function, arrays, batch_size):
     batch_size = min(batch_size, count)
     for start in range(0, count, batch_size):
         rows = np.arange(start, start + batch_size)
-        batch = [x[np.minimum(rows, count - 1)] for x in arrays]
+        batch = [tf.constant(x[np.minimum(rows, count - 1)]) for x in arrays]
         results.append([x.numpy() for x in function(*batch)])
     return [np.concatenate(x)[:count] for x in zip(*results, strict=True)]
 

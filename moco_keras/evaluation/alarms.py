@@ -40,6 +40,10 @@ class Alarm(NamedTuple):
     text: str
 
 
+class AlarmError(ValueError):
+    """The error with which an alarm stops a run."""
+
+
 class Setup(NamedTuple):
     """What is known before training. None stands for what is not.
 
@@ -152,10 +156,11 @@ def of_epoch(setup, rows):
             "The encoder returns numbers that are not finite. The learning "
             "rate is too high. Begin again with a tenth of it.",
         )
-    if value("equal_views") >= _EQUAL:
+    equal = row.get(PREFIX + "equal_views", 0)
+    if equal >= _EQUAL:
         return alarm(
             "equal views",
-            f"The two views of {value('equal_views'):.0%} of the images are "
+            f"The two views of {equal:.0%} of the images are "
             "equal, so that finding the other one teaches nothing. Use an "
             "augmenter that changes every image at random, such as "
             "`augmentations.moco_v2`.",
@@ -231,8 +236,9 @@ def find(setup, rows):
     """All alarms of a run, the first of each kind.
 
     Args:
-        setup, rows: as in `of_epoch`; epochs that were not measured are left
-            out.
+        setup: a `Setup`.
+        rows: dicts of numbers, as in `of_epoch`. Those without columns of a
+            `HealthMonitor`, of epochs that were not measured, are left out.
 
     Returns:
         A list of `Alarm`s, in the order of their epochs.

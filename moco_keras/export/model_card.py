@@ -132,7 +132,7 @@ def _model_card(exported, record):
         "",
     ]
     if record["training"]:
-        text = json.dumps(record["training"], indent=2)
+        text = json.dumps(record["training"], indent=2, ensure_ascii=False)
         lines += ["    " + line for line in text.splitlines()]
     else:
         lines.append("Nothing was recorded.")

@@ -52,15 +52,12 @@ def health(epochs, path, setup, alarms=()):
     Raises:
         ValueError: if no epoch was measured.
     """
-    rows = [
-        row
-        for row in _epoch_rows(epochs, PREFIX)
-        if PREFIX + "alignment" in row
-    ]
+    all_rows = _epoch_rows(epochs, PREFIX)
+    rows = [row for row in all_rows if PREFIX + "alignment" in row]
     if not rows:
         raise ValueError(
             "`epochs` must have columns of a `HealthMonitor`. Received "
-            f"{len(epochs)} epochs without. Give `fit` the callback."
+            f"{len(all_rows)} epochs without. Give `fit` the callback."
         )
     figure, grid = new_figure(2, 4, figsize=(16, 7.2))
     of_queue = setup.queue_size is not None

@@ -33,7 +33,7 @@ def embedding_map(features, images, labels, class_names):
 
     Returns:
         What `report` takes as `map`: a dict of strings, numbers and lists. None
-        for fewer than ten images.
+        for fewer than ten images, and for features that are all the same.
 
     Reference:
         [van der Maaten and Hinton,
@@ -41,7 +41,7 @@ def embedding_map(features, images, labels, class_names):
     """
     features, images, labels = (x[:_MOST] for x in (features, images, labels))
     count = len(features)
-    if count < _LEAST:
+    if count < _LEAST or not np.ptp(features, axis=0).any():
         return None
     method, places = _in_two_dimensions(features)
     places = places - places.min(axis=0)
@@ -93,7 +93,11 @@ def _in_two_dimensions(features):
 
         # Of unit vectors, Euclidean distances are in the order of the cosines.
         perplexity = min(30, (len(features) - 1) / 3)
-        method = manifold.TSNE(perplexity=perplexity, random_state=0)
+        # By its principal components, the default, it would begin with NaN
+        # where these have no length, and end the process.
+        method = manifold.TSNE(
+            init="random", perplexity=perplexity, random_state=0
+        )
         return "t-SNE", method.fit_transform(features)
     method = umap.UMAP(metric="cosine", random_state=0)
     return "UMAP", method.fit_transform(features)

@@ -9,7 +9,7 @@ import keras
 
 import moco_keras
 from moco_keras import data, distribution
-from moco_keras.evaluation import features, linear_probe
+from moco_keras.evaluation import alarms, features, linear_probe
 from moco_keras.recipes import (
     _board,
     _cli,
@@ -146,6 +146,8 @@ def _printing_how_to_resume(folder):
         if folder is not None:
             raise OSError(f"{error}\n{how}") from error
         raise
+    except alarms.AlarmError as error:
+        raise ValueError(f"{error}\n{how} and --on_alarm=warn") from error
 
 
 def _train(settings, images, model, start, folder):

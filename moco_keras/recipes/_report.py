@@ -55,9 +55,9 @@ def write(folder, path, place=None):
         pictures=_report_pictures.of_run(
             place or folder, metrics, epochs, setup, found
         ),
-        map=_json((place or folder) / MAP),
-        few_labels=_few_labels(folder, place or folder),
-        use=_use(folder, record, metrics),
+        map=metrics and _json((place or folder) / MAP),
+        few_labels=metrics and _few_labels(folder, place or folder),
+        use=_use(folder, record, metrics, found),
         columns=columns,
         epochs=[[_short(row.get(c)) for c in columns] for row in epochs],
         settings=_settings(record),
@@ -112,15 +112,16 @@ def _few_labels(folder, place):
     ]
 
 
-def _use(folder, record, metrics):
+def _use(folder, record, metrics, found):
     """How to use what is there: pairs of a sentence and commands."""
     where = shlex.quote(str(folder))
     if metrics is None:
+        stopped = bool(found) and record["settings"].get("on_alarm") == "stop"
         return [
             (
                 "To resume the run after an interruption, give its command "
                 "again, with this flag:",
-                f"--run_dir={where}",
+                f"--run_dir={where}" + " --on_alarm=warn" * stopped,
             )
         ]
     encoder = str(folder / "encoder")

@@ -70,7 +70,7 @@ def of_run(place, metrics, epochs, setup, alarms):
                 ),
             )
         )
-    for name, *words in _IMAGES:
+    for name, *words in _IMAGES if finished else ():
         file = place / f"{name}.png"
         if file.exists():
             pictures.append(_picture(name, *words, file.read_bytes()))

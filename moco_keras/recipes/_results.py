@@ -45,8 +45,8 @@ def write(folder, model, images, features, metrics, timing):
     logs, last = folder / "logs", len(metrics["history"]) - 1
     with _pictures.warned("TensorBoard's part"), paths.plain(logs) as plain:
         _board.write_pictures(folder, plain, last)
-        found = json.loads((folder / _report.MAP).read_text())
-        if found:
+        file = folder / _report.MAP
+        if file.exists() and (found := json.loads(file.read_text())):
             _board.write_embeddings(plain, features[1], found)
 
 

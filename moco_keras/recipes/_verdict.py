@@ -34,7 +34,9 @@ def of_run(metrics, num_tests):
     alarms = metrics["health"]["alarms"]
     if alarms:
         kinds = ", ".join(alarm["kind"] for alarm in alarms)
-        return [*said, f"Alarms: {kinds}. {alarms[0]['text']}"]
+        # An illness of the run is graver than one of its images.
+        gravest = next((x for x in alarms if x["epoch"]), alarms[0])
+        return [*said, f"Alarms: {kinds}. {gravest['text']}"]
     advice = "No alarm."
     if num_tests < _FEW and "knn_trained" in metrics:
         advice += f" {num_tests} test images are too few to tell much."

@@ -10,7 +10,7 @@ import reference
 import tensorflow as tf
 
 import moco_keras
-from moco_keras import Checkpoint, callbacks, optimizers
+from moco_keras import Checkpoint, callbacks, distribution, optimizers
 from moco_keras.callbacks.view_sample import ViewSample
 from moco_keras.data.image_sets import ImageSet
 from moco_keras.evaluation import health
@@ -311,12 +311,13 @@ def test_a_stopped_run_is_saved_and_resumes_if_asked_to(
         with pytest.raises(ValueError, match="Health, collapse"):
             run("stop")
         assert [row["epoch"] for row in logged] == [1, 2]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    # A process that ended with the last epoch may not have told.
+    with pytest.warns(UserWarning, match="Health, collapse"):
         assert int(run("warn").steps) == 8
-    # The process before has told.
-    assert not [w for w in caught if "collapse" in str(w.message)]
     assert [row["epoch"] for row in logged] == [1, 2, 3, 4]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Health")
+        run("warn")  # now it was told
 
 
 def test_an_encoder_that_diverged_is_an_alarm_and_no_error(make_model, images):
@@ -356,6 +357,7 @@ def test_views_of_pixels_are_kept_as_bytes(make_model, images):
     [
         ({"on_alarm": "ring"}, 'warn" or "stop". Received: on_alarm=.ring'),
         ({"sample_size": 0}, "sample_size=0"),
+        ({"sample_size": 1}, "two or more.*sample_size=1"),
         ({"num_images": 1.5}, "num_images=1.5"),
         ({"labels": [0]}, "one for each image. Received: 1 of 16"),
         ({"copies": 2.0}, "copies=2.0"),
@@ -421,3 +423,70 @@ def test_two_images_are_not_collapsed(make_model, views):
     model = make_model(queue_size=2, ready_views=True)
     history = fit(model, few, monitor, batch_size=2, epochs=3)
     assert max(history["health_rank_projections"]) <= 2.001
+
+
+def test_a_monitor_forgets_what_it_knew_of_another_model(make_model, views):
+    monitor = callbacks.HealthMonitor(views, on_alarm="stop")
+    with pytest.raises(ValueError, match="too long"):
+        fit(make_model(queue_size=64, ready_views=True), views, monitor)
+    fit(make_model(queue_size=16, ready_views=True), views, monitor)
+    assert [a.kind for a in monitor.alarms if a.epoch == 0] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda images, views: images, "must be pairs of views.*no augmenter"),
+        (
+            lambda images, views: tuple(x[:, :6] for x in views),
+            "encoder takes images of shape .8, 8, 3.. Received.*.6, 8, 3.",
+        ),
+    ],
+)
+def test_what_the_model_cannot_view_is_refused_before_training(
+    given, message, make_model, images, views
+):
+    monitor = callbacks.HealthMonitor(given(images, views))
+    model = make_model(ready_views=True)
+    with pytest.raises(ValueError, match=message):
+        fit(model, views, monitor)
+    assert int(model.steps) == 0
+
+
+def test_an_augmenter_that_only_runs_eagerly_is_called_so(make_encoder, images):
+    def flip(images):  # `.numpy()` is of eager tensors alone
+        return tf.constant(np.asarray(images.numpy()[:, ::-1], "float32"))
+
+    model = moco_keras.MoCo(make_encoder(), flip, queue_size=16)
+    model.compile(optimizer=optimizers.SGD(0.1), run_eagerly=True)
+    monitor = callbacks.HealthMonitor(images)
+    with pytest.warns(UserWarning, match="views of an image must differ"):
+        history = fit(model, images, monitor, epochs=1)
+    assert history["health_equal_views"] == [1.0]
+
+
+def test_workers_stop_together(make_model, views, monkeypatch):
+    """If another worker alone has found an alarm."""
+    asked = []
+
+    def all_reduce_sum(counts, strategy):
+        asked.append(counts)
+        return [1] if len(asked) == 3 else counts
+
+    monkeypatch.setattr(distribution, "is_multi_worker", lambda strategy: True)
+    monkeypatch.setattr(distribution, "all_reduce_sum", all_reduce_sum)
+    model = make_model(queue_size=16, ready_views=True)
+    monitor = callbacks.HealthMonitor(views, num_images=1000, on_alarm="stop")
+    monitor.set_model(model)
+    monitor.set_params({"epochs": 3})
+    monitor.on_train_begin()
+    monitor.on_epoch_begin(0)
+    monitor.on_train_batch_begin(0)
+    model.train_on_batch(tuple(x[:8] for x in views))
+    monitor.on_train_batch_end(0)
+    logs = {"loss": 1.0, "contrastive_accuracy": 0.0}
+    monitor.on_epoch_end(0, logs)
+    assert model.stop_training and asked == [[0]] * 3
+    asked[2:] = []
+    with pytest.raises(ValueError, match="another worker has found"):
+        monitor.on_train_end()

@@ -122,6 +122,14 @@ def test_alarms_of_an_epoch(epochs, expected, words):
     assert all(re.search(words, a.text) and a.epoch == 3 for a in found)
 
 
+def test_rows_without_a_later_column_are_judged():
+    before = [
+        {k: v for k, v in row.items() if k != "health_equal_views"}
+        for row in rows(health_deviation_projections=0.0)
+    ]
+    assert kinds(alarms.find(SETUP, before)) == ["collapse"]
+
+
 def test_numbers_that_are_not_finite_are_a_divergence():
     last = {"epoch": 3, "loss": 5.0, "health_queue_age": 8}
     found = alarms.of_epoch(SETUP, [*rows()[:2], last])

@@ -173,6 +173,18 @@ def test_images_without_a_class_are_gray_and_few_have_no_map():
     assert tiny_map(40, names=many)[1]["legend"] == []
 
 
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_a_collapsed_encoder_has_no_map(value):
+    """scikit-learn's t-SNE would end the process."""
+    features, images = np.full((40, 8), value), np.zeros((40, 8, 8, 3), "uint8")
+    features[:, 3] = 2 * value
+    labels = np.zeros(40, int)
+    assert plotting.embedding_map(features, images, labels, ["a"]) is None
+    features[7] += 1e-9  # one that differs is enough
+    found = plotting.embedding_map(features, images, labels, ["a"])
+    assert len(found["data"]["points"]) == 40
+
+
 def test_umap_is_used_where_it_is_installed(monkeypatch):
     class UMAP:
         def __init__(self, **kwargs):

@@ -161,7 +161,17 @@ def test_a_finished_run_that_is_being_continued_is_not_finished(run):
     record = json.loads((run / "settings.json").read_text())
     record["settings"]["epochs"] = 9
     _run_files.write_json(run / _run_files.CONTINUED, record)
-    assert "not finished: 3 of 9 epochs" in page(run)
+    (run / "views.png").write_bytes(b"of the result before")
+    text = page(run)
+    assert "not finished: 3 of 9 epochs" in text
+    assert 'id="views"' not in text and "on_alarm" not in text
+
+
+def test_a_run_that_an_alarm_stopped_says_how_to_go_on(run):
+    record = json.loads((run / "settings.json").read_text())
+    record["settings"]["on_alarm"] = "stop"
+    _run_files.write_json(run / "settings.json", record)
+    assert " --on_alarm=warn</code>" in page(run)
 
 
 @pytest.mark.parametrize(

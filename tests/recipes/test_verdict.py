@@ -112,6 +112,10 @@ def test_an_alarm_says_what_to_change():
     ]
     said = _verdict.of_run(metrics(0.5, 0.5, 0.5, alarms=alarms), 100)
     assert said[-1] == "Alarms: collapse, leak. Lower the learning rate."
+    # What is wrong with the images is less grave.
+    alarms.insert(0, {"kind": "duplicates", "epoch": 0, "text": "Remove."})
+    said = _verdict.of_run(metrics(0.5, 0.5, 0.5, alarms=alarms), 100)
+    assert said[-1].startswith("Alarms: duplicates, collapse, leak. Lower the")
 
 
 def test_a_run_of_before_has_no_health():
