@@ -14,9 +14,7 @@ from moco_keras.evaluation import alarms, features, health
 from moco_keras.momentum import parameters
 
 _ALWAYS = 3  # epochs at the beginning, in which most ills show
-_TRAINED = (
-    16  # images, for each of the sample, from one measurement to the next
-)
+_TRAINED = 16  # images between two measurements, for each of the sample
 _SHOWN = 1024  # keys of the queue, to take similarities with
 
 
@@ -244,7 +242,7 @@ class HealthMonitor(keras.callbacks.Callback):
         return found
 
     def _add(self, found):
-        """Keeps alarms of new kinds, of which it is to be told."""
+        """Keeps alarms of new kinds, to tell them later."""
         known = {alarm.kind for alarm in self.alarms}
         new = [alarm for alarm in found if alarm.kind not in known]
         self.alarms += new
@@ -268,7 +266,7 @@ class HealthMonitor(keras.callbacks.Callback):
         if self._is_to_stop():
             found = [*messages, "Health: another worker has found an alarm."]
             raise alarms.AlarmError(
-                f'{found[0]} To go on all the same, give on_alarm="warn".'
+                f'{found[0]} To train anyway, give on_alarm="warn".'
             )
         if distribution.is_chief(self.model.distribute_strategy):
             for message in messages:

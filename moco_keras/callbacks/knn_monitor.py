@@ -58,10 +58,7 @@ class KNNMonitor(keras.callbacks.Callback):
             checks.check_size(images, encoder, f"`{name}`")
         # Both outputs in one pass, by all replicas.
         with model.distribute_strategy.scope():
-            backbone = encoders.backbone(encoder)
-            self._encoder = keras.Model(
-                encoder.input, [backbone.output, encoder.output]
-            )
+            self._encoder = encoders.features_and_projections(encoder)
 
     def extract(self):
         """Sets `features`; returns them with the projections of both sets."""

@@ -55,10 +55,7 @@ class ViewSample:
                 f"{self.images.shape}. Pass `(im_q, im_k)`."
             )
         with model.distribute_strategy.scope():
-            backbone = encoders.backbone(encoder)
-            queries = keras.Model(
-                encoder.input, [backbone.output, encoder.output]
-            )
+            queries = encoders.features_and_projections(encoder)
         self._model, self._views = model, None
         # Keras's `predict` would take longer than the arithmetic. All replicas
         # hold the same weights, so that one of them can do it. As one function,

@@ -159,6 +159,18 @@ def backbone(encoder):
     return keras.Model(encoder.inputs[0], features, name="backbone")
 
 
+def features_and_projections(encoder):
+    """What `backbone` and the encoder itself return, of one pass.
+
+    Args and errors: as in `backbone`.
+
+    Returns:
+        A functional `keras.Model` to [features (N, D), projections (N, C)].
+    """
+    outputs = [backbone(encoder).output, encoder.output]
+    return keras.Model(encoder.input, outputs)
+
+
 def check_defaults():
     """Refuses settings of Keras that images and encoders here cannot follow.
 

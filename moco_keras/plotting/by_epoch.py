@@ -62,10 +62,7 @@ def health(epochs, path, setup, alarms=()):
     figure, grid = new_figure(2, 4, figsize=(16, 7.2))
     of_queue = setup.queue_size is not None
     _bands(grid[0, 0], rows, ("positive", "negative")[: 1 + of_queue])
-    of_both = {
-        "features": OTHER,
-        "projections": ACCENT,
-    }
+    of_both = "features", "projections"
     panels = [
         ("alignment", {"alignment": ""}, {"at best, or collapsed": 0}),
         (

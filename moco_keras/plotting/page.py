@@ -41,7 +41,6 @@ def _template():
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        trim_blocks=False,
         keep_trailing_newline=True,
     )
     return environment.from_string(text.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ _PICTURES = (
     "health.png",
     "views.png",
     "neighbours.png",
-    "map.json",
+    _run_files.MAP,
     _run_files.REPORT,
 )
 

@@ -17,7 +17,6 @@ from moco_keras.recipes import (
 from moco_keras.system import versions
 from moco_keras.system.paths import printable
 
-MAP = "map.json"  # what `plotting.embedding_map` returned
 _COLUMNS = "epoch", "loss", "contrastive_accuracy", "knn", "knn_projection"
 
 
@@ -32,10 +31,11 @@ def write(folder, path, place=None):
     Raises:
         ValueError: if a file of the run is damaged.
     """
-    record = _record.read(folder)
-    metrics = None
-    if place or not (folder / _run_files.CONTINUED).exists():
-        metrics = _json((place or folder) / "metrics.json")
+    record, metrics = _record.read(folder), None
+    is_continued = place is None and (folder / _run_files.CONTINUED).exists()
+    place = place or folder
+    if not is_continued:
+        metrics = _json(place / "metrics.json")
     if metrics is None:
         epochs = _history.History(folder / "history.csv").epochs
     else:
@@ -45,18 +45,16 @@ def write(folder, path, place=None):
         found = [alarms.Alarm(**x) for x in metrics["health"]["alarms"]]
     else:
         found = alarms.find(setup, epochs)
-    timing = _json((place or folder) / "timing.json")
+    timing = _json(place / "timing.json")
     columns = [c for c in _COLUMNS if any(c in row for row in epochs)]
     plotting.report(
         path,
         title=f"{record['recipe']}, {printable(folder.resolve().name)}",
         summary=_summary(record, metrics, epochs, timing),
         alarms=found,
-        pictures=_report_pictures.of_run(
-            place or folder, metrics, epochs, setup, found
-        ),
-        map=metrics and _json((place or folder) / MAP),
-        few_labels=metrics and _few_labels(folder, place or folder),
+        pictures=_report_pictures.of_run(place, metrics, epochs, setup, found),
+        map=metrics and _json(place / _run_files.MAP),
+        few_labels=metrics and _few_labels(folder, place),
         use=_use(folder, record, metrics, found),
         columns=columns,
         epochs=[[_short(row.get(c)) for c in columns] for row in epochs],

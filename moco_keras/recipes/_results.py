@@ -45,7 +45,7 @@ def write(folder, model, images, features, metrics, timing):
     logs, last = folder / "logs", len(metrics["history"]) - 1
     with _pictures.warned("TensorBoard's part"), paths.plain(logs) as plain:
         _board.write_pictures(folder, plain, last)
-        file = folder / _report.MAP
+        file = folder / _run_files.MAP
         if file.exists() and (found := json.loads(file.read_text())):
             _board.write_embeddings(plain, features[1], found)
 
@@ -101,7 +101,7 @@ def _draw(folder, model, images, features, metrics):
         drawn.append(health)
     for draw in drawn:
         _pictures.draw(folder / f"{draw.__name__}.png", draw)
-    _pictures.draw(folder / _report.MAP, make_map)
+    _pictures.draw(folder / _run_files.MAP, make_map)
 
 
 def print_summary(metrics, bank, images_per_second, folder):

@@ -13,6 +13,7 @@ from moco_keras.system.paths import printable
 # stays true of what the folder holds until the new results replace them.
 CONTINUED = "settings.continued.json"
 REPORT = "report.html"
+MAP = "map.json"  # what `plotting.embedding_map` returned
 NAMES = (
     "settings.json",
     CONTINUED,

@@ -190,8 +190,8 @@ class Settings(Bounded):
     )
     on_alarm: str = setting(
         "warn",
-        "what to do when the run is ill, such as collapsed, or its images are: "
-        "go on with a warning, or end with an error",
+        "what to do if an alarm finds the run or its images ill, such as a "
+        "collapse: print a warning and continue, or end with an error",
         choices=("warn", "stop"),
     )
 

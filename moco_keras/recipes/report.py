@@ -1,4 +1,4 @@
-"""Writes the page of a run, report.html, while it is going or afterwards.
+"""Writes the page of a run, report.html, during the run or afterwards.
 
     python -m moco_keras.recipes.report --run_dir=saved_models/textures/TIME
 
