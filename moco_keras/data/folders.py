@@ -41,13 +41,36 @@ class Folder(NamedTuple):
 
 def find(folder, on_bad_image):
     """Finds the images of a folder, by their splits."""
+    where = existing(folder)
+    return arrange(where, image_files.scan(where, on_bad_image))
+
+
+def existing(folder):
+    """The path of a folder that exists.
+
+    Raises:
+        FileNotFoundError: if it does not.
+    """
     where = arguments.path(folder=folder) if str(folder) else None
     if where is None or not where.is_dir():
         raise FileNotFoundError(
             "A folder of images must be a folder that exists. Received: "
             f"{printable(folder)!r}, looked for in {Path.cwd()}."
         )
-    files, digests, skipped = image_files.scan(where, on_bad_image)
+    return where
+
+
+def arrange(where, scan):
+    """Finds the splits and classes of images by their names.
+
+    Args:
+        where: `Path` of their folder.
+        scan: `image_files.Scan`.
+
+    Returns:
+        A `Folder`.
+    """
+    files, digests, skipped = scan
     names = [path.relative_to(where).parts for path in files]
     split_of = _splits_of({name[0] for name in names if len(name) > 1})
     splits = {}

@@ -68,25 +68,51 @@ def scan(folder, on_bad_image="skip"):
         )
     paths, skipped, left_out = walk(folder)
     files, digests = [], []
-    bar = keras.utils.Progbar(len(paths), unit_name="file")
-    start = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        examined = pool.map(_examine, paths)
-        for path, (digest, reason) in zip(paths, examined, strict=True):
-            bar_due = time.monotonic() > start + _PATIENCE
-            if bar_due and sys.stdout.isatty():
-                bar.update(len(files) + len(skipped) + 1)
-            if reason is None:
-                files.append(path)
-                digests.append(digest)
-            else:
-                skipped.append((path, reason))
-            if skipped and on_bad_image == "error":
-                pool.shutdown(cancel_futures=True)
-                raise bad_image(*skipped[0])
+    for path, digest, reason in examined(paths, _digest_of_image):
+        if reason is None:
+            files.append(path)
+            digests.append(digest)
+        else:
+            skipped.append((path, reason))
+        if skipped and on_bad_image == "error":
+            raise bad_image(*skipped[0])
     if not files:
         raise no_image(folder, skipped + left_out)
     return Scan(files, digests, skipped + left_out)
+
+
+def examined(paths, describe):
+    """Describes images by what their files hold, on all cores.
+
+    On a terminal, more than two seconds of it show their progress.
+
+    Args:
+        paths: a list of paths.
+        describe: function of the bytes of a file, which raises a
+            `tf.errors.OpError` if they are not an image.
+
+    Yields:
+        (path, description, None) for an image, (path, None, reason) for what is
+        not one; in the order of the paths.
+    """
+    bar = keras.utils.Progbar(len(paths), unit_name="file")
+    start = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            found_in = pool.map(lambda path: _examine(path, describe), paths)
+            for number, found in enumerate(found_in):
+                bar_due = time.monotonic() > start + _PATIENCE
+                if bar_due and sys.stdout.isatty():
+                    bar.update(number + 1)
+                yield found
+        finally:  # of those that nobody waits for any more
+            pool.shutdown(cancel_futures=True)
+
+
+def _digest_of_image(contents):
+    """SHA-256 of what the file of an image holds."""
+    decoding.decode(contents)
+    return hashlib.sha256(contents).digest()
 
 
 def bad_image(path, reason):
@@ -244,18 +270,17 @@ def is_drawn(contents):
 
 def why_not(path):
     """Returns why a file is not an image, or None if it is one."""
-    return _examine(path)[1]
+    return _examine(path, decoding.decode)[2]
 
 
-def _examine(path):
-    """Returns (digest, None) for an image file, or (None, reason)."""
+def _examine(path, describe):
+    """What `examined` yields for a file."""
     try:
-        contents = read(path)
-        decoding.decode(contents)
+        return path, describe(read(path)), None
     except OSError as error:
-        return None, error.strerror
+        return path, None, error.strerror
     except tf.errors.OpError as error:
         # Without the name of the operation.
         line = error.message.splitlines()[0]
-        return None, re.sub(r"\{\{.*?\}\} | ?\[.*", "", line).rstrip(".")
-    return hashlib.sha256(contents).digest(), None
+        line = re.sub(r"\{\{.*?\}\} | ?\[.*", "", line)
+        return path, None, line.rstrip(".")

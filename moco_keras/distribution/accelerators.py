@@ -71,6 +71,19 @@ def free_memory():
     return min(free, default=None)
 
 
+def peak_memory():
+    """The most bytes that this process has held, or None if it is not known.
+
+    Of GPUs, those of the fullest. Of a computer, libraries are counted, too.
+    """
+    if on_gpu():
+        about = tf.config.experimental.get_memory_info
+        return max(about(f"GPU:{i}")["peak"] for i in range(len(_gpus())))
+    # Not of `resource`: on Linux it counts what the process was forked from.
+    found = re.search(r"^VmHWM:\s*(\d+) kB", _text(_PROC / "self/status"), re.M)
+    return 1024 * int(found[1]) if found else None
+
+
 def _free_of_gpus():
     """What TensorFlow may take of each and does not use yet."""
     try:

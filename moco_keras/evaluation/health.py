@@ -197,19 +197,25 @@ def share_of_copies(images):
     return 1 - len(different) / len(images)
 
 
-def share_of_blank(images, levels=8):
+def is_blank(image, levels=8):
+    """Whether an image has one color.
+
+    Args:
+        image: uint8 (H, W, C).
+        levels: between which each channel of a blank image stays, so that the
+            noise of a JPEG file does not count.
+    """
+    pixels = image.reshape(-1, image.shape[-1])
+    return bool((np.ptp(pixels, axis=0) <= levels).all())
+
+
+def share_of_blank(images):
     """The share of images of one color.
 
     Args:
         images: uint8 (N, H, W, 3).
-        levels: between which each channel of a blank image stays, so that the
-            noise of a JPEG file does not count.
     """
-    blank = [
-        (np.ptp(image.reshape(-1, image.shape[-1]), axis=0) <= levels).all()
-        for image in images
-    ]
-    return float(np.mean(blank))
+    return float(np.mean([is_blank(image) for image in images]))
 
 
 def _blocks(count):

@@ -7,16 +7,13 @@ import keras
 import moco_keras
 
 
-def build_replicated(settings, images, strategy):
+def build_replicated(settings, num_images, image_size, strategy):
     """The same `MoCo` on each device of a strategy, from the settings' seed."""
     # Not before: a data set that is prepared first takes random numbers.
     keras.utils.set_random_seed(settings.seed)
     with strategy.scope():
         return build_model(
-            settings,
-            images.train.num_examples,
-            images.bank.images.shape[1],
-            strategy.num_replicas_in_sync,
+            settings, num_images, image_size, strategy.num_replicas_in_sync
         )
 
 

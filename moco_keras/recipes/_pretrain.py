@@ -82,7 +82,12 @@ def pretrain(settings, recipe, read):
         given = settings
         of_device = _defaults.for_device(given, strategy)
         images = _read(of_device, read, strategy)
-        settings, model = _build(of_device, images, strategy)
+        settings, model = build(
+            of_device,
+            images.train.num_examples,
+            images.bank.images.shape[1],
+            strategy,
+        )
         start = None
         if folder is not None:
             _progress.print_overview(given, settings, model, images, strategy)
@@ -116,16 +121,26 @@ def _read(settings, read, strategy):
     return images
 
 
-def _build(of_device, images, strategy):
-    """Completes the settings; returns them and their model."""
-    num_images = images.train.num_examples
+def build(of_device, num_images, image_size, strategy):
+    """Completes the settings; returns them and their model.
+
+    Args:
+        of_device: `Settings` that fit the device.
+        num_images: to train on.
+        image_size: side of the views.
+        strategy: that trains.
+
+    Raises:
+        ValueError: if there is not enough memory.
+    """
     settings = _defaults.for_images(of_device, num_images, strategy)
-    model = _model.build_replicated(settings, images, strategy)
+    about_images = num_images, image_size, strategy
+    model = _model.build_replicated(settings, *about_images)
     fitting = _defaults.for_memory(
         settings, of_device, model, num_images, strategy
     )
     if fitting != settings:
-        model = _model.build_replicated(fitting, images, strategy)
+        model = _model.build_replicated(fitting, *about_images)
     return fitting, model
 
 

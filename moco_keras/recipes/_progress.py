@@ -120,15 +120,15 @@ class Pace(keras.callbacks.Callback):
         if left < self._SHORT:
             return
         print(
-            f"\nAbout {_duration(of_epoch)} an epoch, "
-            f"{_duration(left)} to the end, without evaluations. "
+            f"\nAbout {duration(of_epoch)} an epoch, "
+            f"{duration(left)} to the end, without evaluations. "
             "Ctrl-C saves and stops; the same command with "
             f"{how_to_resume(self._folder)} resumes.",
             flush=True,
         )
 
 
-def _duration(seconds):
+def duration(seconds):
     """A time in words, with two digits at most."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:

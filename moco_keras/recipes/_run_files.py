@@ -39,7 +39,7 @@ def resumable():
 
 def write_json(path, value):
     """Writes a JSON file."""
-    _write(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_skipped(path, skipped):
@@ -63,10 +63,11 @@ def write_csv(path, rows):
     writer = csv.DictWriter(text, list(columns))
     writer.writeheader()
     writer.writerows(rows)
-    _write(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
-def _write(path, text):
+def write_text(path, text):
+    """Writes a text file."""
     with readable_write_errors(path):
         partial = partial_path(path)
         partial.write_text(text, encoding="utf-8")

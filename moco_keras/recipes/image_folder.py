@@ -215,7 +215,7 @@ def _about_tests(splits, name, labelled):
     return line + (f"; not used: {', '.join(unused)}" if unused else "")
 
 
-_DEFAULTS = FolderSettings(
+DEFAULTS = FolderSettings(
     **dict.fromkeys(_settings.FITTED),
     head="mlp",
     augmentation="moco_v2",
@@ -225,4 +225,4 @@ _DEFAULTS = FolderSettings(
 )
 
 if __name__ == "__main__":
-    _pretrain.run("image_folder", read, _DEFAULTS)
+    _pretrain.run("image_folder", read, DEFAULTS)

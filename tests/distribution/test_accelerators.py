@@ -147,6 +147,31 @@ def test_free_memory_of_gpus_is_that_of_the_fullest(machine, monkeypatch):
     assert accelerators.free_memory() is None
 
 
+def test_the_peak_memory_of_gpus_is_that_of_the_fullest(machine, monkeypatch):
+    machine(A100, A100)
+    held = {"GPU:0": {"peak": 300}, "GPU:1": {"peak": 500}}
+    monkeypatch.setattr(
+        tf.config.experimental, "get_memory_info", held.__getitem__
+    )
+    assert accelerators.peak_memory() == 500
+
+
+def test_the_peak_memory_of_a_process(machine, monkeypatch, tmp_path):
+    machine()
+    now = accelerators.peak_memory()
+    assert 1e8 < now < 1e11
+    monkeypatch.setattr(accelerators, "_PROC", tmp_path)
+    status = "VmPeak:\t  900 kB\nVmHWM:\t   70 kB\nVmRSS:\t   60 kB\n"
+    write(tmp_path / "self", status=status)
+    assert accelerators.peak_memory() == 70 * 1024
+
+
+def test_the_peak_memory_may_be_unknown(machine, monkeypatch, tmp_path):
+    machine()
+    monkeypatch.setattr(accelerators, "_PROC", tmp_path)  # as if not on Linux
+    assert accelerators.peak_memory() is None
+
+
 def test_a_session_knows_the_memory_limits_of_its_devices():
     """It is asked about GPUs; a CPU has a limit, too."""
     with tf.compat.v1.Session(graph=tf.Graph()) as session:

@@ -59,7 +59,7 @@ def measure(point, photographs):
 
     _model.build_replicated, Memory.needed = built, needed
     settings = dataclasses.replace(
-        image_folder._DEFAULTS,
+        image_folder.DEFAULTS,
         images=photographs,
         train_examples=max(3 * point["batch_size"], 320),
         test_examples=64,  # and a bank of 256

@@ -170,7 +170,7 @@ def test_too_many_train_examples_are_refused(tmp_path):
 def pretrain(**changes):
     """Trains for a few seconds; returns the run's folder."""
     small = dataclasses.replace(
-        image_folder._DEFAULTS,
+        image_folder.DEFAULTS,
         image_size=32,
         backbone="resnet18",
         width=4,

@@ -29,7 +29,7 @@ from moco_keras.recipes import (
     image_folder,
 )
 
-DEFAULTS = image_folder._DEFAULTS
+DEFAULTS = image_folder.DEFAULTS
 STRATEGY = tf.distribute.get_strategy()
 
 

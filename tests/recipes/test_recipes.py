@@ -229,7 +229,7 @@ def test_a_run_finishes_on_the_branches_of_a_gpu(tmp_path, monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[: 20 + i % 12]).save(folder / f"{i}.png")
     settings = dataclasses.replace(
-        image_folder._DEFAULTS,
+        image_folder.DEFAULTS,
         images=str(tmp_path / "images"),
         run_dir=str(tmp_path / "run"),
         image_size=32,

@@ -24,7 +24,7 @@ from moco_keras.recipes import (
 
 PROGRAMS = {
     "cifar10": _settings.Settings(),
-    "image_folder": image_folder._DEFAULTS,
+    "image_folder": image_folder.DEFAULTS,
     "embed": embed.EmbedSettings(),
     "export": export.ExportSettings(),
     "few_labels": few_labels.FewLabelsSettings(),
