@@ -19,7 +19,6 @@ from moco_keras.recipes.image_folder import FolderSettings
 
 _LEAST = 16  # pixels on a side of the views
 _SMALL = 48  # pixels on a side, up to which views have the images' own size
-_CIFAR_STEM = 64  # pixels on a side, as of `build_encoder`
 _STEP = 16  # pixels, of which the side of larger views is a multiple
 _WIDTHS = 16, 32, 64  # of a ResNet-18 on a CPU, which are tried in turn
 _SLOWER = 2  # times as long a network of twice the width takes, at least
@@ -94,7 +93,6 @@ def try_networks(found, side, minutes):
     sized = dataclasses.replace(
         image_folder.DEFAULTS,
         image_size=size,
-        stem="cifar" if size <= _CIFAR_STEM else "imagenet",
         **(_NOTEBOOK if size <= _SMALL else {}),
     )
     image_seconds = 0
@@ -203,7 +201,7 @@ def _reasons(found, best, wider, side, minutes):
     reasons = {
         "image_size": size,
         "backbone": f"{device} has time for it",
-        "stem": f"for images of {settings.image_size} pixels",
+        "stem": "what fits the size of the views",
         "width": width,
         "head": method,
         "augmentation": method,
