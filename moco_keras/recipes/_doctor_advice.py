@@ -19,11 +19,11 @@ from moco_keras.recipes.image_folder import FolderSettings
 
 _LEAST = 16  # pixels on a side of the views
 _SMALL = 48  # pixels on a side, up to which views have the images' own size
-_STEP = 16  # pixels, of which the side of larger views is a multiple
+_STEP = 16  # pixels; the side of larger views is a multiple of them
 _WIDTHS = 16, 32, 64  # of a ResNet-18 on a CPU, which are tried in turn
 _SLOWER = 2  # times as long a network of twice the width takes, at least
-# What small images are trained with in the paper's CIFAR-10 notebook, in place
-# of MoCo v2. Its blur would leave little of them.
+# Small images are trained with the settings of the paper's CIFAR-10 notebook:
+# the blur of MoCo v2 would leave little of them.
 _NOTEBOOK = {
     "head": "linear",
     "augmentation": "cifar",
@@ -208,13 +208,13 @@ def _reasons(found, best, wider, side, minutes):
         "temperature": method,
         "l2": method,
         "min_area": "views that show less of an image need longer training",
-        "batch_size": f"an epoch of {found.num_images:,} images has {steps:,} "
-        f"step{'s' * (steps != 1)}",
+        "batch_size": "as large as it can be while an epoch keeps enough "
+        f"steps; here it has {steps:,}",
         "bn_splits": "groups of "
         f"{settings.batch_size // settings.bn_splits} images, which stand for "
         "the GPUs of the paper",
-        "queue_size": "at most half of the images, so that few queries meet "
-        "older keys of their own image",
+        "queue_size": "half of the images or fewer, but never less than a "
+        "batch: a longer queue would hold older keys of the query's own image",
         "momentum": "the key encoder is a mean of the last "
         f"{1 / (1 - settings.momentum):.0f} steps or so",
         "learning_rate": "0.03 for a batch of 256, and in proportion",

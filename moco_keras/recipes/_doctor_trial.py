@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import io
 import multiprocessing
 import tempfile
@@ -66,19 +65,12 @@ def step_seconds(settings, model, found):
         model: that of the settings.
         found: `_doctor_look.Found`.
     """
-    stream = _repeated(found.stream, settings.batch_size)
+    train = _repeated(found.stream, settings.batch_size)
     if found.folder is None:  # its program holds the images in memory
-        images = stream.load(min(_IN_MEMORY, stream.num_examples)).images
-        fit = functools.partial(
-            model.fit, images, batch_size=settings.batch_size
-        )
-        count = len(images)
-    else:
-        views = data.two_views(stream, model.augmenter, settings.batch_size)
-        fit = functools.partial(model.fit, views)
-        count = stream.num_examples
+        train = train.load(min(_IN_MEMORY, train.num_examples))
+    fit = _pretrain.fitter(model, train, settings.batch_size)
     clock = _Clock()
-    steps = count // settings.batch_size
+    steps = train.num_examples // settings.batch_size
     fit(epochs=1 + _MOST // steps, callbacks=[clock], verbose=0)
     return clock.seconds
 

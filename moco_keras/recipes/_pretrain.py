@@ -144,6 +144,20 @@ def build(of_device, num_images, image_size, strategy):
     return fitting, model
 
 
+def fitter(model, train, batch_size):
+    """The model's `fit`, which needs only the other arguments.
+
+    Args:
+        model: `MoCo`.
+        train: `data.ImageStream` or `data.LabeledImages` to train on.
+        batch_size: images in a step.
+    """
+    if isinstance(train, data.ImageStream):
+        views = data.two_views(train, model.augmenter, batch_size)
+        return functools.partial(model.fit, views)
+    return functools.partial(model.fit, train.images, batch_size=batch_size)
+
+
 @contextlib.contextmanager
 def _printing_how_to_resume(folder):
     how = (
@@ -198,16 +212,9 @@ def _train(settings, images, model, start, folder):
             callbacks.append(_board.Similarities(plain / "logs", health))
         checkpoints = folder / "checkpoints"
     checkpoint = moco_keras.Checkpoint(checkpoints, settings.checkpoint_every)
-    if isinstance(train, data.ImageStream):
-        views = data.two_views(train, model.augmenter, settings.batch_size)
-        fit = functools.partial(model.fit, views)
-    else:
-        fit = functools.partial(
-            model.fit, train.images, batch_size=settings.batch_size
-        )
     began = time.perf_counter()
     with stack:
-        history = fit(
+        history = fitter(model, train, settings.batch_size)(
             epochs=settings.epochs,
             callbacks=[*callbacks, checkpoint],
             verbose="auto" if folder is not None else 0,

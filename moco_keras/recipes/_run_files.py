@@ -80,10 +80,10 @@ def partial_path(path):
 
 
 def readable_write_errors(path):
-    """Has errors of writing to the folder of a run say what to do."""
+    """Has errors of writing results say what to do."""
     return paths.readable_write_errors(
         path,
-        "The folder of a run must be one that can be written to. Received, for "
-        "{place}: {reason}. What it held before is as it was. Make it "
-        "writable, make room, or choose another.",
+        "The folder of the results must be one that can be written to. "
+        "Received, for {place}: {reason}. What it held before is as it was. "
+        "Make it writable, make room, or choose another.",
     )

@@ -14,6 +14,7 @@ and doctor.json, with all numbers and the names of the images that they count.
 
 import dataclasses
 import os
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def doctor(settings):
     out = Path(settings.out)
     with _run_files.readable_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()  # before the minutes of work
     print("Looking at the images ...", flush=True)
     found = _doctor_look.at(settings.images, settings.data_dir)
     numbers = _doctor_findings.summary(found)

@@ -540,7 +540,7 @@ def test_a_data_set_is_trained_on_from_memory(tiny, monkeypatch):
     monkeypatch.setattr(_doctor_trial, "_SECONDS", 0)
     found, settings, model = tiny
     images = textures.draw(30, seed=0)[0][:, ::4, ::4]
-    loaded = types.SimpleNamespace(images=images)
+    loaded = types.SimpleNamespace(images=images, num_examples=len(images))
     stream = found.stream._replace(num_examples=30)
     monkeypatch.setattr(
         type(stream), "load", lambda self, count: loaded, raising=True
@@ -666,6 +666,17 @@ def test_several_machines_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
     settings = doctor.DoctorSettings(images="x", out=str(tmp_path))
     with pytest.raises(ValueError, match="Unset it for this command"):
+        doctor.doctor(settings)
+
+
+def test_a_folder_that_cannot_be_written_to_is_known_first(
+    photos, small_disk, monkeypatch
+):
+    disk, make_read_only = small_disk
+    make_read_only()
+    monkeypatch.delattr(_doctor_look, "at")
+    settings = doctor.DoctorSettings(images=str(photos), out=str(disk))
+    with pytest.raises(OSError, match="written to. Received.*ead-only"):
         doctor.doctor(settings)
 
 

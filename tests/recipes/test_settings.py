@@ -15,6 +15,7 @@ from moco_keras.recipes import (
     _pretrain,
     _settings,
     classify,
+    doctor,
     embed,
     export,
     few_labels,
@@ -30,6 +31,7 @@ PROGRAMS = {
     "few_labels": few_labels.FewLabelsSettings(),
     "finetune": finetune.FinetuneSettings(),
     "classify": classify.ClassifySettings(),
+    "doctor": doctor.DoctorSettings(),
 }
 # Refused values, by flag.
 WRONG = {
@@ -56,6 +58,7 @@ WRONG = {
     "momentum": (-0.1, 1.1, math.nan, math.inf, -math.inf),
     "temperature": (0.0, -0.1, 1e-60, 1e60, math.nan, math.inf, -math.inf),
     "learning_rate": (0.0, -0.1, 1e60, math.nan, math.inf, -math.inf),
+    "minutes": (0.0, -0.1, 1e60, math.nan, math.inf, -math.inf),
     "l2": (-0.1, 1e60, math.nan, math.inf, -math.inf),
     "checkpoint_every": ("0 steps", "1.5 steps", "-1 minute", "soon", "inf"),
 }
@@ -156,6 +159,7 @@ PATHS = {
     "few_labels": {"run_dir", "encoder", "data", "data_dir", "out"},
     "finetune": {"encoder", "data", "data_dir", "labels", "out"},
     "classify": {"classifier", "encoder", "labelled", "images", "out"},
+    "doctor": {"images", "data_dir", "out"},
 }
 PATHS["image_folder"] = PATHS["cifar10"] | {"images", "labelled"}
 
