@@ -118,6 +118,37 @@ def pair(kind=FINITE, **value):
     return first, second
 
 
+def sides(**value):
+    """Returns the height and the width of images, two `int`s.
+
+    Args:
+        value: one number for both, or the two, by the name that users know them
+            by.
+
+    Raises:
+        ValueError: if they are not positive integers.
+    """
+    ((name, given),) = value.items()
+    if not isinstance(given, (tuple, list)):
+        return (whole(**value),) * 2
+    if len(given) != 2:
+        raise refusal(name, given, "a positive integer, or (height, width)")
+    height, width = (whole(**{name: side}) for side in given)
+    return height, width
+
+
+def value_range(given):
+    """Returns the darkest and the brightest value of pixels, two `float`s.
+
+    Raises:
+        ValueError: if they are not two numbers in this order, and different.
+    """
+    low, high = pair(value_range=given)
+    if low == high:
+        raise refusal("value_range", given, "two numbers that differ")
+    return low, high
+
+
 def seed(seed):
     """Returns a seed as an `int`, or None if there is no seed."""
     return None if seed is None else whole(SEED, seed=seed)

@@ -15,6 +15,7 @@ from moco_keras import (
 )
 from moco_keras.data import inputs
 from moco_keras.distribution import accelerators
+from moco_keras.pixel_format import RGB
 
 # Each part has fast tests of both of its branches.
 _KINDS = ["cpu", pytest.param("gpu", marks=pytest.mark.slow)]
@@ -424,7 +425,7 @@ def test_fit_warns_of_an_unused_gpu(make_model, images, monkeypatch):
 def test_batches_are_read_without_autotuning(images):
     """Options set earlier do not reach past `prefetch_to_device`."""
     strategy = distribution.strategy("none")
-    dataset = inputs.training_batches(images, 8, strategy).read(
+    dataset = inputs.training_batches(images, 8, strategy, RGB).read(
         0, True, 0, 0, 0
     )
     # What TensorFlow uses; `dataset.options()` is only Python's record.
@@ -454,7 +455,7 @@ def test_arrays_are_not_copied(images, tmp_path):
     np.save(tmp_path / "images.npy", images)
     on_disk = np.load(tmp_path / "images.npy", mmap_mode="r+")
     strategy = distribution.strategy("none")
-    batches = inputs.training_batches(on_disk, 8, strategy)
+    batches = inputs.training_batches(on_disk, 8, strategy, RGB)
     on_disk[:] = 7
     for batch in batches.read(0, False, 0, 0, 0).take(batches.steps):
         np.testing.assert_array_equal(batch, np.full((8, 8, 8, 3), 7, "uint8"))
@@ -466,7 +467,7 @@ def test_every_epoch_has_its_own_order_from_the_seed():
 
     def orders(seed=None, began=0, taken=0):
         strategy = distribution.strategy("none")
-        batches = inputs.training_batches(images, 4, strategy)
+        batches = inputs.training_batches(images, 4, strategy, RGB)
         assert (batches.steps, batches.batch_size, batches.num_images) == (
             3,
             4,

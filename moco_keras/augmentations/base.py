@@ -63,6 +63,45 @@ class Augmentation(
         return {**super().get_config(), "seed": self.seed}
 
 
+class RangedAugmentation(Augmentation):
+    """Base of those that depend on which values are dark and bright.
+
+    Args:
+        value_range: the darkest and the brightest value of the pixels, as in
+            `build_encoder`; None means [0, 255].
+    """
+
+    def __init__(self, value_range=None, **kwargs):
+        super().__init__(**kwargs)
+        if value_range is not None:
+            value_range = arguments.value_range(value_range)
+        self.value_range = value_range
+
+    @property
+    def bounds(self):
+        """The darkest and the brightest value."""
+        return self.value_range or (0.0, 255.0)
+
+    def get_config(self):
+        return {**super().get_config(), "value_range": self.value_range}
+
+
+def check_rgb(layer, images):
+    """Refuses images of other than three channels, which have no color.
+
+    Raises:
+        ValueError: naming the layer, and what to use instead.
+    """
+    if images.shape[-1] != 3:
+        raise ValueError(
+            f"`{type(layer).__name__}` must have images of three channels, "
+            "red, green and blue. Received: "
+            f"{images.shape[-1]} channels, shape={tuple(images.shape)}. Use an "
+            "augmentation without color: `augmentations.gray` for one channel, "
+            "`augmentations.multichannel` for several."
+        )
+
+
 def between(low, high, draw):
     """Brings draws, uniform in [0, 1), to the range from `low` to `high`."""
     return low + (high - low) * draw

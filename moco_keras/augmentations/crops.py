@@ -1,4 +1,4 @@
-"""Layers that cut a square from each image: at random, or the center."""
+"""Layers that cut a part from each image: at random, or the center."""
 
 import functools
 import math
@@ -12,7 +12,24 @@ from moco_keras.augmentations.base import Augmentation, between, register
 
 
 class _Crop(Augmentation):
-    """Base of those that need only a part of each image as float32."""
+    """Base of those that need only a part of each image as float32.
+
+    Args:
+        image_size: of the result in pixels: its side, or height and width.
+    """
+
+    def __init__(self, image_size, **kwargs):
+        super().__init__(**kwargs)
+        self.sides = arguments.sides(image_size=image_size)
+
+    @property
+    def image_size(self):
+        """The side of the result, or its height and width, in pixels."""
+        height, width = self.sides
+        return height if height == width else self.sides
+
+    def get_config(self):
+        return {**super().get_config(), "image_size": self.image_size}
 
     def convert(self, values):
         return ops.convert_to_tensor(values)
@@ -20,14 +37,14 @@ class _Crop(Augmentation):
 
 @register
 class RandomResizedCrop(_Crop):
-    """Cuts a random rectangle from each image and resizes it to a square.
+    """Cuts a random rectangle from each image and resizes it to one size.
 
     The area is uniform in `scale` and the logarithm of width over height in
     `ratio`. Ten rectangles are tried; where none fits, the largest centered one
     of an allowed ratio is taken. Bilinear, with antialiasing where it shrinks.
 
     Args:
-        image_size: side of the result, in pixels.
+        image_size: of the result in pixels: its side, or height and width.
         scale: least and greatest area, as parts of the image's.
         ratio: least and greatest width over height.
     """
@@ -37,8 +54,7 @@ class RandomResizedCrop(_Crop):
     def __init__(
         self, image_size, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), **kwargs
     ):
-        super().__init__(**kwargs)
-        self.image_size = arguments.whole(image_size=image_size)
+        super().__init__(image_size, **kwargs)
         self.scale = arguments.pair(arguments.POSITIVE_FRACTION, scale=scale)
         self.ratio = arguments.pair(arguments.POSITIVE, ratio=ratio)
 
@@ -48,16 +64,10 @@ class RandomResizedCrop(_Crop):
         return _boxes(key, numbers, self.tries, *sides, self.scale, self.ratio)
 
     def augment_images(self, images, transformations, **kwargs):
-        return image_ops.crop_and_resize(
-            images, self.image_size, **transformations
-        )
+        return image_ops.crop_and_resize(images, self.sides, **transformations)
 
     def get_config(self):
-        own = {
-            "image_size": self.image_size,
-            "scale": self.scale,
-            "ratio": self.ratio,
-        }
+        own = {"scale": self.scale, "ratio": self.ratio}
         return {**super().get_config(), **own}
 
 
@@ -100,29 +110,23 @@ def _boxes(key, numbers, tries, height, width, scale, ratio):
 class CenterCropAndResize(_Crop):
     """See `evaluation`."""
 
-    def __init__(self, image_size, **kwargs):
-        super().__init__(**kwargs)
-        self.image_size = arguments.whole(image_size=image_size)
-
     def augment_images(self, images, **kwargs):
-        if images.shape[1:3] == (self.image_size, self.image_size):
+        if images.shape[1:3] == self.sides:
             return ops.cast(images, "float32")
         height, width = image_ops.height_and_width(images)
-        side = ops.minimum(height, width) * 7 / 8
+        ratio = self.sides[1] / self.sides[0]
+        cut_height = ops.minimum(height, width / ratio) * 7 / 8
+        cut_width = cut_height * ratio
         # The size of the images may be known only now.
-        fit = ops.logical_and(
-            height == self.image_size, width == self.image_size
-        )
-        side = ops.where(fit, ops.cast(self.image_size, side.dtype), side)
+        fits = ops.logical_and(height == self.sides[0], width == self.sides[1])
+        cut_height = ops.where(fits, height, cut_height)
+        cut_width = ops.where(fits, width, cut_width)
         batch = ops.ones((ops.shape(images)[0],))
         return image_ops.crop_and_resize(
             images,
-            self.image_size,
-            top=batch * (height - side) / 2,
-            left=batch * (width - side) / 2,
-            height=batch * side,
-            width=batch * side,
+            self.sides,
+            top=batch * (height - cut_height) / 2,
+            left=batch * (width - cut_width) / 2,
+            height=batch * cut_height,
+            width=batch * cut_width,
         )
-
-    def get_config(self):
-        return {**super().get_config(), "image_size": self.image_size}

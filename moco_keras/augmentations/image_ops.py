@@ -1,6 +1,7 @@
-"""Flip, crop and blur of batches of images, each with its own parameters.
+"""Flip, turn, crop and blur of batches of images, each with its own parameters.
 
-Tensors in, tensors out, pixels in [0, 255]. They mean what torchvision's mean.
+Tensors in, tensors out, of any number of channels. They mean what torchvision's
+mean.
 """
 
 import functools
@@ -18,72 +19,86 @@ def horizontal_flip(images):
     return ops.flip(images, axis=2)
 
 
-def crop_and_resize(images, image_size, top, left, height, width):
-    """Cuts a rectangle from each image and resizes it to a square.
+def turn(images, quarters):
+    """Turns each image by right angles, counterclockwise.
 
     Args:
-        images: uint8 or float32 (N, H, W, 3).
-        image_size: side of the result, in pixels.
+        images: (N, S, S, C).
+        quarters: int (N,), how many, from 0 to 3.
+    """
+    quarters = quarters[:, None, None, None]
+    half = ops.where(quarters >= 2, ops.flip(images, axis=(1, 2)), images)
+    quarter = ops.flip(ops.transpose(half, (0, 2, 1, 3)), axis=1)
+    return ops.where(quarters % 2 == 1, quarter, half)
+
+
+def crop_and_resize(images, sides, top, left, height, width):
+    """Cuts a rectangle from each image and resizes it to one size.
+
+    Args:
+        images: uint8, uint16, int16 or float32 (N, H, W, C).
+        sides: height and width of the result, in pixels.
         top, left, height, width: float32 (N,), the rectangles, in pixels.
 
     Returns:
-        float32 (N, image_size, image_size, 3): bilinear, with the triangle
-        filter of PIL where it shrinks.
+        float32 (N, *sides, C): bilinear, with the triangle filter of PIL where
+        it shrinks.
     """
     if images.shape[0] == 1 and None in images.shape[1:3]:
         return _crop_and_resize_one(
-            images, image_size, top[0], left[0], height[0], width[0]
+            images, sides, top[0], left[0], height[0], width[0]
         )
     images = ops.cast(images, "float32")
     in_height, in_width = height_and_width(images)
-    rows = _triangle_weights(top, height, in_height, image_size)
-    columns = _triangle_weights(left, width, in_width, image_size)
+    rows = _triangle_weights(top, height, in_height, sides[0])
+    columns = _triangle_weights(left, width, in_width, sides[1])
     result = _resize_separably(images, rows, columns)
-    return ops.reshape(result, (-1, image_size, image_size, 3))
+    return ops.reshape(result, (-1, *sides, images.shape[-1]))
 
 
-def _crop_and_resize_one(images, image_size, *box):
+def _crop_and_resize_one(images, sides, *box):
     # TensorFlow's kernel for one image reads only the pixels that matter, and
     # reading is most of a photograph's cost. It has none for a batch of boxes.
     top, left, height, width = box
+    channels = images.shape[-1]
     first = ops.cast(ops.floor([top, left]), "int32")
     end = ops.cast(ops.ceil([top + height, left + width]), "int32")
     image = images[0, first[0] : end[0], first[1] : end[1]]
 
-    def resize(pixels, start, length):
-        """Resizes the first axis of (H, W, 3)."""
-        scale = image_size / length
+    def resize(pixels, start, length, side):
+        """Resizes the first axis of (H, W, C)."""
+        scale = side / length
         # As if of one column: the kernel sums rows with the CPU's vector
         # instructions and columns without.
         rows = ops.reshape(pixels, (1, ops.shape(pixels)[0], 1, -1))
         rows = tf.raw_ops.ScaleAndTranslate(
             images=rows,
-            size=[image_size, 1],
+            size=[side, 1],
             scale=[scale, 1.0],
             translation=[-start * scale, 0.0],
             kernel_type="triangle",
             antialias=True,
         )
-        return ops.reshape(rows, (image_size, -1, 3))
+        return ops.reshape(rows, (side, -1, channels))
 
-    image = resize(image, top - ops.floor(top), height)
+    image = resize(image, top - ops.floor(top), height, sides[0])
     image = ops.transpose(image, (1, 0, 2))
-    image = resize(image, left - ops.floor(left), width)
+    image = resize(image, left - ops.floor(left), width, sides[1])
     image = ops.transpose(image, (1, 0, 2))
-    return ops.reshape(image, (1, image_size, image_size, 3))  # is known then
+    return ops.reshape(image, (1, *sides, channels))  # is known then
 
 
 def gaussian_blur(images, apply, sigma, max_sigma):
     """Blurs images, repeating their edge pixels outwards.
 
     Args:
-        images: float32 (N, H, W, 3).
+        images: float32 (N, H, W, C).
         apply: bool (N,), which images are blurred.
         sigma: float32 (N,), standard deviations in pixels.
         max_sigma: bound of `sigma`; the kernel reaches three times as far.
 
     Returns:
-        float32 (N, H, W, 3).
+        float32 (N, H, W, C).
     """
     radius = math.ceil(3 * max_sigma)
     offset = ops.arange(-radius, radius + 1, dtype="float32")
@@ -153,7 +168,7 @@ def _triangle_weights(start, length, in_size, out_size):
 
 
 def _resize_separably(images, rows, columns):
-    """Multiplies rows (N, h, H) and columns (N, w, W) into (N, H, W, 3)."""
+    """Multiplies rows (N, h, H) and columns (N, w, W) into (N, H, W, C)."""
 
     def along_rows(images, weights):
         n, _, width, channels = ops.shape(images)

@@ -1,8 +1,8 @@
 """Random views of images: batched layers, parameters drawn for each image.
 
-Every layer takes pixels in [0, 255], (N, H, W, 3) or one image (H, W, 3), and
-returns float32 pixels in [0, 255]. The same layers run inside the model and in
-a `tf.data` pipeline. Operations mean what torchvision's mean. None normalizes,
+Every layer takes images (N, H, W, C) or one image (H, W, C), and returns
+float32 pixels of the same range. The same layers run inside the model and in a
+`tf.data` pipeline. Operations mean what torchvision's mean. None normalizes,
 because the encoder does (see `build_encoder`).
 """
 
@@ -10,14 +10,13 @@ from keras import ops
 
 from moco_keras import arguments
 from moco_keras.augmentations import color_ops, image_ops
-from moco_keras.augmentations.base import Augmentation, between, register
-
-_HALF = arguments.Kind("a number in [0, 0.5]", lambda x: 0 <= x <= 0.5)
-
-
-def _factors(reach, draw):
-    """Around 1, and never negative: as torchvision's ColorJitter has them."""
-    return between(max(0.0, 1.0 - reach), 1.0 + reach, draw)
+from moco_keras.augmentations.base import (
+    Augmentation,
+    RangedAugmentation,
+    between,
+    check_rgb,
+    register,
+)
 
 
 @register
@@ -50,6 +49,7 @@ class RandomGrayscale(Augmentation):
         return self.bernoulli(batch_size)
 
     def augment_images(self, images, transformations, **kwargs):
+        check_rgb(self, images)
         return color_ops.grayscale(images, transformations)
 
     def get_config(self):
@@ -57,66 +57,50 @@ class RandomGrayscale(Augmentation):
 
 
 @register
-class RandomColorJitter(Augmentation):
-    """Changes brightness, contrast, saturation and hue, in random order.
-
-    Each image has its own factors and its own order of the four operations, as
-    with torchvision's ColorJitter on one image.
+class RandomChannelDrop(RangedAugmentation):
+    """Makes each channel dark with probability `rate`, but never all of them.
 
     Args:
-        brightness, contrast, saturation: x, at least 0; factors are uniform
-            in [max(0, 1 - x), 1 + x].
-        hue: greatest shift of the hue, in turns, in [0, 0.5].
-        rate: probability that an image is changed at all.
+        rate: probability of each channel of each image.
+        value_range: see `RandomIntensityJitter`.
     """
 
-    def __init__(
-        self,
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.1,
-        rate=0.8,
-        **kwargs,
-    ):
+    def __init__(self, rate=0.1, **kwargs):
         super().__init__(**kwargs)
-        kind = arguments.NOT_NEGATIVE
-        self.brightness = arguments.real(kind, brightness=brightness)
-        self.contrast = arguments.real(kind, contrast=contrast)
-        self.saturation = arguments.real(kind, saturation=saturation)
-        self.hue = arguments.real(_HALF, hue=hue)
         self.rate = arguments.real(arguments.FRACTION, rate=rate)
 
-    def get_random_transformation_batch(self, batch_size, **kwargs):
-        draws = self.draw(batch_size, 9)
-        apply, brightness, contrast, saturation, hue = ops.unstack(draws[:5])
-        return {
-            "apply": apply < self.rate,
-            "brightness": _factors(self.brightness, brightness),
-            "contrast": _factors(self.contrast, contrast),
-            "saturation": _factors(self.saturation, saturation),
-            "hue": between(-self.hue, self.hue, hue),
-            # The ranks of random numbers are a random order. Column i is the
-            # place of operation i, in the order of the arguments.
-            "places": ops.argsort(ops.transpose(draws[5:]), axis=1),
-        }
+    def get_random_transformation_batch(self, batch_size, images, **kwargs):
+        draws = ops.transpose(self.draw(batch_size, images.shape[-1]))
+        last = ops.max(draws, axis=1, keepdims=True)  # which stays
+        return (draws < self.rate) & (draws < last)
 
     def augment_images(self, images, transformations, **kwargs):
-        draws = dict(transformations)
-        # In an image that stays as it is, no operation has a place.
-        apply = draws.pop("apply")
-        draws["places"] = ops.where(apply[:, None], draws["places"], -1)
-        return color_ops.jitter(images, **draws)
+        return color_ops.drop_channels(images, transformations, self.bounds[0])
 
     def get_config(self):
-        own = {
-            "brightness": self.brightness,
-            "contrast": self.contrast,
-            "saturation": self.saturation,
-            "hue": self.hue,
-            "rate": self.rate,
-        }
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "rate": self.rate}
+
+
+@register
+class RandomRightAngle(Augmentation):
+    """Turns each image by 0, 90, 180 or 270 degrees.
+
+    For images without an up, such as those of microscopes and satellites, and
+    as many pixels high as wide.
+    """
+
+    def get_random_transformation_batch(self, batch_size, **kwargs):
+        quarters = ops.floor(4 * self.draw(batch_size, 1)[0])
+        return ops.cast(quarters, "int32")
+
+    def augment_images(self, images, transformations, **kwargs):
+        height, width = images.shape[1:3]
+        if height != width:
+            raise ValueError(
+                "`RandomRightAngle` must have images as high as wide. "
+                f"Received: {height} by {width} pixels. Cut squares first."
+            )
+        return image_ops.turn(images, transformations)
 
 
 @register
@@ -151,12 +135,13 @@ class RandomGaussianBlur(Augmentation):
 
 
 @register
-class RandomSolarize(Augmentation):
+class RandomSolarize(RangedAugmentation):
     """Inverts the bright values of each image with probability `rate`.
 
     Args:
         rate: probability that an image is changed.
-        threshold: least value that is inverted, of pixels in [0, 255].
+        threshold: least value that is inverted, in the pixels' own range.
+        value_range: see `RandomIntensityJitter`.
     """
 
     def __init__(self, rate=0.2, threshold=128.0, **kwargs):
@@ -170,7 +155,9 @@ class RandomSolarize(Augmentation):
         return self.bernoulli(batch_size)
 
     def augment_images(self, images, transformations, **kwargs):
-        return color_ops.solarize(images, transformations, self.threshold)
+        return color_ops.solarize(
+            images, transformations, self.threshold, self.bounds
+        )
 
     def get_config(self):
         own = {"rate": self.rate, "threshold": self.threshold}

@@ -32,9 +32,9 @@ class HealthMonitor(keras.callbacks.Callback):
     on.
 
     Args:
-        images: uint8 (N, H, W, 3), the training images, or some of them with
+        images: (N, H, W, C), the training images, or some of them with
             `num_images`; or a `data.ImageSet`. Or pairs of views (im_q, im_k),
-            float (N, S, S, 3) each, if the model has no augmenter.
+            float (N, H, W, C) each, if the model has no augmenter.
         labels: int (N,) or (N, 1), classes from 0, -1 for an image without one;
             used for `health_same_class` alone. By default those of an
             `ImageSet`.
@@ -107,9 +107,6 @@ class HealthMonitor(keras.callbacks.Callback):
         if copies is not None:
             copies = arguments.real(arguments.FRACTION, copies=copies)
             self._constant["copies"] = copies
-        if are_images:
-            blank = health.share_of_blank(self._sample.images)
-            self._constant["blank"] = blank
         if labels is not None:
             labels = np.asarray(labels).reshape(-1)
             if len(labels) != count:
@@ -137,6 +134,10 @@ class HealthMonitor(keras.callbacks.Callback):
             self.alarms, self._rows, self._untold = [], [], []
         super().set_model(model)
         self._sample.set_model(model)
+        if not self._sample.are_pairs:
+            self._constant["blank"] = health.share_of_blank(
+                self._sample.images, model.pixels.bounds
+            )
 
     def on_train_begin(self, logs=None):
         """Warns of what is known by now."""

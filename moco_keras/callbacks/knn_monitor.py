@@ -17,8 +17,8 @@ class KNNMonitor(keras.callbacks.Callback):
     and the last. Callbacks after it in the list see them.
 
     Args:
-        bank: (images, labels), uint8 (B, S, S, 3) and int (B,) or (B, 1),
-            usually the training images, without augmentation.
+        bank: (images, labels), (B, H, W, C) as the encoder takes them, and int
+            (B,) or (B, 1), usually the training images, without augmentation.
         test: (images, labels) to classify. A label that the bank lacks is never
             found.
         every: epochs between evaluations.
@@ -55,7 +55,7 @@ class KNNMonitor(keras.callbacks.Callback):
         super().set_model(model)
         encoder = model.query_encoder
         for name, (images, _) in {"bank": self.bank, "test": self.test}.items():
-            checks.check_size(images, encoder, f"`{name}`")
+            checks.check_for(images, encoder, f"`{name}`")
         # Both outputs in one pass, by all replicas.
         with model.distribute_strategy.scope():
             self._encoder = encoders.features_and_projections(encoder)
@@ -107,6 +107,6 @@ def _labeled(**pair):
             f"{type(given).__name__}."
         )
     images, labels = given[:2]
-    checks.check_images(images)
+    checks.check_images(images, pixels=None)  # until the encoder is known
     labels = knn.check_labels(len(images), **{f"{name}_labels": labels})
     return images, labels

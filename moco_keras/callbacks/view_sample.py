@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from moco_keras import pixel_format
 from moco_keras.data import checks
 from moco_keras.models import encoders
 
@@ -15,7 +16,7 @@ class ViewSample:
     """Some images with two fixed views of each.
 
     Args:
-        images: uint8 (N, H, W, 3), or pairs of views (im_q, im_k).
+        images: (N, H, W, C), or pairs of views (im_q, im_k).
         size: how many to draw, at most N.
 
     Attributes:
@@ -48,7 +49,9 @@ class ViewSample:
         encoder, key_encoder = model.query_encoder, model.key_encoder
         if self.are_pairs:
             checks.check_views(*self.images, encoder)
-        elif model.augmenter is None:
+        else:
+            checks.check_images(self.images, pixels=model.pixels)
+        if not self.are_pairs and model.augmenter is None:
             raise ValueError(
                 "`images` must be pairs of views, as the model has no "
                 "augmenter to cut them. Received: images of shape "
@@ -91,12 +94,13 @@ class ViewSample:
         height, width = self._model.query_encoder.input_shape[1:3]
         batch_size = max(1, _DRAWN // ((height or 224) * (width or 224)))
         numbers = np.arange(len(self.rows)) // batch_size
+        takes_pixels = pixel_format.takes_pixels(self._model.query_encoder)
 
         def draw(number, *images):
             data = images if self.are_pairs else images[0]
             im_q, im_k = self._model.fixed_views(data, number[0])
             equal = tf.reduce_all(im_q == im_k, axis=(1, 2, 3))
-            if encoders.takes_pixels(self._model.query_encoder):
+            if self._model.pixels.value_range is None and takes_pixels:
                 pixels = [tf.clip_by_value(x, 0, 255) for x in (im_q, im_k)]
                 # A fourth of the memory.
                 im_q, im_k = (tf.cast(tf.round(x), "uint8") for x in pixels)
@@ -132,7 +136,7 @@ def _checked(images):
             "images, with `num_images`."
         )
     else:
-        checks.check_images(images)
+        checks.check_images(images, pixels=None)
         images = np.asarray(images)
     lengths = [len(x) for x in keras.tree.flatten(images)]
     if min(lengths) < 2 or len(set(lengths)) > 1:

@@ -21,12 +21,14 @@ class Batches(NamedTuple):
             - done: how many of them are of the epoch that resumes.
         steps: number of batches in a pass, or None where it is not known.
         batch_size, num_images: in a batch and in a pass, or None.
+        image_dtype: of the images; None for ready views, and of a generator.
     """
 
     read: Callable
     steps: int | None = None
     batch_size: int | None = None
     num_images: int | None = None
+    image_dtype: str | None = None
 
 
 def first_batch(began, taken, steps):

@@ -1,36 +1,13 @@
 """What images and views must be, checked early."""
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-# Code that makes images from other arrays, and from other tensors.
-_ROUND = "{}.round().astype('uint8')", "tf.cast(tf.round({}), tf.uint8)"
-_CAST = "{}.astype('uint8')", "tf.cast({}, tf.uint8)"
-_OF_ONE = (
-    "(255 * {}.clip(0, 1)).round().astype('uint8')",
-    "tf.cast(tf.round(255 * tf.clip_by_value({}, 0, 1)), tf.uint8)",
-)
-_OF_SIGN = (
-    "(127.5 * ({} + 1)).round().astype('uint8')",
-    "tf.cast(tf.round(127.5 * ({} + 1)), tf.uint8)",
-)
-_OF_16_BITS = "({} // 257).astype('uint8')", "tf.cast({} // 257, tf.uint8)"
-_OF_BOOL = "255 * {}.astype('uint8')", "255 * tf.cast({}, tf.uint8)"
-_REPEAT = "np.repeat({}, 3, axis=-1)", "tf.repeat({}, 3, axis=-1)"
-_REPEAT_NEW = (
-    "np.repeat({}[..., None], 3, axis=-1)",
-    "tf.repeat({}[..., None], 3, axis=-1)",
-)
-_DROP = "{}[..., :3]", "{}[..., :3]"
-_ONE = "{}[None]", "{}[None]"
-# For each kind of number, ranges of pixels, and code that brings them to
-# [0, 255].
-_RANGES = {
-    "bool": [((0, 1), _OF_BOOL)],
-    "int": [((0, 1), _OF_BOOL), ((0, 255), _CAST), ((0, 65535), _OF_16_BITS)],
-    "float": [((0, 1), _OF_ONE), ((-1, 1), _OF_SIGN), ((0, 255), _ROUND)],
-}
+from moco_keras import pixel_format
+from moco_keras.data import remedies
 
 
 def unpack_images(data):
@@ -60,38 +37,24 @@ def unpack_images(data):
     return data
 
 
-def check_images(images, example=None, dataset="dataset"):
-    """Refuses anything but a batch of RGB images of eight bits a channel.
+def check_images(
+    images, example=None, dataset="dataset", pixels=pixel_format.RGB
+):
+    """Refuses anything but a batch of images of the right kind.
 
     Args:
         images: an array, tensor or `tf.TensorSpec`.
         example: of a data set, the `element_spec` that the images are part of.
         dataset: what to call the data set in code that the user may paste.
+        pixels: what the images must be, a `PixelFormat`; or None to check
+            their shape alone.
 
     Raises:
         ValueError: saying what is wrong and what to do.
     """
-
-    def remedy_by(code):
-        array, tensor = code
-        if isinstance(images, np.ndarray):
-            return f"pass `{array.format('images')}`"
-        first = example[0] if isinstance(example, tuple) else example
-        name, image = "image", "image"
-        if isinstance(first, dict):
-            name, image = "example", 'example["image"]'
-        of_dataset = (
-            f"pass `{dataset}.map(lambda {name}, *_: {tensor.format(image)})`"
-        )
-        if isinstance(images, tf.TensorSpec):
-            return of_dataset
-        of_tensor = f"pass `{tensor.format('images')}`"
-        if _is_known(images):
-            return of_tensor
-        return f"{of_tensor}, or, for a data set, {of_dataset}"
-
+    about = images, example, dataset
     shape = getattr(images, "shape", None)
-    expected = "Images must be a uint8 batch of shape (N, height, width, 3)."
+    expected = _expected(pixels)
     if isinstance(images, (tf.RaggedTensorSpec, tf.RaggedTensor)) or (
         isinstance(images, np.ndarray) and images.dtype.hasobject
     ):
@@ -109,46 +72,86 @@ def check_images(images, example=None, dataset="dataset"):
             )
         elif shape is None or len(shape) != 3:
             remedy = "Pass an array or a `tf.data.Dataset` of such images."
-        elif shape[-1] not in (1, 3, 4):
-            remedy = f"For images in gray, {remedy_by(_REPEAT_NEW)}."
+        elif shape[-1] not in (1, 3, 4, pixels and pixels.channels):
+            rgb = pixels and pixels.channels == 3
+            new = remedies.REPEAT_NEW if rgb else remedies.NEW
+            remedy = f"For images in gray, {remedies.by(new, *about)}."
         elif isinstance(images, tf.TensorSpec):
             remedy = (
                 f"Batch them: pass `{dataset}.batch(256, drop_remainder=True)`."
             )
         else:
-            remedy = f"For a single image, {remedy_by(_ONE)}."
+            one = remedies.by(remedies.ONE, *about)
+            remedy = f"For a single image, {one}."
         raise ValueError(f"{expected} Received: {received}. {remedy}")
-    if shape[-1] != 3:
-        remedy = {
-            1: f"Repeat the channel: {remedy_by(_REPEAT)}.",
-            4: f"Drop the alpha channel: {remedy_by(_DROP)}.",
-        }.get(shape[-1], "Put the three color channels last.")
+    if pixels is None:
+        return
+    if pixels.channels not in (None, shape[-1]):
+        remedy = (
+            "Put the channels last, or build the encoder with "
+            f"`channels={shape[-1]}`."
+        )
+        if pixels.channels == 3 and shape[-1] in (1, 4):
+            what, code = {
+                1: ("Repeat the channel", remedies.REPEAT),
+                4: ("Drop the alpha channel", remedies.DROP),
+            }[shape[-1]]
+            remedy = f"{what}: {remedies.by(code, *about)}. {remedy}"
         raise ValueError(
             f"{expected} Received: {shape[-1]} channels, shape={shape}. "
             f"{remedy}"
         )
-    dtype = keras.backend.standardize_dtype(images.dtype)
-    if dtype != "uint8":
-        kind = next((k for k in _RANGES if k in dtype), None)
-        ranges = _RANGES.get(kind, [])
-        received = f"dtype={dtype}"
-        if _is_known(images) and kind and len(images):
-            values = np.asarray(images)
-            low, high = values.min().item(), values.max().item()
-            received += f", pixels from {low:g} to {high:g}"
-            # Resizing may go a little beyond a range.
-            off = 0.25 if kind == "float" else 0
-            ranges = [
-                ((least, most), code)
-                for (least, most), code in ranges
-                if least - off <= low and high <= most + off
-            ][:1]
-        remedies = [
-            f"If pixels are in [{low}, {high}], {remedy_by(code)}."
-            for (low, high), code in ranges
-        ] or ["Undo what has moved their pixels out of [0, 255]."]
+    if pixels.value_range is not None:
+        _check_range(images, pixels, expected, about)
+        return
+    if images.dtype != "uint8":
+        received, remedy = remedies.to_eight_bits(*about)
         raise ValueError(
-            f"{expected} Received: {received}. {' '.join(remedies)}"
+            f"{expected} Received: {received}. {remedy} To keep more than 8 "
+            "bits of each, build the encoder with "
+            "`value_range=(LEAST, GREATEST)`."
+        )
+
+
+def _expected(pixels):
+    """What images must be, a sentence."""
+    channels = (pixels and pixels.channels) or "channels"
+    shape = f"shape (N, height, width, {channels})"
+    if pixels is None:
+        return f"Images must be a batch of {shape}."
+    if pixels.value_range is None:
+        return f"Images must be a uint8 batch of {shape}."
+    *dtypes, last = pixels.dtypes
+    return (
+        f"Images must be a batch of {shape}, of {', '.join(dtypes)} or {last}, "
+        f"with pixels in {pixels}."
+    )
+
+
+def _check_range(images, pixels, expected, about):
+    """Refuses pixels of another type or range, where their values are known."""
+    dtype = keras.backend.standardize_dtype(images.dtype)
+    if dtype not in pixels.dtypes:
+        raise ValueError(
+            f"{expected} Received: dtype={dtype}. To convert them, "
+            f"{remedies.by(remedies.TO_FLOAT, *about)}."
+        )
+    if not remedies.is_known(images) or not len(images):
+        return
+    values = np.asarray(images)
+    low, high = values.min().item(), values.max().item()  # or NaN
+    if not math.isfinite(high - low):
+        finite = np.isfinite(values).all(axis=(1, 2, 3))
+        raise ValueError(
+            f"{expected} Received: NaN or infinity in {np.sum(~finite)} of "
+            f"them, the first being images[{np.argmin(finite)}]. Leave them "
+            "out, or replace such pixels."
+        )
+    if low < pixels.bounds[0] or high > pixels.bounds[1]:
+        raise ValueError(
+            f"{expected} Received: pixels from {low:g} to {high:g}. Build "
+            "encoder and augmenter with a `value_range` that holds them, or "
+            "clip them."
         )
 
 
@@ -165,7 +168,8 @@ def check_pair(im_q, im_k):
     if not all(dtype.is_floating for dtype in dtypes):
         raise ValueError(
             "A pair of views must be two float batches of shape (N, height, "
-            "width, 3), pixels in [0, 255]. Received a pair of "
+            "width, channels), with pixels in the range that the encoder "
+            "takes. Received a pair of "
             f"{dtypes[0].name} {tuple(im_q.shape)} and {dtypes[1].name} "
             f"{tuple(im_k.shape)}. If the second are masks or targets, leave "
             "them out, with `dataset.map(lambda image, mask: image)` for "
@@ -173,32 +177,29 @@ def check_pair(im_q, im_k):
         )
 
 
-def _is_known(images):
-    """Whether the values are there, and not only their shape and dtype."""
-    is_tensor = isinstance(images, tf.Tensor)
-    return isinstance(images, np.ndarray) or (
-        is_tensor and not tf.is_symbolic_tensor(images)
-    )
-
-
-def check_size(images, encoder, name):
-    """Refuses images that are not of an encoder's size.
+def check_for(images, encoder, name):
+    """Refuses images that an encoder cannot take as they are.
 
     Args:
-        images: an array or tensor (N, H, W, 3).
+        images: an array or tensor (N, H, W, C).
         encoder: `keras.Model` of images.
         name: that users know the images by.
 
     Raises:
         ValueError: saying both shapes and what to do.
     """
+    pixels = pixel_format.of(encoder)
+    check_images(images, pixels=pixels)
     expected = tuple(encoder.input_shape[1:])
     if not _fits(images, expected):
+        size = expected[0] if expected[0] == expected[1] else expected[:2]
+        code = f"np.asarray(augmentations.evaluation({size})(images))"
+        if pixels.value_range is None:
+            code += ".round().astype('uint8')"
         raise ValueError(
             f"{name} must hold images of the encoder's size, {expected}. "
-            f"Received: shape={tuple(images.shape)}. Bring them to it: `np."
-            f"asarray(augmentations.evaluation({expected[0]})(images)).round()"
-            ".astype('uint8')`."
+            f"Received: shape={tuple(images.shape)}. Bring them to it: "
+            f"`{code}`."
         )
 
 
@@ -240,9 +241,9 @@ def check_batch_size(batch_size, num_images):
         )
 
 
-def check(images, example=None):
+def check(images, pixels, example=None):
     """Refuses anything but images or a pair of views."""
     if isinstance(images, tuple):
         check_pair(*images)
     else:
-        check_images(images, example)
+        check_images(images, example, pixels=pixels)

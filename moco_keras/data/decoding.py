@@ -6,14 +6,15 @@ import tensorflow as tf
 MAX_PIXELS = 50_000_000
 
 
-def decode(contents):
+def decode(contents, channels=3):
     """Decodes JPEG, PNG, BMP, or the first picture of a GIF.
 
     Args:
         contents: string tensor, (), what a file holds.
+        channels: 3 for RGB, or 1 for gray.
 
     Returns:
-        uint8 (H, W, 3).
+        uint8 (H, W, channels).
 
     Raises:
         tf.errors.InvalidArgumentError: if it is none of these, or damaged, or
@@ -27,9 +28,9 @@ def decode(contents):
     )
     with tf.control_dependencies([check]):
         image = tf.io.decode_image(
-            contents, channels=3, expand_animations=False
+            contents, channels=channels, expand_animations=False
         )
-    image.set_shape((None, None, 3))
+    image.set_shape((None, None, channels))
     return image
 
 

@@ -17,7 +17,7 @@ class ImageSet(NamedTuple):
     """Images in memory, with what is known of them.
 
     Attributes:
-        images: uint8 (N, H, W, 3).
+        images: (N, H, W, C).
         labels: int64 (N,), -1 for an image without one.
         class_names: a name for each label.
         source: the data set and its version, or the folder's name and a digest
@@ -57,8 +57,8 @@ class ImageStream(NamedTuple):
         encoded: function from a key, int64 (2,), to a `tf.data.Dataset` of what
             is to be decoded, in the order that the key fixes, or from None to
             one in the original order.
-        decode: function from an element to {"image": uint8 (H, W, 3), "label":
-            int64 ()}.
+        decode: function from an element to {"image": (H, W, C), "label": int64
+            ()}.
         num_examples: their number.
         class_names, source, skipped: as in `ImageSet`.
         labels: of a folder, as in `ImageSet`; else None, as they are in files.
@@ -80,6 +80,11 @@ class ImageStream(NamedTuple):
         """A `tf.data.Dataset` of all, decoded, in their original order."""
         return self._decoded(None)
 
+    @property
+    def image_dtype(self):
+        """The type of the images, a name."""
+        return self.dataset.element_spec["image"].dtype.name
+
     def _decoded(self, key):
         return self.encoded(key).map(
             self.decode, num_parallel_calls=tf.data.AUTOTUNE
@@ -100,12 +105,15 @@ class ImageStream(NamedTuple):
             labels=self.labels[has_label],
         )
 
-    def check_images(self):
-        """Raises `ValueError`, with a remedy, if these are not RGB images."""
+    def check_images(self, pixels=None):
+        """Raises `ValueError`, with a remedy, if these are not such images.
+
+        Args:
+            pixels: what they must be, a `PixelFormat`; None takes any.
+        """
         example = self.dataset.batch(1).element_spec
-        checks.check_images(
-            example["image"], example, "moco_keras.data.read(...).dataset"
-        )
+        dataset = "moco_keras.data.read(...).dataset"
+        checks.check_images(example["image"], example, dataset, pixels)
 
     def load(self, count=None, *, image_size=None):
         """Reads images into memory.
@@ -118,7 +126,7 @@ class ImageStream(NamedTuple):
             An `ImageSet`.
 
         Raises:
-            ValueError: if they are not RGB images of one size.
+            ValueError: if they are not images of one size.
         """
         self.check_images()
         if count is not None:
@@ -131,8 +139,11 @@ class ImageStream(NamedTuple):
             evaluation = augmentations.evaluation(image_size)
 
             def resize(example):
-                image = tf.round(evaluation(example["image"]))
-                return {**example, "image": tf.cast(image, tf.uint8)}
+                image, dtype = example["image"], example["image"].dtype
+                image = evaluation(image)
+                if dtype.is_integer:
+                    image = tf.round(image)
+                return {**example, "image": tf.cast(image, dtype)}
 
             dataset = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
         shape = dataset.element_spec["image"].shape

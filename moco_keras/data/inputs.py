@@ -10,7 +10,7 @@ from moco_keras import distribution, random
 from moco_keras.data import batching, checks
 
 
-def training_batches(data, batch_size, strategy, steps_per_epoch=None):
+def training_batches(data, batch_size, strategy, pixels, steps_per_epoch=None):
     """Turns what `fit` was given into batches, where it is arrays.
 
     Arrays become a data set without an end, in a new order every pass; what
@@ -23,6 +23,7 @@ def training_batches(data, batch_size, strategy, steps_per_epoch=None):
             `TwoViews`, or a generator of any kind that Keras takes.
         batch_size: images in a batch; None means 32 for arrays, as in Keras.
         strategy: whose replicas share each batch.
+        pixels: the `PixelFormat` of the encoder.
         steps_per_epoch: batches in an epoch where the user has chosen, or None.
 
     Returns:
@@ -33,13 +34,14 @@ def training_batches(data, batch_size, strategy, steps_per_epoch=None):
     """
     _check_own_batches(data, batch_size)
     if hasattr(data, "training_batches"):
-        return data.training_batches(strategy)
+        return data.training_batches(strategy, pixels)
     if isinstance(data, tf.data.Dataset):
-        return _of_dataset(data, strategy, steps_per_epoch=steps_per_epoch)
+        steps = {"steps_per_epoch": steps_per_epoch}
+        return _of_dataset(data, strategy, pixels, **steps)
     if _is_generator(data):
         return batching.Batches(lambda *position: data)
     images = checks.unpack_images(data)
-    checks.check(images)
+    checks.check(images, pixels)
     batch_size = batch_size or 32
     distribution.check_batch(batch_size, strategy)
     num_images = _number_of(images)
@@ -56,14 +58,15 @@ def training_batches(data, batch_size, strategy, steps_per_epoch=None):
             strategy,
         )
 
-    return batching.Batches(read, steps, batch_size, num_images)
+    return batching.Batches(read, steps, batch_size, num_images, _dtype(images))
 
 
-def _of_dataset(dataset, strategy, **steps):
+def _of_dataset(dataset, strategy, pixels, **steps):
     """`Batches` of a data set; `steps` is the user's number, by its name."""
     ((name, steps_chosen),) = steps.items()
     spec = dataset.element_spec
-    checks.check(checks.unpack_images(spec), spec)
+    images = checks.unpack_images(spec)
+    checks.check(images, pixels, spec)
     batch_size = keras.tree.flatten(spec)[0].shape[0]
     distribution.check_batch(batch_size, strategy)
     steps = int(dataset.cardinality())
@@ -90,14 +93,14 @@ def _of_dataset(dataset, strategy, **steps):
             passes.skip(skipped) if skipped else passes
         )
 
-    return batching.Batches(read, steps, batch_size)
+    return batching.Batches(read, steps, batch_size, image_dtype=_dtype(images))
 
 
-def evaluation_batches(data, batch_size, strategy, **steps):
+def evaluation_batches(data, batch_size, strategy, pixels, **steps):
     """Turns what `evaluate` was given into batches, where it is arrays.
 
     Args:
-        data, batch_size, strategy: as in `training_batches`. On several
+        data, batch_size, strategy, pixels: as in `training_batches`. On several
             replicas the last batch of arrays is dropped when it is not full,
             for no replica may be left without images.
         steps: batches to evaluate, by the name that the user knows it by, or
@@ -112,16 +115,16 @@ def evaluation_batches(data, batch_size, strategy, **steps):
     (chosen,) = steps.values()
     _check_own_batches(data, batch_size)
     if hasattr(data, "training_batches"):
-        batches = data.training_batches(strategy)
+        batches = data.training_batches(strategy, pixels)
         dataset = batches.read(seed=0, shuffle=False, began=0, taken=0, done=0)
         return dataset, chosen or batches.steps
     if isinstance(data, tf.data.Dataset):
-        _of_dataset(data, strategy, **steps)  # checks it
+        _of_dataset(data, strategy, pixels, **steps)  # checks it
         return batching.without_autotuning(data), chosen
     if _is_generator(data):
         return data, chosen
     images = checks.unpack_images(data)
-    checks.check(images)
+    checks.check(images, pixels)
     num_images, take = _number_of(images), _taker(images)
     if batch_size is None:
         batch_size = 32
@@ -141,20 +144,20 @@ def evaluation_batches(data, batch_size, strategy, **steps):
     return dataset, chosen or len(rows)
 
 
-def single_batch(data, strategy):
+def single_batch(data, strategy, pixels):
     """One batch of arrays, as `train_on_batch` takes it, for all replicas.
 
     Raises:
         ValueError: if it is not one, or the replicas cannot share it.
     """
     images = checks.unpack_images(data)
-    checks.check(images)
+    checks.check(images, pixels)
     size = _number_of(images)
     distribution.check_batch(size, strategy)
     return distribution.distribute_batch(images, strategy)
 
 
-def split(data, fraction):
+def split(data, fraction, pixels):
     """Splits arrays: all but the last, and the last `fraction` of the images.
 
     Raises:
@@ -167,7 +170,7 @@ def split(data, fraction):
             "`take` and `skip`, and pass a part as `validation_data`."
         )
     images = checks.unpack_images(data)
-    checks.check(images)
+    checks.check(images, pixels)
     num_images = _number_of(images)
     first = math.floor(num_images * (1.0 - fraction))
     if not 0 < first < num_images:
@@ -179,6 +182,13 @@ def split(data, fraction):
         keras.tree.map_structure(lambda x, part=part: x[part], images)
         for part in (slice(first), slice(first, None))
     )
+
+
+def _dtype(images):
+    """The type of images, a name; None for pairs of views."""
+    if isinstance(images, tuple):
+        return None
+    return keras.backend.standardize_dtype(images.dtype)
 
 
 def _is_generator(data):

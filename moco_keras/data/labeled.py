@@ -3,13 +3,15 @@
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import arguments, random
+from moco_keras import arguments, pixel_format, random
 from moco_keras.data import batching
 from moco_keras.data.image_sets import UNLABELLED, ImageSet
 from moco_keras.data.views import random_states, random_views
 
 
-def labeled_batches(images, augmenter, batch_size, *, seed=0, start=0):
+def labeled_batches(
+    images, augmenter, batch_size, *, seed=0, start=0, value_range=None
+):
     """Batches of random views with their labels, without end.
 
     Every pass has all images in a new order, and a batch may hold the end of a
@@ -26,13 +28,14 @@ def labeled_batches(images, augmenter, batch_size, *, seed=0, start=0):
         batch_size: images in a batch.
         seed: of the orders and the views, which depend on nothing else.
         start: number of the first batch, of a training run that resumes.
+        value_range: of the images, as in `build_encoder`.
 
     Returns:
-        A `tf.data.Dataset` of (float32 (N, S, S, 3), int64 (N,)).
+        A `tf.data.Dataset` of (float32 (N, H, W, C), int64 (N,)).
 
     Raises:
-        ValueError: if an image has no label, images are not RGB, or the
-            augmenter uses random layers that are not its own.
+        ValueError: if an image has no label, pixels are not of the range, or
+            the augmenter uses random layers that are not its own.
     """
     batch_size = arguments.whole(batch_size=batch_size)
     seed = arguments.whole(arguments.SEED, seed=seed)
@@ -74,7 +77,7 @@ def labeled_batches(images, augmenter, batch_size, *, seed=0, start=0):
             .map(views, num_parallel_calls=tf.data.AUTOTUNE)
         )
     else:
-        images.check_images()
+        images.check_images(pixel_format.PixelFormat(None, value_range))
 
         def decoded_view(number, encoded):
             example = images.decode(encoded)

@@ -6,26 +6,33 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import arguments, distribution, keras_private, random
+from moco_keras import (
+    arguments,
+    distribution,
+    keras_private,
+    pixel_format,
+    random,
+)
 from moco_keras.data import batching, checks
 
 
-def two_views(images, augmenter, batch_size):
+def two_views(images, augmenter, batch_size, *, value_range=None):
     """Cuts two random views from each image, for images of unequal sizes.
 
     Args:
         images: an `ImageStream` of `data.read`, or a `tf.data.Dataset` of
-            single images, uint8 (H, W, 3), alone, as (image, label) or as
-            {"image", "label"}.
+            single images, (H, W, C), alone, as (image, label) or as {"image",
+            "label"}.
         augmenter: a pipeline of `augmentations`, or another Keras layer that
             holds its random layers, or a function without any.
         batch_size: views in a batch; the last batch is dropped if not full.
+        value_range: of the images in a data set, as in `build_encoder`.
 
     Returns:
         What `MoCo.fit` takes. For a stream, `TwoViews`: images in a new order
         every pass, and views, both functions of the model's seed and the
         number of the pass. For a data set, a data set of pairs (im_q, im_k),
-        float32 (N, S, S, 3) each, in its order; the augmenter draws a key for
+        float32 (N, H, W, C) each, in its order; the augmenter draws a key for
         each pass, and the views are functions of the key and of their image's
         number.
 
@@ -36,8 +43,11 @@ def two_views(images, augmenter, batch_size):
     batch_size = arguments.whole(batch_size=batch_size)
     if not isinstance(images, tf.data.Dataset):
         return TwoViews(images, augmenter, batch_size)
+    if value_range is not None:
+        value_range = arguments.value_range(value_range)
     example = images.batch(1).element_spec
-    checks.check_images(checks.unpack_images(example), example)
+    pixels = pixel_format.PixelFormat(None, value_range)
+    checks.check_images(checks.unpack_images(example), example, pixels=pixels)
 
     states = random_states(augmenter)
 
@@ -140,8 +150,9 @@ class TwoViews:
         self.augmenter = augmenter
         self.batch_size = batch_size
 
-    def training_batches(self, strategy):
-        """As `inputs.training_batches`."""
+    def training_batches(self, strategy, pixels=None):
+        """As `inputs.training_batches`; without `pixels` of any format."""
+        self.stream.check_images(pixels)
         distribution.check_batch(self.batch_size, strategy)
         num_images = self.stream.num_examples
         steps = num_images // self.batch_size
@@ -157,7 +168,9 @@ class TwoViews:
                 strategy,
             )
 
-        return batching.Batches(read, steps, self.batch_size, num_images)
+        return batching.Batches(
+            read, steps, self.batch_size, num_images, self.stream.image_dtype
+        )
 
     def _numbered_examples(self, seed, steps, start):
         """Endless (number, example to decode), from batch `start` on."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moco_keras import arguments, distribution
+from moco_keras import arguments, distribution, pixel_format
 from moco_keras.data import checks
 from moco_keras.models import encoders
 
@@ -13,7 +13,7 @@ def extract(encoder, images, batch_size=256):
     Args:
         encoder: a `MoCo`, for the features of its query encoder's backbone, or
             any `keras.Model` from images to vectors.
-        images: uint8 (N, S, S, 3).
+        images: (N, H, W, C), as the encoder takes them.
         batch_size: images encoded at a time.
 
     Returns:
@@ -29,8 +29,8 @@ def extract(encoder, images, batch_size=256):
         encoder.average_statistics()  # after an epoch that was interrupted
         with encoder.distribute_strategy.scope():  # for all its replicas
             encoder = encoders.backbone(query_encoder)
-    if encoders.takes_pixels(encoder):
-        checks.check_images(images)
+    if pixel_format.takes_pixels(encoder):
+        checks.check_images(images, pixels=pixel_format.of(encoder))
     return unit_rows(outputs(encoder, images, batch_size))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 PREFIX = "health_"  # of what `HealthMonitor` logs
 _QUANTILES = 5, 50, 95  # in percent
+_NOISE = 8 / 255  # of the range of pixels, between which an image is blank
 
 
 def alignment(q, k):
@@ -197,25 +198,29 @@ def share_of_copies(images):
     return 1 - len(different) / len(images)
 
 
-def is_blank(image, levels=8):
+def is_blank(image, value_range=(0, 255)):
     """Whether an image has one color.
 
     Args:
-        image: uint8 (H, W, C).
-        levels: between which each channel of a blank image stays, so that the
-            noise of a JPEG file does not count.
+        image: (H, W, C).
+        value_range: of its pixels. Each channel of a blank image stays within
+            8 of 255 parts of it, so that the noise of a JPEG file does not
+            count.
     """
     pixels = image.reshape(-1, image.shape[-1])
-    return bool((np.ptp(pixels, axis=0) <= levels).all())
+    low, high = value_range
+    reach = np.subtract(pixels.max(0), pixels.min(0), dtype="float64")
+    return bool((reach <= _NOISE * (high - low)).all())
 
 
-def share_of_blank(images):
+def share_of_blank(images, value_range=(0, 255)):
     """The share of images of one color.
 
     Args:
-        images: uint8 (N, H, W, 3).
+        images: (N, H, W, C).
+        value_range: as in `is_blank`.
     """
-    return float(np.mean([is_blank(image) for image in images]))
+    return float(np.mean([is_blank(image, value_range) for image in images]))
 
 
 def _blocks(count):

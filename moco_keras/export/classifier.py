@@ -13,7 +13,14 @@ from moco_keras.system.paths import printable
 
 
 def export_classifier(
-    model, path, class_names, version=None, *, format=None, training=None
+    model,
+    path,
+    class_names,
+    version=None,
+    *,
+    image_dtype=None,
+    format=None,
+    training=None,
 ):
     """Writes a classifier as a new version of a SavedModel.
 
@@ -24,9 +31,9 @@ def export_classifier(
         classify = classifier.signatures["serve_encoded"]
         classify(image_bytes=tf.constant([JPEG]))["classes"][0, 0]  # the best
 
-    Its signatures take the same inputs, `serving_default` `images`, uint8
-    (N, S, S, 3), and `serve_encoded` `image_bytes`, string (N,), and fail on
-    the same ones. Both return:
+    Its signatures take the same inputs, `serving_default` `images`, (N, H, W,
+    C), and `serve_encoded` `image_bytes`, string (N,), and fail on the same
+    ones. Both return:
 
     - `probabilities`, float32 (N, classes): the softmax of the logits, in the
       order of `class_names`.
@@ -53,6 +60,7 @@ def export_classifier(
         path: folder of all versions.
         class_names: a list of texts, one for each output, in their order.
         version: its number, 1 or more; by default the one after the highest.
+        image_dtype: as in `export_encoder`.
         format: a second format to write, "onnx" or "litert", as in
             `export_encoder`.
         training: what to record of the training run, such as settings, data and
@@ -66,13 +74,13 @@ def export_classifier(
         OSError: if the folder cannot be made, or not be written to.
         ImportError: if the format's converter or runtime is not installed.
         ValueError: if an argument is not one of the above; if two names are
-            alike; if the model does not take square RGB images of one size,
-            pixels in [0, 255], or does not end with its logits; if Keras does
-            not know one of its layers, or the format's runtime one of its
-            operations; or if a part does not return what the model does. No
-            version is left then.
+            alike; if the model does not take images of one size, pixels of a
+            known range, or does not end with its logits; if Keras does not know
+            one of its layers, or the format's runtime one of its operations; or
+            if a part does not return what the model does. No version is left
+            then.
     """
-    exported = _Classifier(model, class_names)
+    exported = _Classifier(model, class_names, image_dtype)
     request = saved_model.request(path, version, format, training)
     return saved_model.write(exported, request)
 
@@ -82,8 +90,8 @@ class _Classifier(Exported):
     result = "probabilities"
     numbers = "logarithms of probabilities"
 
-    def __init__(self, model, class_names):
-        super().__init__(model)
+    def __init__(self, model, class_names, image_dtype):
+        super().__init__(model, image_dtype)
         last, shape = model.layers[-1].name, model.output_shape
         if last != classifiers.HEAD or not _is_matrix(shape):
             raise ValueError(

@@ -16,6 +16,7 @@ def export_encoder(
     *,
     output="features",
     normalize=False,
+    image_dtype=None,
     format=None,
     training=None,
 ):
@@ -26,16 +27,18 @@ def export_encoder(
     and without this library:
 
         encoder = tf.saved_model.load("path/1").signatures["serving_default"]
-        encoder(images=images)["embedding"]  # uint8 (N, S, S, 3) -> (N, D)
+        encoder(images=images)["embedding"]  # uint8 (N, H, W, C) -> (N, D)
 
     It has two signatures, which both return `embedding`, float32 (N, D):
 
-    - `serving_default` takes `images`, uint8 (N, S, S, 3), of the encoder's
-      size, and fails with `InvalidArgument` if they are of another.
+    - `serving_default` takes `images`, (N, H, W, C), of the encoder's size and
+      of the type that it was trained on, and fails with `InvalidArgument` if
+      they are of another size.
     - `serve_encoded` takes `image_bytes`, string (N,): JPEG, PNG or BMP files,
       or the first pictures of GIFs, of up to 50 million pixels. It brings them
       to the encoder's size as `augmentations.evaluation` does, and fails with
-      `InvalidArgument` if one of them is something else.
+      `InvalidArgument` if one of them is something else. Only encoders of uint8
+      images of one or three channels have it.
 
     For no images, N = 0, both return no embeddings, (0, D), and so does ONNX
     Runtime; LiteRT refuses them.
@@ -59,6 +62,9 @@ def export_encoder(
         output: "features", those of the backbone, or "projection", what the
             loss compares.
         normalize: whether to divide each embedding by its length.
+        image_dtype: type of the images that it takes, "uint8", "uint16",
+            "int16" or "float32". By default what a `MoCo` was last trained on;
+            for an encoder alone uint8, or float32 if it has a `value_range`.
         format: a second format to write: "onnx", for ONNX Runtime, which needs
             the packages tf2onnx, onnx and onnxruntime, or "litert", for LiteRT,
             which was called TensorFlow Lite.
@@ -73,14 +79,15 @@ def export_encoder(
         OSError: if the folder cannot be made, or not be written to.
         ImportError: if the format's converter or runtime is not installed.
         ValueError: if an argument is not one of the above; if the encoder does
-            not take square RGB images of one size, or it is not known whether
-            their pixels are in [0, 255], or its backbone cannot be told from
-            its head; if Keras does not know one of its layers, or the format's
-            runtime one of its operations; or if a part does not return what the
-            encoder does. No version is left then.
+            not take images of one size, or it is not known which range their
+            pixels have, or its backbone cannot be told from its head; if Keras
+            does not know one of its layers, or the format's runtime one of its
+            operations; or if a part does not return what the encoder does. No
+            version is left then.
     """
     encoder = getattr(model, "query_encoder", model)
-    exported = _Encoder(encoder, output, normalize)
+    image_dtype = image_dtype or getattr(model, "image_dtype", None)
+    exported = _Encoder(encoder, output, normalize, image_dtype)
     request = saved_model.request(path, version, format, training)
     if hasattr(model, "average_statistics"):  # a `MoCo`
         model.average_statistics()
@@ -92,8 +99,8 @@ class _Encoder(Exported):
     result = "embedding"
     numbers = "embeddings"
 
-    def __init__(self, encoder, output, normalize):
-        super().__init__(encoder)
+    def __init__(self, encoder, output, normalize, image_dtype):
+        super().__init__(encoder, image_dtype)
         if output not in _OUTPUTS:
             raise ValueError(
                 f"`output` must be one of {', '.join(_OUTPUTS)}. "

@@ -1,8 +1,11 @@
 """What every export is made from, whatever the kind of its model."""
 
+import math
+
+import numpy as np
 import tensorflow as tf
 
-from moco_keras.models import encoders
+from moco_keras import pixel_format
 
 
 class Exported:
@@ -13,39 +16,61 @@ class Exported:
         result: name of the output that every part of the export has, float32
             (N, D).
         numbers: what the parts are compared by, for messages.
-        model: a `keras.Model` from images, (N, S, S, 3), to (N, D).
-        image_size: side of its images in pixels, S.
+        model: a `keras.Model` from images, (N, H, W, C), to (N, D).
+        image_shape: (H, W, C).
+        image_dtype: of the images that the export takes, one of
+            `pixel_format.DTYPES`.
+        pixels: `PixelFormat` of the images.
+        decodes_files: whether the images may be those of image files.
 
     Args:
         model: the model as users pass it.
+        image_dtype: as above, or None for what the model was trained on, or
+            what its range needs.
 
     Raises:
-        ValueError: if it does not take square RGB images of one size, or it is
-            not known whether their pixels are in [0, 255].
+        ValueError: if it does not take images of one size, or it is not known
+            which range their pixels have, or they cannot be of that type.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, image_dtype=None):
         shape = getattr(model, "input_shape", None)
-        if (
-            not isinstance(shape, tuple)
-            or len(shape) != 4
-            or None in shape[1:]
-            or shape[1] != shape[2]
-            or shape[3] != 3
-        ):
+        if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
             raise ValueError(
-                f"An exported {self.kind} must take square RGB images of one "
-                f"size, (N, S, S, 3). Received: {model!r}, which takes "
-                f"{shape}. Build it with `build_{self.kind}`."
+                f"An exported {self.kind} must take images of one size, "
+                f"(N, H, W, C). Received: {model!r}, which takes {shape}. "
+                f"Build it with `build_{self.kind}`."
             )
-        if not encoders.takes_pixels(model):
+        if not pixel_format.takes_pixels(model):
             raise ValueError(
-                f"An exported {self.kind} must take pixels in [0, 255], and "
+                f"An exported {self.kind} must take pixels as they are, and "
                 f"normalize them itself. Received: {model!r}, whose range is "
                 f"unknown. Build it with `build_{self.kind}`; `build_encoder` "
                 "takes any functional Keras model as `backbone`."
             )
-        self.model, self.image_size = model, shape[1]
+        self.model, self.image_shape = model, shape[1:]
+        self.pixels = pixel_format.of(model)
+        if image_dtype is None:
+            image_dtype = "float32" if self.pixels.value_range else "uint8"
+        if image_dtype not in self.pixels.dtypes:
+            raise ValueError(
+                "`image_dtype` must be one of "
+                f"{', '.join(self.pixels.dtypes)} for pixels in {self.pixels}. "
+                f"Received: image_dtype={image_dtype!r}."
+            )
+        self.image_dtype = image_dtype
+        self.decodes_files = image_dtype == "uint8" and shape[3] in (1, 3)
+
+    def noise(self, count):
+        """Random images, to check parts of the export on."""
+        shape, rng = (count, *self.image_shape), np.random.default_rng(0)
+        low, high = self.pixels.bounds
+        if self.image_dtype == "float32":
+            return rng.uniform(low, high, shape).astype("float32")
+        limits = np.iinfo(self.image_dtype)
+        low = max(limits.min, math.ceil(low))
+        high = min(limits.max, math.floor(high))
+        return rng.integers(low, high + 1, shape, self.image_dtype)
 
     def function(self, model):
         """Makes a function of images that can be traced.
@@ -54,7 +79,7 @@ class Exported:
             model: `self.model`, or a copy of it.
 
         Returns:
-            A function from images of any dtype, (N, S, S, 3), to {"<result>":
+            A function from images of any dtype, (N, H, W, C), to {"<result>":
             float32 (N, D)}.
         """
 

@@ -36,7 +36,7 @@ def load_encoder(path, version=None, *, encoded=False):
         path: folder of all versions, of one, or of a run.
         version: its number; by default the highest.
         encoded: whether the layer takes image files, string (N,), instead of
-            images, uint8 (N, S, S, 3).
+            images, (N, H, W, C), of the type that the export takes.
 
     Returns:
         A `FrozenEncoder`, a layer that returns embeddings, float32 (N, D).
@@ -140,8 +140,9 @@ class FrozenEncoder(keras.layers.TFSMLayer):
         pass
 
     def call(self, inputs, training=False):
-        if inputs.dtype not in ("uint8", "string"):
-            inputs = _whole_pixels(inputs)
+        (spec,) = self.call_endpoint_fn.structured_input_signature[1].values()
+        if inputs.dtype != spec.dtype.name:
+            inputs = _as_exported(inputs, spec.dtype)
         return super().call(inputs)["embedding"]
 
     def get_config(self):
@@ -165,15 +166,16 @@ class FrozenEncoder(keras.layers.TFSMLayer):
         return cls(**config)
 
 
-def _whole_pixels(images):
-    """The images as uint8: Keras builds models with floats."""
-    pixels = tf.cast(images, "uint8")
+def _as_exported(images, dtype):
+    """The images in the type of the export: Keras builds models with floats."""
+    pixels = tf.cast(images, dtype)
+    remedy = "For floats in [0, 1], pass "
+    remedy += "`tf.cast(tf.round(255 * images), tf.uint8)`."
     check = tf.debugging.assert_equal(
         tf.cast(pixels, images.dtype),
         images,
-        "An exported encoder takes images as uint8, or as whole numbers in "
-        "[0, 255]. For floats in [0, 1], pass "
-        "`tf.cast(tf.round(255 * images), tf.uint8)`.",
+        f"This exported encoder takes images as {dtype.name}, or as numbers "
+        f"that {dtype.name} holds.{f' {remedy}' * (dtype == 'uint8')}",
     )
     with tf.control_dependencies([check] if check is not None else []):
         return tf.identity(pixels)

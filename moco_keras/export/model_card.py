@@ -27,12 +27,14 @@ def write(exported, folder, name, *, signatures, file, training):
         file: name of the file for another runtime, or None.
         training: the user's record of the training run; JSON values by name.
     """
+    height, width, _ = exported.image_shape
     record = {
         "name": name,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
             timespec="seconds"
         ),
-        "image_size": exported.image_size,
+        "image_size": height if height == width else [height, width],
+        "value_range": list(exported.pixels.bounds),
         **exported.facts(),
         "signatures": {
             signature: {"inputs": _table(inputs), "outputs": _table(outputs)}
@@ -111,18 +113,28 @@ def _model_card(exported, record):
         ]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     kind, result = exported.kind, exported.result
-    size = record["image_size"]
+    height, width, channels = exported.image_shape
+    low, high = exported.pixels.bounds
+    about = (
+        f"`images` have pixels from {low:g} to {high:g}, {height} by {width} "
+        f"of them, with {channels} channel{'s' * (channels > 1)}."
+    )
+    signature, given = "serving_default", "images=IMAGES"
+    if exported.decodes_files:
+        signature, given = "serve_encoded", "image_bytes=tf.constant([JPEG])"
+        about += (
+            " `image_bytes` are JPEG, PNG, BMP or GIF files of any size, whose "
+            "center is resized."
+        )
     lines += [
         "",
-        f"`images` have pixels from 0 to 255 and {size} by {size} of them. "
-        "`image_bytes` are JPEG, PNG, BMP or GIF files of any size, whose "
-        "center is resized.",
+        about,
         "",
         "    import tensorflow as tf",
         "",
         f"    {kind} = tf.saved_model.load(FOLDER)",
-        f'    serve = {kind}.signatures["serve_encoded"]',
-        f'    serve(image_bytes=tf.constant([JPEG]))["{result}"]',
+        f'    serve = {kind}.signatures["{signature}"]',
+        f'    serve({given})["{result}"]',
         "",
         f"`{kind}.keras` is the same {kind} for fine-tuning with Keras.",
         *_other_runtime(record["other_runtime"], result),

@@ -64,7 +64,7 @@ def write(exported, images, format, folder):
 
     Args:
         exported: an `Exported`.
-        images: uint8 (N, S, S, 3), to check it on.
+        images: (N, H, W, C), to check it on.
         format: "onnx" or "litert".
         folder: a `Path`, where the file is to be.
 
@@ -76,7 +76,7 @@ def write(exported, images, format, folder):
             file does not return what the model does.
     """
     file = exported.kind + SUFFIXES[format]
-    spec = tf.TensorSpec((None, *images.shape[1:]), "uint8", name="images")
+    spec = tf.TensorSpec((None, *images.shape[1:]), images.dtype, name="images")
     try:
         float32 = in_float32(exported.model)
         run = _convert(exported, float32, spec, format, folder / file)
@@ -113,7 +113,7 @@ def _convert(exported, model, images, format, path):
         path: a `Path`, of the file.
 
     Returns:
-        A function from images, uint8 (N, S, S, 3), to what the file's runtime
+        A function from images, (N, H, W, C), to what the file's runtime
         makes of them, results, float32 (N, D).
     """
     compute = exported.function(model)

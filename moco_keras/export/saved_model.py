@@ -82,8 +82,7 @@ def write(exported, request):
             model does. No version is left then.
     """
     path, kind = request.path, exported.kind
-    shape = (3, exported.image_size, exported.image_size, 3)
-    images = np.random.default_rng(0).integers(0, 256, shape, "uint8")
+    images = exported.noise(3)
     # A server looks at names that are numbers only.
     with (
         paths.readable_write_errors(path, _NOT_WRITABLE, _TENSORFLOW_ERRORS),
@@ -95,7 +94,7 @@ def write(exported, request):
         signatures, expected = serving_signatures.write(
             exported, images, partial
         )
-        serving_warmup.write(partial, exported.image_size)
+        serving_warmup.write(partial, exported)
         loaded = _write_keras(exported, partial / f"{kind}.keras")
         verification.check(
             exported,

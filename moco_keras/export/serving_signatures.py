@@ -23,7 +23,7 @@ def _with_empty_batches(compute):
     return compute_all
 
 
-def _check_shape(images, size):
+def _check_shape(images, shape):
     """Returns the images, with a check of their shape that a server runs.
 
     Images of another shape would end in an error deep within, in a crash of the
@@ -35,7 +35,7 @@ def _check_shape(images, size):
             shape=tf.TensorShape(None),  # or TensorFlow would rely on it
             name="images",
         )
-    return tf.ensure_shape(images, (None, size, size, 3))
+    return tf.ensure_shape(images, (None, *shape))
 
 
 def write(exported, images, folder):
@@ -43,7 +43,7 @@ def write(exported, images, folder):
 
     Args:
         exported: an `Exported`.
-        images: uint8 (N, S, S, 3), to check it on.
+        images: (N, H, W, C), to check it on.
         folder: a `Path`, that of the SavedModel.
 
     Returns:
@@ -56,8 +56,8 @@ def write(exported, images, folder):
     """
     from moco_keras import augmentations  # slow to import
 
-    size = exported.image_size
-    evaluation = augmentations.evaluation(size)
+    shape = exported.image_shape
+    evaluation = augmentations.evaluation(shape[:2])
     compute = exported.function(exported.model)
 
     def with_more(images):
@@ -67,23 +67,26 @@ def write(exported, images, folder):
     outputs_of = _with_empty_batches(with_more)
 
     def serve_images(images):
-        return outputs_of(_check_shape(images, size))
+        return outputs_of(_check_shape(images, shape))
 
     def decode(contents):
-        return evaluation(decoding.decode(contents)[None])[0]
+        return evaluation(decoding.decode(contents, shape[2])[None])[0]
 
     def serve_encoded(contents):
-        image = tf.TensorSpec((size, size, 3), "float32")
+        image = tf.TensorSpec(shape, "float32")
         return outputs_of(
             tf.map_fn(decode, contents, fn_output_signature=image)
         )
 
-    images_spec = tf.TensorSpec((None, size, size, 3), "uint8", name="images")
+    images_spec = tf.TensorSpec(
+        (None, *shape), exported.image_dtype, name="images"
+    )
     contents = tf.TensorSpec((None,), "string", name="image_bytes")
     archive = keras.export.ExportArchive()
     archive.track(exported.model)
     serve = archive.add_endpoint("serving_default", serve_images, [images_spec])
-    archive.add_endpoint("serve_encoded", serve_encoded, [contents])
+    if exported.decodes_files:
+        archive.add_endpoint("serve_encoded", serve_encoded, [contents])
     expected = serve(images)[exported.result]
     if not np.isfinite(expected).all():
         raise ValueError(
@@ -94,11 +97,11 @@ def write(exported, images, folder):
     archive.write_out(str(folder), verbose=False)
     tolerance = verification.tolerance_of(exported.model)
     signatures = tf.saved_model.load(str(folder)).signatures
-    files = tf.stack([tf.io.encode_png(image) for image in images])
-    for name, given in {
-        "serving_default": {"images": tf.constant(images)},
-        "serve_encoded": {"image_bytes": files},
-    }.items():
+    examples = {"serving_default": {"images": tf.constant(images)}}
+    if exported.decodes_files:
+        files = tf.stack([tf.io.encode_png(image) for image in images])
+        examples["serve_encoded"] = {"image_bytes": files}
+    for name, given in examples.items():
         found = signatures[name](**given)
         verification.check(
             exported, name, found[exported.result], expected, tolerance

@@ -5,10 +5,9 @@ import inspect
 import warnings
 
 import keras
-import numpy as np
 from keras import layers
 
-from moco_keras import arguments
+from moco_keras import arguments, pixel_format
 from moco_keras.models import keras_backbones, resnet
 from moco_keras.shuffle_bn import SplitBatchNormalization
 
@@ -19,7 +18,6 @@ CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
 _HEADS = ("linear", "mlp")
 _PIXELS = ("normalized", "raw")
-_NORMALIZATION = "normalization"  # the layer that takes pixels in [0, 255]
 _FEATURES = "features"  # the layer whose output is the backbone's feature
 
 
@@ -28,6 +26,10 @@ def build_encoder(
     image_size=224,
     projection_dim=128,
     *,
+    channels=3,
+    value_range=None,
+    mean=None,
+    std=None,
     head="linear",
     stem="auto",
     width=64,
@@ -37,17 +39,24 @@ def build_encoder(
 ):
     """Builds an encoder from pixels to projections.
 
-    The encoder normalizes its pixels itself (with the mean and deviation of
-    CIFAR-10 at up to 64 pixels, of ImageNet above), so that every caller, in
-    training, in evaluation or behind a server, passes plain pixels. That is why
-    no augmentation of this library ends with a normalization.
+    The encoder normalizes its pixels itself, so that every caller, in training,
+    in evaluation or behind a server, passes images as they are. That is why no
+    augmentation of this library ends with a normalization.
 
     Args:
         backbone: "resnet18", "resnet34", "resnet50", or a Keras model from
-            images, float (N, S, S, 3), to features, (N, D), or feature maps,
+            images, float (N, H, W, C), to features, (N, D), or feature maps,
             (N, h, w, D), which are then averaged.
-        image_size: side of the images in pixels, S.
-        projection_dim: length of a projection, C of the paper.
+        image_size: side of the images in pixels; or their height and width,
+            (H, W).
+        projection_dim: length of a projection.
+        channels: of the images, C.
+        value_range: the darkest and the brightest value of the pixels, such as
+            (0, 65535). Images may then be uint8, uint16, int16 or float32. By
+            default they are uint8, from 0 to 255.
+        mean, std: mean and standard deviation of each channel, in which
+            `value_range` is [0, 1]. By default, for three channels, those of
+            CIFAR-10 at up to 64 pixels, and of ImageNet above.
         head: "linear" (MoCo v1) or "mlp" (v2: D to D, ReLU, D to C).
         stem: of a ResNet: "cifar", "imagenet", or "auto", the first up to 64
             pixels and the second above.
@@ -62,13 +71,13 @@ def build_encoder(
             there is a warning where the model seems to normalize.
 
     Returns:
-        A functional `keras.Model` from float (N, S, S, 3), pixels in [0, 255],
-        to float (N, C), not normalized.
+        A functional `keras.Model` from float (N, H, W, C), pixels in
+        `value_range`, to float (N, projection_dim), not normalized.
 
     Raises:
-        ValueError: if a name is unknown, a number is not positive, the
-            backbone does not fit, or Keras is set to anything but channels last
-            and float32.
+        ValueError: if a name is unknown, a number is not positive, mean and
+            deviation of the channels are not known, the backbone does not fit,
+            or Keras is set to anything but channels last and float32.
 
     Reference:
         v1: [He et al., 2020](https://arxiv.org/abs/1911.05722); v2:
@@ -80,7 +89,10 @@ def build_encoder(
         (8, 128)
     """
     check_defaults()
-    image_size = arguments.whole(image_size=image_size)
+    sides = arguments.sides(image_size=image_size)
+    channels = arguments.whole(channels=channels)
+    if value_range is not None:
+        value_range = arguments.value_range(value_range)
     projection_dim = arguments.whole(projection_dim=projection_dim)
     width = arguments.whole(width=width)
     bn_splits = arguments.whole(bn_splits=bn_splits)
@@ -95,22 +107,13 @@ def build_encoder(
     if isinstance(backbone, keras.Model):
         _refuse_settings_of_a_resnet(stem, width, bn_splits, norm)
     _check_pixels(pixels, backbone)
-    small = image_size <= 64
-    inputs = keras.Input((image_size, image_size, 3), name="images")
+    small = max(sides) <= 64
     if pixels == "raw":
-        normalization = 1.0, 0.0
+        _refuse_normalization(mean=mean, std=std)
     else:
-        mean, std = (
-            (CIFAR10_MEAN, CIFAR10_STD)
-            if small
-            else (IMAGENET_MEAN, IMAGENET_STD)
-        )
-        # For a row of pixels: TensorFlow is slow to repeat three numbers.
-        mean, std = (np.tile(values, (image_size, 1)) for values in (mean, std))
-        normalization = (1 / 255 / std).tolist(), (-mean / std).tolist()
-    x = layers.Rescaling(*normalization, dtype="float32", name=_NORMALIZATION)(
-        inputs
-    )
+        mean, std = _normalization(mean, std, channels, small)
+    inputs = keras.Input((*sides, channels), name="images")
+    x = pixel_format.normalized(inputs, value_range, mean, std)
     if isinstance(backbone, keras.Model):
         x = keras_backbones.apply(backbone, x)
     else:
@@ -197,14 +200,6 @@ def check_defaults():
         )
 
 
-def takes_pixels(encoder):
-    """Whether an encoder takes pixels in [0, 255], as those built here do."""
-    return any(
-        layer.name == _NORMALIZATION and isinstance(layer, layers.Rescaling)
-        for layer in encoder.layers
-    )
-
-
 def _linear(x, units, name):
     """A dense layer that starts as PyTorch's `nn.Linear` does."""
     bound = x.shape[-1] ** -0.5
@@ -229,6 +224,42 @@ def _refuse_settings_of_a_resnet(*given):
                 "out, and build the model as you want it: with "
                 "`SplitBatchNormalization`, for example, instead of Keras's "
                 "batch norm."
+            )
+
+
+def _normalization(mean, std, channels, small):
+    """Mean and deviation of each channel, two tuples."""
+    if mean is None and std is None and channels == 3:
+        if small:
+            return CIFAR10_MEAN, CIFAR10_STD
+        return IMAGENET_MEAN, IMAGENET_STD
+    for name, values, kind in (
+        ("mean", mean, arguments.FINITE),
+        ("std", std, arguments.POSITIVE),
+    ):
+        try:
+            if len(values) == channels:
+                for value in values:
+                    arguments.real(kind, **{name: value})
+                continue
+        except TypeError:
+            pass
+        raise ValueError(
+            f"`{name}` must be {channels} number{'s' * (channels > 1)}, one "
+            "for each channel, in which `value_range` is [0, 1]. Received: "
+            f"{name}={values!r}. Measure it on the training images: "
+            f"`((images - low) / (high - low)).{name}((0, 1, 2))`."
+        )
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def _refuse_normalization(**given):
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` is for images that are normalized here. Received: "
+                f'{name}={value!r} with pixels="raw". Leave it out, or pass '
+                'pixels="normalized".'
             )
 
 

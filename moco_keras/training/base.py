@@ -49,10 +49,11 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
         """Trains on images, or on ready pairs of views.
 
         Args:
-            x: uint8 images (N, H, W, 3), as an array or a batched
+            x: images (N, H, W, C), uint8, or what `value_range` of
+                `build_encoder` says, as an array or a batched
                 `tf.data.Dataset` of images, of (image, label) or of {"image",
-                "label"}; labels are ignored. Or pairs of views, float (N, S, S,
-                3) each, as `(im_q, im_k)` or a data set of such tuples, which
+                "label"}; labels are ignored. Or pairs of views, float (N, H, W,
+                C) each, as `(im_q, im_k)` or a data set of such tuples, which
                 are used as they are. Or what `data.two_views` returns.
             y: ignored labels.
             batch_size: images in a batch of an array, by default 32. The last
@@ -105,16 +106,18 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
             callbacks, self._momentum_update, verbose
         )
         if validation_split and validation_data is None:
-            x, validation_data = inputs.split(x, validation_split)
+            x, validation_data = inputs.split(x, validation_split, self.pixels)
         batches = inputs.training_batches(
-            x, batch_size, strategy, steps_per_epoch
+            x, batch_size, strategy, self.pixels, steps_per_epoch
         )
+        self.image_dtype = batches.image_dtype or self.image_dtype
         if validation_data is not None:
             validation_data, validation_steps = inputs.evaluation_batches(
                 validation_data,
                 validation_batch_size
                 or inputs.size_for(validation_data, batches.batch_size),
                 strategy,
+                self.pixels,
                 validation_steps=validation_steps,
             )
         steps = steps_per_epoch or batches.steps
@@ -209,7 +212,7 @@ class PretrainingModel(keras_private.NoSymbolicBuild, SteppedModel):
         if not keras_private.called_by_fit(kwargs):
             batch_size, steps = check_counts(batch_size=batch_size, steps=steps)
             x, steps = inputs.evaluation_batches(
-                x, batch_size, strategy, steps=steps
+                x, batch_size, strategy, self.pixels, steps=steps
             )
         self.average_statistics()
         self._retrace_if_changed()

@@ -4,11 +4,13 @@ import warnings
 
 import keras
 
-from moco_keras.models import encoders
+from moco_keras import pixel_format
 from moco_keras.momentum import MomentumUpdate
 from moco_keras.training.checkpoint import Checkpoint
 
 _NOT_SHOWN = "health_"  # beginning of names: `evaluation.health.PREFIX`
+# The largest pixel of a batch, as a part of the range, is rarely beyond these.
+_DARK, _BRIGHT = 2 / 255, 1.25
 
 
 def arrange(callbacks, momentum_update, verbose):
@@ -103,12 +105,17 @@ class EpochWatch(keras.callbacks.Callback):
     def _warn_of_views(self):
         """Of mistakes that the views of the first batch show."""
         apart, largest = self.model.views_seen.numpy()
-        if largest <= 2 and encoders.takes_pixels(self.model.query_encoder):
+        pixels = self.model.pixels
+        low, high = pixels.bounds
+        part = (largest - low) / (high - low)
+        if pixel_format.takes_pixels(self.model.query_encoder) and not (
+            _DARK < part < _BRIGHT
+        ):
             warnings.warn(
-                "The encoder takes pixels in [0, 255], and normalizes them "
+                f"The encoder takes pixels in {pixels}, and normalizes them "
                 "itself. Received a first batch of views whose largest value "
                 f"is {largest:.3g}. Use an augmenter that does not rescale, or "
-                "multiply the views by 255.",
+                "build the encoder with the `value_range` of the views.",
                 stacklevel=2,
             )
         if apart == 0:

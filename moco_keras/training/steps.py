@@ -67,7 +67,7 @@ class SteppedModel(TwoEncoders):
         """The losses of held-out images; a method has its own.
 
         Args:
-            im_1, im_2: views, float (N, S, S, 3).
+            im_1, im_2: views, float (N, H, W, C).
 
         Returns:
             Losses in nats, (N,), and whether each query was nearest to its own
@@ -86,7 +86,8 @@ class SteppedModel(TwoEncoders):
         apart = tf.reduce_max(tf.abs(values - tf.cast(im_2, "float32")))
         largest = tf.reduce_max(values)
         if isinstance(checks.unpack_images(data), tuple):
-            largest = 255.0  # the pixels of ready views are the user's business
+            # Dark ready views are the user's business.
+            largest = tf.maximum(largest, self.pixels.bounds[1])
         self.views_seen.assign(tf.stack([apart, largest]))
         return im_1, im_2
 
@@ -189,7 +190,7 @@ class SteppedModel(TwoEncoders):
         """One step on one batch, the update of the key encoder included.
 
         Args:
-            x: uint8 images (N, H, W, 3), or a pair of views; see `fit`.
+            x: images (N, H, W, C), or a pair of views; see `fit`.
             y: ignored labels.
             sample_weight, class_weight: not taken.
             return_dict: whether to return a dict.
@@ -201,7 +202,7 @@ class SteppedModel(TwoEncoders):
             ValueError: if the batch cannot be trained on.
         """
         keras_arguments.refuse_weights(class_weight, sample_weight)
-        batch = inputs.single_batch(x, self.distribute_strategy)
+        batch = inputs.single_batch(x, self.distribute_strategy, self.pixels)
         update = self._momentum_update
         with self._readable_errors():
             if self.compiled:
@@ -216,7 +217,7 @@ class SteppedModel(TwoEncoders):
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """What `evaluate` returns, of one batch."""
         keras_arguments.refuse_weights(sample_weight=sample_weight)
-        batch = inputs.single_batch(x, self.distribute_strategy)
+        batch = inputs.single_batch(x, self.distribute_strategy, self.pixels)
         self.average_statistics()
         self._retrace_if_changed()
         with self._readable_errors():

@@ -5,10 +5,18 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from moco_keras import distribution, keras_private, momentum, random
+from moco_keras import (
+    distribution,
+    keras_private,
+    momentum,
+    pixel_format,
+    random,
+)
 from moco_keras.data import checks
 from moco_keras.data.views import augment, random_states
 from moco_keras.models import encoders, model_state
+
+_DTYPE = "image_dtype"  # in files
 
 
 class TwoEncoders(keras.Model):
@@ -18,14 +26,16 @@ class TwoEncoders(keras.Model):
     `add_state`.
 
     Args:
-        encoder: functional `keras.Model` from images, float (N, S, S, 3), to
-            projections, (N, C). It becomes the query encoder, and a copy of it
+        encoder: functional `keras.Model` from images, float (N, H, W, C), to
+            projections, (N, D). It becomes the query encoder, and a copy of it
             the key encoder.
         augmenter: layer or callable that cuts random views of images, or None.
         kwargs: as in `keras.Model`.
 
     Attributes:
         steps: int64 scalar, the steps that were taken.
+        image_dtype: type of the images that `fit` was last given, such as
+            "uint8"; None before, and for ready views.
         statistics_differ: whether replicas may hold different statistics.
 
     Raises:
@@ -44,6 +54,7 @@ class TwoEncoders(keras.Model):
         self.key_encoder = keras.models.clone_model(encoder)
         model_state.copy_state(encoder, self.key_encoder)
         self.augmenter = augmenter
+        self.image_dtype = None
 
     def add_state(self):
         """Adds the variables of every method, after those of a subclass."""
@@ -58,13 +69,18 @@ class TwoEncoders(keras.Model):
             self.statistics, self.distribute_strategy
         )
         self.statistics_differ = False
-        height, width = self.query_encoder.input_shape[1:3]
+        sides = self.query_encoder.input_shape[1:3]
         self._evaluation = (
-            augmentations.evaluation(height)
-            if height == width and height is not None
-            else keras.layers.Identity(dtype="float32")
+            keras.layers.Identity(dtype="float32")
+            if None in sides
+            else augmentations.evaluation(sides)
         )
         self.built = True
+
+    @property
+    def pixels(self):
+        """What images must be, a `PixelFormat`."""
+        return pixel_format.of(self.query_encoder)
 
     @property
     def trained_models(self):
@@ -82,7 +98,7 @@ class TwoEncoders(keras.Model):
             data: as `fit` gets it, one batch.
 
         Returns:
-            A pair of views, float (N, S, S, 3).
+            A pair of views, float (N, H, W, C).
         """
         images = checks.unpack_images(data)
         if isinstance(images, tuple):
@@ -95,7 +111,7 @@ class TwoEncoders(keras.Model):
                 "`fit((im_q, im_k))`."
             )
         else:
-            checks.check_images(images)
+            checks.check_images(images, pixels=self.pixels)
             im_1, im_2 = self.augment_twice(images)
         checks.check_views(im_1, im_2, self.query_encoder)
         return im_1, im_2
@@ -109,7 +125,7 @@ class TwoEncoders(keras.Model):
                 batch.
 
         Returns:
-            A pair of views, float (N, S, S, 3).
+            A pair of views, float (N, H, W, C).
         """
         states = [
             (v, random.fold_in(random.key(0, "evaluation", i), number))
@@ -119,9 +135,9 @@ class TwoEncoders(keras.Model):
             return self.two_views(data)
 
     def call(self, images, training=False):
-        """Projects uint8 images: float32 (N, C), L2-normalized."""
+        """Projects images (N, H, W, C): float32 (N, D), L2-normalized."""
         images = checks.unpack_images(images)
-        checks.check_images(images)
+        checks.check_images(images, pixels=self.pixels)
         images = self._evaluation(images)
         return unit_rows(self.query_encoder(images, training=training))
 
@@ -136,7 +152,7 @@ class TwoEncoders(keras.Model):
         predict = super().predict
         if not isinstance(x, (np.ndarray, tf.Tensor)) or steps is not None:
             return predict(x, batch_size=batch_size, **kwargs)
-        checks.check_images(x)  # here their values are known
+        checks.check_images(x, pixels=self.pixels)  # their values are known
         return distribution.predict(
             lambda x, size: predict(x, batch_size=size, **kwargs),
             np.asarray(x),
@@ -147,9 +163,10 @@ class TwoEncoders(keras.Model):
     def export(self, filepath, format="tf_saved_model", **kwargs):
         """Writes a SavedModel that projects as `predict` does.
 
-        Its `serve` takes uint8 images, and returns what the loss compares,
-        float32 (N, C), L2-normalized. For features, image files, versions for a
-        server, and other runtimes there is `export_encoder`.
+        Its `serve` takes images of the type that the model was trained on, and
+        returns what the loss compares, float32 (N, D), L2-normalized. For
+        features, image files, versions for a server, and other runtimes there
+        is `export_encoder`.
 
         Args:
             filepath: folder to write.
@@ -167,8 +184,10 @@ class TwoEncoders(keras.Model):
             )
         self.average_statistics()
         resized = not isinstance(self._evaluation, keras.layers.Identity)
-        size = (None, None) if resized else self.query_encoder.input_shape[1:3]
-        images = keras.Input((*size, 3), dtype="uint8", name="images")
+        *size, channels = self.query_encoder.input_shape[1:]
+        size = (None, None) if resized else size
+        dtype = self.image_dtype or self.pixels.dtypes[-1]
+        images = keras.Input((*size, channels), dtype=dtype, name="images")
         # Without the key encoder and the queue.
         project = keras.Model(images, self.call(images))
         project.export(filepath, format, **kwargs)
@@ -233,11 +252,15 @@ class TwoEncoders(keras.Model):
         self.average_statistics()  # before the layers are saved
         for i, state in enumerate(self.saved_states()):
             store[str(i)] = ops.convert_to_numpy(state)
+        if self.image_dtype is not None:
+            store[_DTYPE] = pixel_format.DTYPES.index(self.image_dtype)
 
     def load_own_variables(self, store):
         """Loads the steps and the random states."""
         for i, state in enumerate(self.saved_states()):
             state.assign(store[str(i)])
+        if _DTYPE in store:
+            self.image_dtype = pixel_format.DTYPES[int(store[_DTYPE][()])]
 
     def saved_states(self):
         """The variables that Keras itself would not save."""
@@ -268,6 +291,6 @@ def check_encoder(encoder):
         )
     if len(encoder.input_shape) != 4:
         raise ValueError(
-            "`encoder` must take images, (N, height, width, 3). Received a "
-            f"model that takes {encoder.input_shape}."
+            "`encoder` must take images, (N, height, width, channels). "
+            f"Received a model that takes {encoder.input_shape}."
         )

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.usefixtures("accelerator")
 
 FIXTURE = pytorch.load("operations")
 PICTURES = 255 * FIXTURE["images"]  # float32 (4, 24, 20, 3)
+BOUNDS = 0.0, 255.0
 NEUTRAL = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
 
 
@@ -34,7 +35,7 @@ def jitter(images, **values):
     values = {**NEUTRAL, **values}
     values = {n: np.full(len(images), v, "float32") for n, v in values.items()}
     places = np.tile(np.arange(4), (len(images), 1))
-    return color_ops.jitter(images, **values, places=places)
+    return color_ops.jitter(images, **values, places=places, bounds=BOUNDS)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,10 @@ def jitter(images, **values):
     [
         ("flip", image_ops.horizontal_flip),
         ("grayscale", color_ops.grayscale),
-        ("solarize", partial(color_ops.solarize, threshold=128.0)),
+        (
+            "solarize",
+            partial(color_ops.solarize, threshold=128.0, bounds=BOUNDS),
+        ),
     ],
 )
 def test_operations_without_parameters(name, operation):
@@ -78,7 +82,7 @@ def test_hue(turns, expected):
 )
 def test_crop_and_resize(top, left, height, width, size, expected):
     box = (np.full(4, v, "float32") for v in (top, left, height, width))
-    result = image_ops.crop_and_resize(PICTURES, int(size), *box)
+    result = image_ops.crop_and_resize(PICTURES, 2 * (int(size),), *box)
     assert_close(result, expected)
 
 
@@ -92,7 +96,7 @@ def test_crop_and_resize_of_an_image_of_unknown_size(
 
     @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3))])
     def crop(image):
-        return image_ops.crop_and_resize(image, int(size), *box)
+        return image_ops.crop_and_resize(image, 2 * (int(size),), *box)
 
     for image, result in zip(PICTURES, expected, strict=True):
         assert_close(crop(image[None])[0], result)
@@ -104,9 +108,9 @@ def test_fractional_boxes_need_no_known_size(rng):
 
     @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3))])
     def crop(image):
-        return image_ops.crop_and_resize(image, 16, *box)
+        return image_ops.crop_and_resize(image, (16, 16), *box)
 
-    assert_close(crop(image), image_ops.crop_and_resize(image, 16, *box))
+    assert_close(crop(image), image_ops.crop_and_resize(image, (16, 16), *box))
 
 
 def blur(images, sigma):
@@ -171,7 +175,9 @@ def test_jitter_matches_torchvision_in_each_images_order(seed, rng):
     values["hue"] = rng.uniform(-0.4, 0.4, 8).astype("float32")
     orders = rng.permuted(np.tile(np.arange(4), (8, 1)), axis=1)
     places = np.argsort(orders, axis=1)
-    result = color_ops.jitter(images, **values, places=places).numpy()
+    result = color_ops.jitter(
+        images, **values, places=places, bounds=BOUNDS
+    ).numpy()
     for image, order, got, i in zip(
         images, orders, result, range(8), strict=True
     ):

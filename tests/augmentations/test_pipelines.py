@@ -50,7 +50,8 @@ def crop(size, min_area):
 
 def jitter(rate, hue):
     factors = dict.fromkeys(("brightness", "contrast", "saturation"), 0.4)
-    return ("RandomColorJitter", {**factors, "hue": hue, "rate": rate})
+    own = {"hue": hue, "rate": rate, "value_range": None}
+    return ("RandomColorJitter", {**factors, **own})
 
 
 GRAYSCALE = ("RandomGrayscale", {"rate": 0.2})

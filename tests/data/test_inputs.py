@@ -12,6 +12,7 @@ import moco_keras
 from moco_keras import augmentations, data, distribution
 from moco_keras.data import checks, inputs
 from moco_keras.evaluation import features
+from moco_keras.pixel_format import RGB
 
 # Other forms of images in [0, 255].
 KINDS = {
@@ -64,7 +65,7 @@ def train(x):
     """Runs the checks with which `fit` begins."""
     strategy = distribution.strategy("none")
     batch_size = None if isinstance(x, tf.data.Dataset) else 8
-    inputs.training_batches(x, batch_size, strategy)
+    inputs.training_batches(x, batch_size, strategy, RGB)
 
 
 @pytest.mark.parametrize("kind", KINDS)

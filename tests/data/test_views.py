@@ -5,6 +5,7 @@ import tensorflow as tf
 from PIL import Image
 
 from moco_keras import Checkpoint, augmentations, data, distribution
+from moco_keras.pixel_format import RGB
 
 STEPS = 3  # of 4 images each, of 13 images
 
@@ -23,7 +24,8 @@ def stream(request, tmp_path, textures_dir):
 
 def batches(stream, augmenter, count, strategy=None, **where):
     views = data.two_views(stream, augmenter, 4)
-    source = views.training_batches(strategy or distribution.strategy("none"))
+    strategy = strategy or distribution.strategy("none")
+    source = views.training_batches(strategy, RGB)
     assert source[1:] == (STEPS, 4, 13)
     where = {"seed": 3, "shuffle": True, "began": 0, "taken": 0} | where
     dataset = source.read(**where, done=0).take(count)

@@ -17,6 +17,7 @@ PAGE = ROOT / "docs/architecture.md"
 _LEAVES = (
     "arguments",
     "keras_private",
+    "pixel_format",
     "random",
     "step_errors",
     "system",

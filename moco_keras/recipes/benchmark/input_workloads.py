@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from moco_keras import augmentations, data, distribution
 from moco_keras.data import batching, inputs
+from moco_keras.pixel_format import RGB
 from moco_keras.recipes.benchmark.training_workloads import random_pixels
 
 
@@ -47,7 +48,7 @@ def input_pipeline(s):
     images = np.load(s["images"])
     augmenter = augmentations.cifar(32, min_area=0.2)
     batches = inputs.training_batches(
-        images, s["batch_size"], distribution.strategy("none")
+        images, s["batch_size"], distribution.strategy("none"), RGB
     )
     views = (
         batches.read(0, True, 0, 0, 0)

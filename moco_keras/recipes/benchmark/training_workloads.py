@@ -13,6 +13,7 @@ from moco_keras import (
     build_encoder,
     distribution,
     optimizers,
+    pixel_format,
 )
 from moco_keras.data import batching, inputs
 from moco_keras.distribution import accelerators
@@ -144,7 +145,9 @@ def replicas(s):
     update.on_train_begin()
     # An iterator for all turns: TensorFlow takes up to as long again as one
     # over several devices lived to let go of it.
-    batches = inputs.training_batches(images, s["batch_size"], strategy)
+    batches = inputs.training_batches(
+        images, s["batch_size"], strategy, pixel_format.RGB
+    )
     iterator = iter(batches.read(0, True, 0, 0, 0))
 
     def run():

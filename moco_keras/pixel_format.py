@@ -1,0 +1,102 @@
+"""What the pixels of images are: how many channels, of which range."""
+
+from typing import NamedTuple
+
+import numpy as np
+from keras import layers
+
+DTYPES = "uint8", "uint16", "int16", "float32"
+
+_RANGE = "value_range"  # the layer that brings pixels to [0, 255]
+_NORMALIZATION = "normalization"  # the layer that takes pixels in [0, 255]
+
+
+class PixelFormat(NamedTuple):
+    """The pixels that an encoder takes.
+
+    Attributes:
+        channels: C of images (N, H, W, C); None means any number.
+        value_range: the darkest and the brightest value of images of one of
+            `DTYPES`; None means uint8 from 0 to 255.
+    """
+
+    channels: int | None = 3
+    value_range: tuple[float, float] | None = None
+
+    @property
+    def bounds(self):
+        """The darkest and the brightest value."""
+        return self.value_range or (0.0, 255.0)
+
+    @property
+    def dtypes(self):
+        """Names of the types that images may have."""
+        return DTYPES if self.value_range else DTYPES[:1]
+
+    def __str__(self):
+        """The range, in brackets."""
+        low, high = self.bounds
+        return f"[{low:g}, {high:g}]"
+
+
+RGB = PixelFormat()
+
+
+def normalized(x, value_range, mean, std):
+    """Adds the layers to a Keras graph that take pixels as they are.
+
+    Args:
+        x: Keras tensor, float (N, H, W, C).
+        value_range: as in `PixelFormat`.
+        mean, std: of each channel, (C,), where the range is [0, 1]; or None to
+            leave the pixels in [0, 255].
+
+    Returns:
+        Keras tensor, float32 (N, H, W, C).
+    """
+    if value_range is not None:
+        low, high = value_range
+        scale = 255 / (high - low)
+        x = layers.Rescaling(scale, -low * scale, dtype="float32", name=_RANGE)(
+            x
+        )
+    scale, offset = 1.0, 0.0
+    if mean is not None:
+        # For a row of pixels: TensorFlow is slow to repeat three numbers.
+        mean, std = (np.tile(values, (x.shape[2], 1)) for values in (mean, std))
+        scale, offset = (1 / 255 / std).tolist(), (-mean / std).tolist()
+    return layers.Rescaling(
+        scale, offset, dtype="float32", name=_NORMALIZATION
+    )(x)
+
+
+def takes_pixels(encoder):
+    """Whether an encoder takes pixels as they are, and normalizes them itself.
+
+    Those of `build_encoder` do.
+    """
+    return _rescaling(encoder, _NORMALIZATION) is not None
+
+
+def of(encoder):
+    """The `PixelFormat` that an encoder takes.
+
+    Args:
+        encoder: a `keras.Model` from images (N, H, W, C). Without a range of
+            its own it is taken to be of uint8 images.
+    """
+    value_range, layer = None, _rescaling(encoder, _RANGE)
+    if layer is not None:
+        # To 12 digits, as the numbers of the layer are quotients.
+        value_range = tuple(
+            float(f"{(value - layer.offset) / layer.scale:.12g}")
+            for value in (0, 255)
+        )
+    return PixelFormat(encoder.input_shape[-1], value_range)
+
+
+def _rescaling(encoder, name):
+    for layer in encoder.layers:
+        if layer.name == name and isinstance(layer, layers.Rescaling):
+            return layer
+    return None
