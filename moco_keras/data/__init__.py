@@ -1,6 +1,6 @@
 """Where images come from: TensorFlow Datasets, folders, arrays."""
 
-from moco_keras.data.builders import find_builder
+from moco_keras.data.builders import find_builder, image_feature
 from moco_keras.data.folders import SPLITS
 from moco_keras.data.image_sets import ImageSet, ImageStream
 from moco_keras.data.labeled import labeled_batches
@@ -18,6 +18,7 @@ __all__ = [
     "ImageSet",
     "ImageStream",
     "find_builder",
+    "image_feature",
     "labeled_batches",
     "load",
     "read",

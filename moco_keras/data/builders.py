@@ -72,24 +72,21 @@ def read(builder, split, examples):
     kept = available if examples is None else examples
     first = f"{split}[:{kept}]" if split in builder.info.splits else split
     features = builder.info.features
-    if "image" not in features:
-        raise ValueError(
-            f"{name} must have a feature called `image` to be a data set of "
-            f"images. Received the features: {', '.join(features)}."
-        )
+    key_of_images = image_feature(builder)
 
     import tensorflow_datasets as tfds
 
     dataset = builder.as_dataset(
         split=first,
-        decoders={"image": tfds.decode.SkipDecoding()},
+        decoders={key_of_images: tfds.decode.SkipDecoding()},
     ).take(kept)
 
     def in_order(key):
         # The order of `Dataset.shuffle` would depend on TensorFlow's seed too.
         def shuffle(number, examples):
             own = random.fold_in(key, number)
-            rows = random.permutation(own, tf.size(examples["image"]))
+            count = tf.shape(examples[key_of_images])[0]
+            rows = random.permutation(own, count)
             return tf.nest.map_structure(lambda x: tf.gather(x, rows), examples)
 
         if key is None:
@@ -98,7 +95,8 @@ def read(builder, split, examples):
 
     def decode(example):
         label = example.get("label", tf.constant(UNLABELLED, tf.int64))
-        image = features["image"].decode_example(example["image"])
+        encoded = example[key_of_images]
+        image = features[key_of_images].decode_example(encoded)
         return {"image": image, "label": label}
 
     label = features["label"] if "label" in features else None
@@ -109,6 +107,28 @@ def read(builder, split, examples):
         list(getattr(label, "names", None) or []),  # numbers may have none
         builder.info.full_name,
     )
+
+
+def image_feature(builder):
+    """The name of the feature that holds the images of a data set.
+
+    It is "image", or the only one of three dimensions.
+    """
+    features = builder.info.features
+    if "image" in features:
+        return "image"
+    found = [
+        name
+        for name, feature in features.items()
+        if len(getattr(feature, "shape", None) or ()) == 3
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"{builder.name} must have a feature called `image`, or one of "
+            "three dimensions, to be a data set of images. Received the "
+            f"features: {', '.join(features)}."
+        )
+    return found[0]
 
 
 def _refuse_if_offline(builder):

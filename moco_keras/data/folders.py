@@ -167,13 +167,23 @@ def _reason_left_out(name):
     )
 
 
-def stream(folder, split, examples):
+def check_channels(channels):
+    """Refuses channels that files are not read in."""
+    if channels not in (1, 3):
+        raise ValueError(
+            "`channels` must be 1 for gray or 3 for RGB, in which files are "
+            f"read. Received: channels={channels!r}."
+        )
+
+
+def stream(folder, split, examples, channels=3):
     """Opens a split of a `Folder`.
 
     Args:
         folder: a `Folder`.
         split: its name.
         examples: how many images to take, of a fixed shuffle; None means all.
+        channels: 3 for RGB, or 1 for gray.
 
     Returns:
         An `ImageStream`.
@@ -197,7 +207,8 @@ def stream(folder, split, examples):
         )
 
     def decode(example):
-        image = decoding.decode(tf.io.read_file(example["path"]))
+        contents = tf.io.read_file(example["path"])
+        image = decoding.decode(contents, channels)
         return {"image": image, "label": example["label"]}
 
     digest = hashlib.sha256()

@@ -90,6 +90,40 @@ class ImageStream(NamedTuple):
             self.decode, num_parallel_calls=tf.data.AUTOTUNE
         )
 
+    def in_channels(self, channels):
+        """The same images in gray, or in RGB.
+
+        Args:
+            channels: 1 or 3.
+
+        Returns:
+            An `ImageStream`.
+
+        Raises:
+            ValueError: if they have other channels than one, three, or RGB with
+                alpha, which is dropped.
+        """
+        there = self.dataset.element_spec["image"].shape[-1]
+        if there == channels:
+            return self
+        if channels not in (1, 3) or there not in (1, 3, 4):
+            raise ValueError(
+                "Images must have one, three or four channels to be converted "
+                f"to one or three. Received: {there} channels, in "
+                f"{self.source}, and channels={channels!r}."
+            )
+
+        def decode(example):
+            decoded = self.decode(example)
+            image = decoded["image"][..., :3]
+            if channels == 1 < there:
+                image = tf.image.rgb_to_grayscale(image)
+            elif there == 1:
+                image = tf.image.grayscale_to_rgb(image)
+            return {**decoded, "image": image}
+
+        return self._replace(decode=decode)
+
     def only_labelled(self):
         """Returns an `ImageStream` of a folder's images that have a label."""
         has_label = self.labels != UNLABELLED

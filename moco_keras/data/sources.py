@@ -105,7 +105,7 @@ def read_folder(folder, split="train", *, examples=None, on_bad_image="skip"):
     return folders.stream(found, named, examples)
 
 
-def read_splits(folder, *, examples=None, on_bad_image="skip"):
+def read_splits(folder, *, examples=None, on_bad_image="skip", channels=3):
     """Opens each split of a folder of images.
 
     A folder has splits if it holds folders called train and val, valid,
@@ -119,6 +119,7 @@ def read_splits(folder, *, examples=None, on_bad_image="skip"):
         folder: its path.
         examples: how many images of "train" to take, see `load`.
         on_bad_image: see `load`.
+        channels: 3 to read all images as RGB, or 1 to read them in gray.
 
     Returns:
         A dict of `ImageStream`s: "train", and, if they are there, "validation"
@@ -129,10 +130,11 @@ def read_splits(folder, *, examples=None, on_bad_image="skip"):
         ValueError: as `load`.
     """
     examples = _count(examples)
+    folders.check_channels(channels)
     found = folders.find(folder, on_bad_image)
     return {
         split: folders.stream(
-            found, split, examples if split == "train" else None
+            found, split, examples if split == "train" else None, channels
         )
         for split in found.splits
     }

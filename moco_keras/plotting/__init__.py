@@ -7,11 +7,13 @@ from moco_keras.plotting.classification import (
     labeled_pictures,
     mistakes,
 )
+from moco_keras.plotting.figures import as_rgb
 from moco_keras.plotting.maps import embedding_map
 from moco_keras.plotting.page import data_uri, report
 from moco_keras.plotting.pictures import nearest, neighbours, views
 
 __all__ = [
+    "as_rgb",
     "confusion",
     "curves",
     "data_uri",

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from moco_keras.data.image_sets import UNLABELLED
 from moco_keras.evaluation import knn
-from moco_keras.plotting.figures import OTHER
+from moco_keras.plotting.figures import OTHER, as_rgb
 from moco_keras.plotting.page import data_uri
 
 _LEAST, _MOST = 10, 1000  # images
@@ -27,7 +27,7 @@ def embedding_map(features, images, labels, class_names):
 
     Args:
         features: float (N, D), rows of length 1; the first 1,000 are used.
-        images: uint8 (N, H, W, 3).
+        images: (N, H, W, C), pixels in [0, 255].
         labels: int (N,), -1 for an image without one.
         class_names: a name for each label.
 
@@ -115,7 +115,7 @@ def _colors(count):
 def _sprite(images):
     """A JPEG file of all images, row by row, each a small square."""
     side = min(_SIDE, images.shape[1])
-    small = tf.image.resize(images, (side, side), antialias=True)
+    small = tf.image.resize(as_rgb(images), (side, side), antialias=True)
     small = tf.cast(tf.round(small), "uint8").numpy()
     rows = math.ceil(len(small) / _COLUMNS)
     grid = np.full((rows * _COLUMNS, side, side, 3), 255, "uint8")

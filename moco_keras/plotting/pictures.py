@@ -18,8 +18,8 @@ def views(images, im_q, im_k, path):
     """Draws images above their two views.
 
     Args:
-        images: uint8 (N, H, W, 3).
-        im_q, im_k: views (N, S, S, 3), pixels in [0, 255].
+        images: (N, H, W, C), pixels in [0, 255].
+        im_q, im_k: views of them, (N, H, W, C).
         path: of the PNG file.
     """
     rows = {"image": images, "query view": im_q, "key view": im_k}
@@ -35,9 +35,9 @@ def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
     """Draws images beside their nearest neighbors, framed by their labels.
 
     Args:
-        queries: uint8 (N, H, W, 3).
+        queries: (N, H, W, C), pixels in [0, 255].
         query_labels: int (N,).
-        bank: uint8 (N, k, H, W, 3), the neighbors, nearest first.
+        bank: (N, k, H, W, C), the neighbors, nearest first.
         bank_labels: int (N, k).
         class_names: a name for each label; without names there are no frames.
         path: of the PNG file.
@@ -76,7 +76,7 @@ def nearest(query, pictures, path):
     """Draws an image and those nearest to it, in rows of five.
 
     Args:
-        query: uint8 (H, W, 3).
+        query: (H, W, C), pixels in [0, 255].
         pictures: (name, similarity, uint8 (H, W, 3)) of each of the others, of
             any size.
         path: of the PNG file, which is marked as drawn here.

@@ -93,7 +93,7 @@ def try_networks(found, side, minutes):
     sized = dataclasses.replace(
         image_folder.DEFAULTS,
         image_size=size,
-        **(_NOTEBOOK if size <= _SMALL else {}),
+        **(_NOTEBOOK if size <= _SMALL else {"augmentation": "moco_v2"}),
     )
     image_seconds = 0
     if found.folder is not None:  # or the images are held in memory

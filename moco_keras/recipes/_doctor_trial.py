@@ -12,11 +12,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from moco_keras import augmentations, data, distribution
+from moco_keras import data, distribution
 from moco_keras.distribution import accelerators
 from moco_keras.evaluation import features
 from moco_keras.recipes import (
     _data,
+    _pixels,
     _pretrain,
     _threads,
     image_folder,
@@ -93,8 +94,7 @@ def reading_seconds(settings, stream):
         settings: `FolderSettings`, with an image size.
         stream: `data.ImageStream`.
     """
-    augment = getattr(augmentations, settings.augmentation)
-    augmenter = augment(settings.image_size, min_area=settings.min_area)
+    augmenter = _pixels.augmenter(settings, settings.image_size)
     size = min(_FEW_IMAGES, stream.num_examples)
     views = data.two_views(stream, augmenter, size)
     batches = views.training_batches(distribution.strategy("none"))

@@ -5,6 +5,7 @@ import math
 import keras
 
 import moco_keras
+from moco_keras.recipes import _pixels
 
 
 def build_replicated(settings, num_images, image_size, strategy):
@@ -18,7 +19,13 @@ def build_replicated(settings, num_images, image_size, strategy):
 
 
 def build_model(settings, num_images, image_size, num_replicas=1):
-    """The compiled `MoCo` of the settings, for views (N, S, S, 3).
+    """The compiled `MoCo` of the settings, for views of one size.
+
+    Args:
+        settings: `Settings`, complete.
+        num_images: to train on.
+        image_size: side of the views, or their height and width.
+        num_replicas: devices that share each step.
 
     Raises:
         ValueError: if a batch is larger than all images, or cannot be divided
@@ -38,11 +45,11 @@ def build_model(settings, num_images, image_size, num_replicas=1):
         stem=settings.stem,
         width=settings.width,
         bn_splits=bn_splits_per_replica(settings, num_replicas),
+        **_pixels.of_encoder(settings),
     )
-    augment = getattr(moco_keras.augmentations, settings.augmentation)
     model = moco_keras.MoCo(
         encoder,
-        augment(image_size, min_area=settings.min_area),
+        _pixels.augmenter(settings, image_size),
         queue_size=settings.queue_size,
         momentum=settings.momentum,
         temperature=settings.temperature,

@@ -19,6 +19,7 @@ from moco_keras.recipes import (
     _health,
     _history,
     _model,
+    _pixels,
     _progress,
     _record,
     _results,
@@ -82,10 +83,11 @@ def pretrain(settings, recipe, read):
         given = settings
         of_device = _defaults.for_device(given, strategy)
         images = _read(of_device, read, strategy)
+        of_device = _pixels.completed(of_device, images)
         settings, model = build(
             of_device,
             images.train.num_examples,
-            images.bank.images.shape[1],
+            images.bank.images.shape[1:3],
             strategy,
         )
         start = None
@@ -127,7 +129,7 @@ def build(of_device, num_images, image_size, strategy):
     Args:
         of_device: `Settings` that fit the device.
         num_images: to train on.
-        image_size: side of the views.
+        image_size: side of the views, or their height and width.
         strategy: that trains.
 
     Raises:

@@ -24,7 +24,7 @@ def print_overview(asked, settings, model, images, strategy):
         strategy: that trains.
     """
     encoder, train = model.query_encoder, images.train
-    side = encoder.input_shape[1]
+    height, width, channels = encoder.input_shape[1:]
     steps = train.num_examples // settings.batch_size
     need = Memory.of(model, settings).needed(
         settings.batch_size / num_memories(strategy)
@@ -39,7 +39,8 @@ def print_overview(asked, settings, model, images, strategy):
         "encoder": f"{settings.backbone}, width {settings.width}, "
         f"{_stem(encoder)} stem, {settings.head} head: "
         f"{encoder.count_params():,} parameters",
-        "views": f"{side}x{side} pixels, {settings.augmentation}",
+        "views": f"{height}x{width} pixels, {channels} "
+        f"channel{'s' * (channels > 1)}, {settings.augmentation}",
         "batch": f"{settings.batch_size:,} image{plural}{devices}, "
         f"learning rate {settings.learning_rate:g}",
         "queue": f"{settings.queue_size:,} keys",

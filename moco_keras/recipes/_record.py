@@ -26,6 +26,8 @@ _MAY_CHANGE = (
 )
 # What settings were called in records of earlier versions.
 _RENAMED = {"encoder": "backbone", "export_dir": "output_dir"}
+# What they did not have yet.
+_ADDED = {"channels": 3, "turns": False}
 
 
 def make(settings, recipe, images, strategy):
@@ -64,7 +66,7 @@ def read(folder):
     for before, now in _RENAMED.items():
         if before in settings:
             settings[now] = settings.pop(before)
-    return record
+    return {**record, "settings": {**_ADDED, **settings}}
 
 
 def recorded_setting(folder, name):

@@ -53,7 +53,13 @@ def write(folder, model, images, features, metrics, timing):
 def _draw(folder, model, images, features, metrics):
     """Draws what it can: a run is complete without its pictures."""
     _, bank, test, _ = images
-    shown = test.images[:8]
+    bounds = model.pixels.bounds
+
+    def drawn_as(pixels):
+        return plotting.as_rgb(pixels, bounds)
+
+    some = test.images[:8]
+    shown = drawn_as(some)
 
     def curves(path):
         plotting.curves(
@@ -74,7 +80,7 @@ def _draw(folder, model, images, features, metrics):
         )
 
     def views(path):
-        im_q, im_k = model.augmenter(shown), model.augmenter(shown)
+        im_q, im_k = (drawn_as(model.augmenter(some)) for _ in range(2))
         plotting.views(shown, im_q, im_k, path)
 
     def neighbours(path):
@@ -84,7 +90,7 @@ def _draw(folder, model, images, features, metrics):
         plotting.neighbours(
             shown,
             test.labels[:8],
-            bank.images[rows],
+            drawn_as(bank.images[rows]),
             bank.labels[rows],
             test.class_names if "knn_trained" in metrics else [],
             path,
@@ -92,7 +98,10 @@ def _draw(folder, model, images, features, metrics):
 
     def make_map(path):
         found = plotting.embedding_map(
-            features[1], test.images, test.labels, test.class_names
+            features[1],
+            drawn_as(test.images),
+            test.labels,
+            test.class_names,
         )
         _run_files.write_json(path, found)
 

@@ -8,6 +8,7 @@ from absl import flags
 
 from moco_keras import arguments, distribution
 from moco_keras.arguments import COUNT
+from moco_keras.recipes import _pixels
 from moco_keras.training import checkpoint
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -140,10 +141,32 @@ class Settings(Bounded):
         "divided by the devices, at least one each",
         COUNT,
     )
-    augmentation: str = setting(
+    channels: int | None = setting(
+        None,
+        "of the images: 1 for gray, 3 for RGB, into which they are converted; "
+        "by default those that they have",
+        COUNT,
+    )
+    value_range: str | None = setting(
+        None,
+        "the darkest and the brightest value of the pixels, such as 0,4095; by "
+        "default those of their type",
+    )
+    normalize: str | None = setting(
+        None,
+        "mean and deviation of the channels, where the range is 0 to 1, such "
+        "as 0.3/0.2; auto measures them; by default CIFAR-10's or ImageNet's "
+        "for RGB of 8 bits, and measured for others",
+    )
+    augmentation: str | None = setting(
         "cifar",
         "kind of random views",
-        choices=("cifar", "moco_v1", "moco_v2"),
+        choices=("cifar", "moco_v1", "moco_v2", "gray", "multichannel"),
+    )
+    turns: bool = setting(
+        False,
+        "turn views by right angles, for images without an up, with the "
+        "augmentations gray and multichannel",
     )
     min_area: float = setting(
         0.08,
@@ -198,6 +221,9 @@ class Settings(Bounded):
     def __post_init__(self):
         """Also refuses what does not fit together."""
         super().__post_init__()
+        _pixels.parse_range(self.value_range)
+        if self.normalize not in (None, "auto"):
+            _pixels.parse_normalization(self.normalize)
         if None in (self.batch_size, self.queue_size):
             return
         keys_of_a_step = self.batch_size * (1 + self.symmetric)

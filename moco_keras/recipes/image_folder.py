@@ -39,8 +39,6 @@ class FolderSettings(_settings.Settings):
     on_bad_image: str = _settings.on_bad_image()
 
 
-_TESTS = 1000  # at most, by default
-_OF_BANK = 4  # images, for each to test with
 _NAMED = 8  # classes, in what is printed
 
 
@@ -48,16 +46,16 @@ def read(settings):
     """The folder as a stream, and some of its images to evaluate with."""
     if not settings.images:
         raise ValueError("--images must be given: the folder of your images.")
+    how = {
+        "on_bad_image": settings.on_bad_image,
+        "channels": settings.channels or 3,
+    }
     splits = data.read_splits(
-        settings.images,
-        examples=settings.train_examples,
-        on_bad_image=settings.on_bad_image,
+        settings.images, examples=settings.train_examples, **how
     )
     train = bank = splits["train"]
     if settings.labelled:
-        splits = data.read_splits(
-            settings.labelled, on_bad_image=settings.on_bad_image
-        )
+        splits = data.read_splits(settings.labelled, **how)
         bank = splits["train"].only_labelled()
         if len(np.unique(bank.labels)) < 2:
             raise ValueError(
@@ -73,11 +71,11 @@ def read(settings):
     else:
         about_classes = _about_classes(train, "the training images")
     name, tests = _tests(splits, bank)
-    most = settings.test_examples or _TESTS
+    most = settings.test_examples or _data.TESTS
     size = settings.image_size
-    _check_room(min(most * (1 + _OF_BANK), bank.num_examples), settings)
+    _check_room(min(most * (1 + _data.OF_BANK), bank.num_examples), settings)
     if tests is None:
-        tests, bank = _held_out(settings, bank)
+        tests, bank = _data.held_out(settings, bank, settings.images)
     else:
         if (settings.test_examples or 0) > tests.num_examples:
             raise ValueError(
@@ -86,7 +84,7 @@ def read(settings):
                 f"--test_examples={most}."
             )
         tests = tests.load(most, image_size=size)
-        bank = bank.load(_OF_BANK * most, image_size=size)
+        bank = bank.load(_data.OF_BANK * most, image_size=size)
     tests, lost = _without_others(tests, bank)
     notes = [
         *about_classes,
@@ -102,7 +100,7 @@ def _check_room(count, settings):
         raise ValueError(
             "The images to evaluate with must fit the memory that is free. "
             f"Received: --image_size={settings.image_size} and "
-            f"{_images(count)}, which {lack}. Lower --image_size or "
+            f"{_data.counted(count)}, which {lack}. Lower --image_size or "
             "--test_examples."
         )
 
@@ -129,39 +127,13 @@ def _without_others(tests, bank):
         return tests, []
     names = [tests.class_names[i] for i in np.unique(tests.labels[~known])]
     line = (
-        f"Tests left out: {_images((~known).sum())} of classes that none of "
-        f"the images to compare with has: {_some(names)}"
+        f"Tests left out: {_data.counted((~known).sum())} of classes that none "
+        f"of the images to compare with has: {_some(names)}"
     )
     kept = tests._replace(
         images=tests.images[known], labels=tests.labels[known]
     )
     return kept, [line]
-
-
-def _held_out(settings, stream):
-    """Some images to test with, and others for the bank, of a fixed shuffle."""
-    available = stream.num_examples
-    tests = settings.test_examples or min(_TESTS, -(-available // 5))
-    if tests >= available:
-        given, remedy = "", "Add images"
-        if settings.train_examples:
-            given += f", --train_examples={settings.train_examples}"
-            remedy += ", or give more --train_examples"
-        if settings.test_examples:
-            given += f", --test_examples={tests}"
-            remedy += ", or give fewer --test_examples"
-        raise ValueError(
-            "A folder must hold images to test with, and at least one other to "
-            f"compare them with. Received: {_images(available)} in "
-            f"{settings.images}{given}. {remedy}."
-        )
-    some = stream.load(
-        min((1 + _OF_BANK) * tests, available), image_size=settings.image_size
-    )
-    return (
-        some._replace(images=some.images[part], labels=some.labels[part])
-        for part in (slice(tests), slice(tests, None))
-    )
 
 
 def _about_classes(train, whose):
@@ -177,7 +149,9 @@ def _about_classes(train, whose):
         return ["Classes: none, as no images are in a folder for each class"]
     line = f"Classes, the folders of {whose}: {_some(found)}"
     if unlabelled:
-        line += f"; also trained on, without a class: {_images(unlabelled)}"
+        line += (
+            f"; also trained on, without a class: {_data.counted(unlabelled)}"
+        )
     odd = [name for name in train.class_names if name.lower() in data.SPLITS]
     if not odd:
         return [line]
@@ -187,10 +161,6 @@ def _about_classes(train, whose):
         "must hold a folder train, with a folder for each class in it, and one "
         "called val or test.",
     ]
-
-
-def _images(count):
-    return f"{count:,} image" if count == 1 else f"{count:,} images"
 
 
 def _some(words):
@@ -218,7 +188,7 @@ def _about_tests(splits, name, labelled):
 DEFAULTS = FolderSettings(
     **dict.fromkeys(_settings.FITTED),
     head="mlp",
-    augmentation="moco_v2",
+    augmentation=None,
     min_area=0.2,
     temperature=0.2,
     l2=1e-4,
