@@ -674,6 +674,7 @@ def test_a_folder_that_cannot_be_written_to_is_known_first(
 ):
     disk, make_read_only = small_disk
     make_read_only()
+    monkeypatch.setattr(doctor._threads, "share_cores", lambda: None)
     monkeypatch.delattr(_doctor_look, "at")
     settings = doctor.DoctorSettings(images=str(photos), out=str(disk))
     with pytest.raises(OSError, match="written to. Received.*ead-only"):
