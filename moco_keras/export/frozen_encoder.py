@@ -104,6 +104,9 @@ class FrozenEncoder(keras.layers.TFSMLayer):
             "serve_encoded", which takes image files.
         kwargs: as in `keras.layers.Layer`.
 
+    Attributes:
+        exported_dtype: of the images that it takes, or "string"; a name.
+
     Raises:
         FileNotFoundError: if the version is not there.
         ValueError: if it comes from a file that is loaded in safe mode.
@@ -127,6 +130,9 @@ class FrozenEncoder(keras.layers.TFSMLayer):
         with paths.plain(filepath) as folder:
             super().__init__(str(folder), call_endpoint, **kwargs)
         self.filepath = filepath
+        (function,) = self.call_endpoint_fn.concrete_functions
+        (spec,) = tf.nest.flatten(function.structured_input_signature)
+        self.exported_dtype = spec.dtype.name
         # XLA cannot decode image files.
         self.supports_jit = call_endpoint != "serve_encoded"
 
@@ -140,9 +146,8 @@ class FrozenEncoder(keras.layers.TFSMLayer):
         pass
 
     def call(self, inputs, training=False):
-        (spec,) = self.call_endpoint_fn.structured_input_signature[1].values()
-        if inputs.dtype != spec.dtype.name:
-            inputs = _as_exported(inputs, spec.dtype)
+        if inputs.dtype != self.exported_dtype:
+            inputs = _as_exported(inputs, tf.as_dtype(self.exported_dtype))
         return super().call(inputs)["embedding"]
 
     def get_config(self):

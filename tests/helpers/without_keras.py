@@ -14,7 +14,7 @@ def embed(given, folders, output="embedding"):
     """What both signatures of exports return, with two loaders.
 
     Args:
-        given: path of a .npz file of `images` and `image_bytes`.
+        given: path of a .npz file of `images`, `image_bytes`, or both.
         folders: of the exports.
         output: its name.
 
@@ -36,10 +36,11 @@ def main(given, found, output, *folders):
     import tensorflow as tf
 
     given = dict(np.load(given))
+    signatures = {k: SIGNATURES[k] for k in given}
     results = {}
     for folder in folders:
         loaded = tf.saved_model.load(folder)
-        for key, name in SIGNATURES.items():
+        for key, name in signatures.items():
             signature = loaded.signatures[name]
             values = tf.constant(given[key])
             for n in BATCHES:
@@ -47,7 +48,7 @@ def main(given, found, output, *folders):
                 results[f"{folder} {key} {n}"] = value
         with tf.compat.v1.Session(graph=tf.Graph()) as session:
             meta = tf.compat.v1.saved_model.load(session, ["serve"], folder)
-            for key, name in SIGNATURES.items():
+            for key, name in signatures.items():
                 signature = meta.signature_def[name]
                 results[f"{folder} {key} v1"] = session.run(
                     signature.outputs[output].name,

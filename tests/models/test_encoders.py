@@ -11,7 +11,7 @@ from fixtures.drawing import draw_weights
 from keras.src.applications import efficientnet
 
 import moco_keras
-from moco_keras import backbone, build_encoder
+from moco_keras import backbone, build_encoder, pixel_format
 from moco_keras.models import encoders
 
 pytestmark = pytest.mark.usefixtures("accelerator")
@@ -230,7 +230,7 @@ def test_a_backbone_that_normalizes_gets_plain_pixels(make, rng, tmp_path):
     np.testing.assert_allclose(
         backbone(encoder)(images), expected, rtol=1e-5, atol=1e-6
     )
-    assert encoders.takes_pixels(encoder)
+    assert pixel_format.takes_pixels(encoder)
     folder = moco_keras.export_encoder(encoder, tmp_path, output="projection")
     served = moco_keras.load_encoder(tmp_path)(images)
     np.testing.assert_allclose(served, encoder(images), rtol=1e-4, atol=1e-5)
