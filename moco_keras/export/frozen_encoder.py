@@ -174,13 +174,18 @@ class FrozenEncoder(keras.layers.TFSMLayer):
 def _as_exported(images, dtype):
     """The images in the type of the export: Keras builds models with floats."""
     pixels = tf.cast(images, dtype)
-    remedy = "For floats in [0, 1], pass "
-    remedy += "`tf.cast(tf.round(255 * images), tf.uint8)`."
+    whole = "whole " * dtype.is_integer
+    remedy = ""
+    if dtype == "uint8":
+        remedy = (
+            " For floats in [0, 1], pass "
+            "`tf.cast(tf.round(255 * images), tf.uint8)`."
+        )
     check = tf.debugging.assert_equal(
         tf.cast(pixels, images.dtype),
         images,
-        f"This exported encoder takes images as {dtype.name}, or as numbers "
-        f"that {dtype.name} holds.{f' {remedy}' * (dtype == 'uint8')}",
+        f"This exported encoder takes images as {dtype.name}, or as {whole}"
+        f"numbers that {dtype.name} holds.{remedy}",
     )
     with tf.control_dependencies([check] if check is not None else []):
         return tf.identity(pixels)

@@ -70,7 +70,8 @@ def completed(settings, images):
     chosen = {
         "channels": channels,
         "value_range": _RANGES.get(dtype),
-        "augmentation": {1: "gray", 3: "moco_v2"}.get(channels, "multichannel"),
+        "normalize": None,
+        "augmentation": _augmentation_of(channels),
     }
     for name in FITTED:
         given = getattr(settings, name)
@@ -88,12 +89,16 @@ def completed(settings, images):
             f", with pixels from {pixels.min():g} to {pixels.max():g}."
         )
     measured = settings.normalize == "auto" or channels != 3
-    settings = dataclasses.replace(settings, normalize=None, **chosen)
+    settings = dataclasses.replace(settings, **chosen)
     if settings.normalize is None and (measured or settings.value_range):
         normalize = _measured(settings, images.train)
         settings = dataclasses.replace(settings, normalize=normalize)
     _check(settings, channels)
     return settings
+
+
+def _augmentation_of(channels):
+    return {1: "gray", 3: "moco_v2"}.get(channels, "multichannel")
 
 
 def _check(settings, channels):
@@ -163,10 +168,9 @@ def augmenter(settings, image_size):
         settings: `Settings`.
         image_size: as in `augmentations.moco_v2`.
     """
-    more = {}
-    if settings.augmentation in WITHOUT_COLOR:
-        more["turns"] = settings.turns
-    return getattr(moco_keras.augmentations, settings.augmentation)(
+    name = settings.augmentation or _augmentation_of(settings.channels or 3)
+    more = {"turns": settings.turns} if name in WITHOUT_COLOR else {}
+    return getattr(moco_keras.augmentations, name)(
         image_size,
         min_area=settings.min_area,
         value_range=parse_range(settings.value_range),

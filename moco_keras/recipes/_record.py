@@ -66,7 +66,7 @@ def read(folder):
     for before, now in _RENAMED.items():
         if before in settings:
             settings[now] = settings.pop(before)
-    return {**record, "settings": {**_ADDED, **settings}}
+    return record
 
 
 def recorded_setting(folder, name):
@@ -92,7 +92,7 @@ def what_must_stay(record):
     """What a run must have in common with the one that it resumes, a dict."""
     settings = {
         f"--{name}": value
-        for name, value in record["settings"].items()
+        for name, value in {**_ADDED, **record["settings"]}.items()
         if name not in _MAY_CHANGE
     }
     # Of a folder the digest alone: it may have been moved or renamed.

@@ -93,7 +93,6 @@ def test_k_is_chosen_by_the_smallest_class(images, labels):
         ({"labels": [-1] * 16}, "Leave unlabeled .*only_labelled"),
         ({"labels": [0]}, "`bank_labels` must be .*16 images.*shape=.1,"),
         ({"test_labels": [0.5] * 16}, "`test_labels` must be .*float64"),
-        ({"images": np.zeros((16, 8, 8, 3), "float32")}, "dtype=float32"),
         ({"test_images": np.zeros((16, 8, 8), "uint8")}, "images in gray"),
     ],
 )

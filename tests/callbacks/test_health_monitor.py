@@ -376,7 +376,6 @@ def test_views_of_pixels_are_kept_as_bytes(make_model, images):
             "must be an array.*data set.*num_images",
         ),
         ({"images": np.zeros((16, 8, 8), "uint8")}, "images in gray"),
-        ({"images": np.zeros((16, 8, 8, 3), "float32")}, "dtype=float32"),
     ],
 )
 def test_bad_arguments_are_refused(kwargs, message, images):
@@ -384,14 +383,21 @@ def test_bad_arguments_are_refused(kwargs, message, images):
         callbacks.HealthMonitor(**{"images": images, **kwargs})
 
 
+def test_images_must_be_those_of_the_encoder(make_model, images):
+    model = make_model()
+    monitor = callbacks.HealthMonitor(images.astype("float32"))
+    with pytest.raises(ValueError, match="dtype=float32"):
+        model.fit(images, batch_size=8, verbose=0, callbacks=monitor)
+
+
 def test_images_of_other_kinds_are_taken(images, views):
     labels = np.arange(16) % 2
     of_set = ImageSet(images, labels, ["a", "b"], "source")
     of_views = [tf.constant(x) for x in views]
     for given, known in (
-        (images, {"copies", "blank"}),
-        (of_set, {"copies", "blank", "same_class"}),
-        (tf.constant(images), {"copies", "blank"}),
+        (images, {"copies"}),
+        (of_set, {"copies", "same_class"}),
+        (tf.constant(images), {"copies"}),
         (of_views, set()),
     ):
         monitor = callbacks.HealthMonitor(given, sample_size=5)

@@ -172,9 +172,24 @@ def test_cifar10(cifar10_dir):
     np.testing.assert_array_equal(again.images, loaded.images[:300])
 
 
-def test_gray_images_by_name_are_refused_with_the_remedy(fashion_dir):
-    with pytest.raises(ValueError, match="1 channels.*Repeat"):
-        data.load("fashion_mnist", "test", data_dir=fashion_dir)
+def test_gray_images_by_name_are_read_as_they_are(fashion_dir):
+    stream = data.read("fashion_mnist", "test", data_dir=fashion_dir)
+    gray = stream.load(8).images
+    assert gray.shape[1:] == (28, 28, 1)
+    rgb = stream.in_channels(3).load(8).images
+    np.testing.assert_array_equal(rgb, np.repeat(gray, 3, axis=-1))
+    with pytest.raises(ValueError, match="to one or three. Received: 1 chan"):
+        stream.in_channels(2)
+
+
+def test_color_images_are_read_in_gray(textures_dir):
+    stream = data.read("textures", "test", data_dir=textures_dir, examples=8)
+    rgb = stream.load().images
+    gray = stream.in_channels(1).load().images
+    assert gray.shape == (8, 32, 32, 1)
+    expected = rgb @ [0.2989, 0.587, 0.114]
+    np.testing.assert_allclose(gray[..., 0], expected, atol=1)
+    assert stream.in_channels(3) is stream
 
 
 def test_a_dataset_of_dicts_trains(make_model, textures_dir):

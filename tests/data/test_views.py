@@ -26,7 +26,7 @@ def batches(stream, augmenter, count, strategy=None, **where):
     views = data.two_views(stream, augmenter, 4)
     strategy = strategy or distribution.strategy("none")
     source = views.training_batches(strategy, RGB)
-    assert source[1:] == (STEPS, 4, 13)
+    assert source[1:] == (STEPS, 4, 13, "uint8")
     where = {"seed": 3, "shuffle": True, "began": 0, "taken": 0} | where
     dataset = source.read(**where, done=0).take(count)
     return [np.stack(pair) for pair in dataset.as_numpy_iterator()]

@@ -728,7 +728,9 @@ def encoder_of(scale):
     ],
 )
 def test_an_encoder_with_another_range_of_pixels_is_refused(scale, tmp_path):
-    with pytest.raises(ValueError, match="pixels in .0, 255.*build_encoder"):
+    with pytest.raises(
+        ValueError, match="range is unknown. Build.*build_encoder"
+    ):
         export_encoder(encoder_of(scale), tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
@@ -751,13 +753,12 @@ def test_a_projection_needs_a_head(make_encoder, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("shape", [(8, 9, 3), (8, 8, 1), (None, None, 3)])
-def test_an_encoder_not_of_square_rgb_images_is_refused(shape, tmp_path):
-    inputs = keras.Input(shape)
+def test_an_encoder_of_images_of_any_size_is_refused(tmp_path):
+    inputs = keras.Input((None, None, 3))
     encoder = keras.Model(
         inputs, keras.layers.GlobalAveragePooling2D(name="features")(inputs)
     )
-    with pytest.raises(ValueError, match="square RGB images"):
+    with pytest.raises(ValueError, match="images of one size.*None, None, 3"):
         export_encoder(encoder, tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 

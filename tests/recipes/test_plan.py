@@ -352,7 +352,7 @@ def test_gpus_share_a_batch_but_not_their_memory(memory, monkeypatch):
 
 def test_the_plan_of_a_training_run_is_printed(memory, capsys):
     memory(23_000_000_000)
-    asked, settings, model = build(queue_size=1024)
+    asked, settings, model = build(queue_size=1024, augmentation="moco_v2")
     images, labels = np.zeros((700, 16, 16, 3), "uint8"), np.zeros(700, int)
     whole = data.ImageSet(images, labels, ["a"], "photos 1234")
     images = _data.Images(whole, whole, whole)
@@ -361,7 +361,7 @@ def test_the_plan_of_a_training_run_is_printed(memory, capsys):
     for words in (
         "images   700 to train on, of photos 1234",
         "encoder  resnet18, width 4, cifar stem, mlp head: ",
-        "views    16x16 pixels, moco_v2",
+        "views    16x16 pixels, 3 channels, moco_v2",
         "batch    64 images, learning rate 0.0075",
         "queue    1,024 keys",
         "epochs   400 of 10 steps, 4,000 in all",

@@ -39,6 +39,7 @@ WRONG = {
         (
             "train_examples",
             "test_examples",
+            "channels",
             "width",
             "projection_dim",
             "bn_splits",

@@ -295,7 +295,7 @@ def test_rescaled_views_cause_a_warning(make_encoder, images):
     model = MoCo(make_encoder(), augmenter, queue_size=32)
     model.compile(optimizer=optimizers.SGD(0.1))
     (warning,) = warnings_of(model, images)
-    assert "largest value is 1." in warning and "multiply the views" in warning
+    assert "largest value is 1." in warning and "does not rescale" in warning
 
 
 @pytest.mark.slow
