@@ -26,6 +26,7 @@ from moco_keras.recipes import (
     _settings,
     _threads,
     cifar10,
+    dataset,
     export,
     image_folder,
 )
@@ -438,15 +439,14 @@ PRESETS = (ROOT / "recipes").glob("[!i]*.flags")
 
 @pytest.mark.parametrize("file", sorted(PRESETS))
 def test_presets_are_valid_settings(file):
+    of_dataset = "moco_keras.recipes.dataset" in file.read_text()
+    defaults = dataset.DEFAULTS if of_dataset else _settings.Settings()
     values = flags.FlagValues()
-    _settings.define_flags(_settings.Settings(), values)
+    _settings.define_flags(defaults, values)
     flags.DEFINE_string("flagfile", None, "presets", values)
     values(["program", f"--flagfile={file}"])
-    settings = _settings.from_flags(flag_values=values)
-    if file.stem == "cifar10_v1":
-        assert settings == _settings.Settings()
-    else:
-        assert settings != _settings.Settings()
+    settings = _settings.from_flags(type(defaults), values)
+    assert (settings == defaults) == (file.stem == "cifar10_v1")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from moco_keras.recipes import (
     _pretrain,
     _settings,
     classify,
+    dataset,
     doctor,
     embed,
     export,
@@ -25,6 +26,7 @@ from moco_keras.recipes import (
 
 PROGRAMS = {
     "cifar10": _settings.Settings(),
+    "dataset": dataset.DEFAULTS,
     "image_folder": image_folder.DEFAULTS,
     "embed": embed.EmbedSettings(),
     "export": export.ExportSettings(),
@@ -162,6 +164,7 @@ PATHS = {
     "classify": {"classifier", "encoder", "labelled", "images", "out"},
     "doctor": {"images", "data_dir", "out"},
 }
+PATHS["dataset"] = PATHS["cifar10"]
 PATHS["image_folder"] = PATHS["cifar10"] | {"images", "labelled"}
 
 
