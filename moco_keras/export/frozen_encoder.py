@@ -1,6 +1,7 @@
 """Exported encoders, loaded as frozen layers."""
 
 import contextlib
+import json
 import re
 from pathlib import Path
 
@@ -61,10 +62,25 @@ def load_encoder(path, version=None, *, encoded=False):
             "classifier.keras with `keras.models.load_model`, or call its "
             "signatures, as its README.md shows."
         )
+    if encoded and not _decodes_files(folder):
+        raise ValueError(
+            "`encoded` needs an encoder of uint8 images with one or three "
+            f"channels. Received: {printable(folder)}, which takes others. "
+            "Decode the files, and pass images."
+        )
     endpoint = "serve_encoded" if encoded else "serving_default"
     # The full path: a model that holds it may be loaded in another directory.
     with reading(folder):
         return FrozenEncoder(str(folder.resolve()), endpoint)
+
+
+def _decodes_files(folder):
+    """Whether an export has the signature that takes image files."""
+    try:
+        record = json.loads((folder / "encoder.json").read_text())
+        return "serve_encoded" in record["signatures"]
+    except (OSError, ValueError, KeyError):
+        return True  # as loading it will show
 
 
 @contextlib.contextmanager

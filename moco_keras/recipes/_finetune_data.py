@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from moco_keras import data
+from moco_keras import data, pixel_format
 from moco_keras.recipes import _labeled_data
 from moco_keras.system.paths import printable
 
@@ -28,7 +28,7 @@ class Splits(NamedTuple):
         return self.train.class_names
 
 
-def read(settings, chooses):
+def read(settings, chooses, pixels=pixel_format.RGB):
     """Reads the images that --data names.
 
     Args:
@@ -37,6 +37,7 @@ def read(settings, chooses):
             split of them, a tenth of the training images is held out.
             Otherwise all are trained on, and images of the split "validation"
             test if there is no split "test".
+        pixels: what the encoder takes, a `PixelFormat`.
 
     Raises:
         FileNotFoundError: if there are none.
@@ -57,10 +58,14 @@ def read(settings, chooses):
             required,
             listed=_listed(settings.labels),
             on_bad_image=settings.on_bad_image,
+            pixels=pixels,
         )
     else:
         splits, held_out = _labeled_data.of_name(
-            settings.data, required, data_dir=settings.data_dir
+            settings.data,
+            required,
+            data_dir=settings.data_dir,
+            pixels=pixels,
         )
     train = splits["train"]
     if not chooses:

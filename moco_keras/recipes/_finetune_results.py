@@ -145,6 +145,7 @@ def write(out, model, settings, splits):
         model,
         out / "classifier",
         splits.class_names,
+        image_dtype=splits.train.image_dtype,
         format=settings.format,
         training={
             "settings": dataclasses.asdict(settings),

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import augmentations, data
+from moco_keras import augmentations, data, pixel_format
 from moco_keras.data import folders, image_files
 from moco_keras.data.image_sets import UNLABELLED
 from moco_keras.recipes import _memory
@@ -12,7 +12,14 @@ from moco_keras.system.paths import printable
 _HELD_OUT = 0.1
 
 
-def of_folder(path, required, *, listed=None, on_bad_image="skip"):
+def of_folder(
+    path,
+    required,
+    *,
+    listed=None,
+    on_bad_image="skip",
+    pixels=pixel_format.RGB,
+):
     """Opens the splits of a folder, and holds images out if it lacks some.
 
     Args:
@@ -22,6 +29,7 @@ def of_folder(path, required, *, listed=None, on_bad_image="skip"):
             nothing is held out.
         listed: names of the images whose labels may be used; None means all.
         on_bad_image: see `data.load`.
+        pixels: what the encoder takes, a `PixelFormat`.
 
     Returns:
         A dict of `data.ImageStream`s in which all images have labels, with
@@ -46,9 +54,12 @@ def of_folder(path, required, *, listed=None, on_bad_image="skip"):
     if held_out:
         folders.hold_out(found, _HELD_OUT)
     splits = {
-        name: folders.stream(found, name, None).only_labelled()
+        name: folders.stream(
+            found, name, None, 1 if pixels.channels == 1 else 3
+        ).only_labelled()
         for name in found.splits
     }
+    splits["train"].check_images(pixels)
     classes = np.unique(splits["train"].labels)
     if len(classes) < 2:
         raise ValueError(
@@ -87,7 +98,9 @@ def check_classes(splits):
             )
 
 
-def of_name(name, required, *, data_dir=None, examples=None):
+def of_name(
+    name, required, *, data_dir=None, examples=None, pixels=pixel_format.RGB
+):
     """Opens the splits of a data set of TensorFlow Datasets.
 
     What is held out is the last tenth of "train", which TFDS has shuffled.
@@ -97,18 +110,22 @@ def of_name(name, required, *, data_dir=None, examples=None):
         required: as in `of_folder`.
         data_dir: see `data.load`.
         examples: how many images to take, by names of splits; none means all.
+        pixels: as in `of_folder`.
 
     Returns:
         As `of_folder`; each class has a name.
 
     Raises:
         FileNotFoundError: if there is no such data set.
-        ValueError: if its images have no labels.
+        ValueError: if its images have no labels, or the encoder does not take
+            them.
     """
 
     def read(split):
         count = (examples or {}).get(split)
         stream = data.read_named(name, split, data_dir=data_dir, examples=count)
+        if pixels.channels in (1, 3):
+            stream = stream.in_channels(pixels.channels)
         return stream._replace(class_names=class_names or stream.class_names)
 
     def has_labels(split):
@@ -116,6 +133,7 @@ def of_name(name, required, *, data_dir=None, examples=None):
 
     class_names = []
     train = read("train")  # or it says that there is no such data set
+    train.check_images(pixels)
     info = data.find_builder(name, data_dir).info
     label = info.features["label"] if "label" in info.features else None
     num_classes = getattr(label, "num_classes", None)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from moco_keras import pixel_format
 from moco_keras.recipes import _labeled_data, _record
 from moco_keras.system import versions
 from moco_keras.system.paths import printable
@@ -48,11 +49,12 @@ def check(settings):
     return folder
 
 
-def read(settings):
+def read(settings, pixels=pixel_format.RGB):
     """Opens the images of a run, or those that --data names.
 
     Args:
         settings: as in `check`, and `data_dir`.
+        pixels: what the encoder takes, a `PixelFormat`.
 
     Returns:
         Two `data.ImageStream`s whose images all have labels, which are known,
@@ -69,19 +71,30 @@ def read(settings):
         recipe, told = record["recipe"], record["settings"]
         if recipe == "image_folder":
             folder = told.get("labelled") or told["images"]
-            splits, held_out = _labeled_data.of_folder(folder, required)
+            splits, held_out = _labeled_data.of_folder(
+                folder, required, pixels=pixels
+            )
         else:
+            examples = {x: told[f"{x}_examples"] for x in ("train", "test")}
+            if told.get("split", "train") != "train":
+                examples["train"] = None
             splits, held_out = _labeled_data.of_name(
-                recipe,
+                told["name"] if recipe == "dataset" else recipe,
                 required,
                 data_dir=settings.data_dir or told["data_dir"],
-                examples={x: told[f"{x}_examples"] for x in ("train", "test")},
+                examples=examples,
+                pixels=pixels,
             )
     elif Path(settings.data).is_dir():
-        splits, held_out = _labeled_data.of_folder(settings.data, required)
+        splits, held_out = _labeled_data.of_folder(
+            settings.data, required, pixels=pixels
+        )
     else:
         splits, held_out = _labeled_data.of_name(
-            settings.data, required, data_dir=settings.data_dir
+            settings.data,
+            required,
+            data_dir=settings.data_dir,
+            pixels=pixels,
         )
     splits = {k: _labeled_data.with_labels(v) for k, v in splits.items()}
     _labeled_data.check_classes(splits)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import keras
 
-from moco_keras import arguments, plotting
+from moco_keras import arguments, pixel_format, plotting
 from moco_keras.evaluation import linear_probe
 from moco_keras.models import encoders, model_files
 from moco_keras.recipes import (
@@ -97,7 +97,7 @@ def few_labels(settings):
         )
     encoder = model_files.load(folder / "encoder.keras", "--encoder")
     print("Reading the images ...", flush=True)
-    train, test = _trained.read(settings)
+    train, test = _trained.read(settings, pixel_format.of(encoder))
     for amount in amounts:
         _label_draws.check(amount, train.labels, train.class_names, _FLAG)
     with _run_files.readable_write_errors(out / "few_labels.json"):

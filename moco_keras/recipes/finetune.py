@@ -25,10 +25,16 @@ from pathlib import Path
 import keras
 
 import moco_keras
-from moco_keras import arguments, augmentations, data, distribution
+from moco_keras import (
+    arguments,
+    augmentations,
+    data,
+    distribution,
+    pixel_format,
+)
 from moco_keras.evaluation import protocols
 from moco_keras.export import runtimes
-from moco_keras.models import classifier
+from moco_keras.models import classifier, model_files
 from moco_keras.recipes import (
     _classifier_training,
     _cli,
@@ -140,7 +146,11 @@ def _finetune(settings, out):
     print(f"Training on: {distribution.describe(strategy)}")
     print("Reading the images ...", flush=True)
     published = _PROTOCOLS.get(settings.protocol)
-    splits = _finetune_data.read(settings, chooses=published is None)
+    encoder = model_files.load(
+        classifier.encoder_file(settings.encoder), "--encoder"
+    )
+    pixels = pixel_format.of(getattr(encoder, "query_encoder", encoder))
+    splits = _finetune_data.read(settings, published is None, pixels)
     for note in splits.notes:
         print(note)
     settings, protocol = _complete(settings, published, splits.train)
@@ -233,6 +243,7 @@ def _train(model, settings, protocol, splits, out):
             settings.batch_size,
             seed=settings.seed,
             start=done * steps,
+            value_range=pixel_format.of(model).value_range,
         ),
         steps_per_epoch=steps,
         epochs=settings.epochs,

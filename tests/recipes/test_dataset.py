@@ -12,7 +12,7 @@ from programs import TINY
 
 import moco_keras
 from moco_keras import data
-from moco_keras.recipes import _pixels, dataset
+from moco_keras.recipes import _pixels, dataset, few_labels
 
 FEW = {**TINY, "knn_every": 2}
 
@@ -203,6 +203,13 @@ def test_fashion_mnist(tmp_path, shallow_networks):
     encoder = moco_keras.load_encoder(tmp_path, encoded=True)
     files = [tf.io.encode_png(np.full((40, 30, 1), 90, "uint8")).numpy()]
     assert encoder(tf.constant(files)).shape == (1, 4)
+    few_labels.few_labels(
+        few_labels.FewLabelsSettings(
+            run_dir=str(tmp_path), labels_per_class="1", draws=1, steps=2
+        )
+    )
+    table = json.loads((tmp_path / "few_labels.json").read_text())
+    assert {row["method"] for row in table} == {"scratch", "probe", "finetune"}
     images = dataset.read(
         dataclasses.replace(settings, channels=3, image_size=28)
     )

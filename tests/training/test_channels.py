@@ -143,6 +143,7 @@ def test_all_levels_reach_the_encoder(shallow_networks):
     assert not np.array_equal(first, second)
 
 
+@pytest.mark.parametrize("kind", ["gray", "measured"], indirect=True)
 def test_views_that_are_cut_while_reading(kind, shallow_networks):
     """From a data set of single images, of sizes that differ."""
     model, (_, dtype, value_range, *_) = build(kind), kind
@@ -151,12 +152,13 @@ def test_views_that_are_cut_while_reading(kind, shallow_networks):
         lambda: iter(images),
         output_signature=tf.TensorSpec((None, None, kind[0]), dtype),
     ).apply(tf.data.experimental.assert_cardinality(8))
-    views = data.two_views(dataset, model.augmenter, 4, value_range=value_range)
+    augmenter = augmentations.crop_and_flip(8)
+    views = data.two_views(dataset, augmenter, 4, value_range=value_range)
     logs = model.fit(views, verbose=0).history
     assert np.isfinite(logs["loss"]).all()
     if value_range:
         with pytest.raises(ValueError, match="Images must be a uint8 batch"):
-            data.two_views(dataset, model.augmenter, 4)
+            data.two_views(dataset, augmenter, 4)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -228,9 +230,9 @@ def test_mean_and_deviation_must_be_known():
         moco_keras.build_encoder("resnet18", 8, channels=0)
 
 
-@pytest.mark.parametrize("sides", [(8, 16), (12, 8)])
-def test_images_need_not_be_square(sides, shallow_networks, tmp_path):
-    kind = (3, "uint8", None, 0, 256)
+@pytest.mark.slow
+def test_images_need_not_be_square(shallow_networks, tmp_path):
+    kind, sides = (3, "uint8", None, 0, 256), (8, 16)
     encoder = moco_keras.build_encoder("resnet18", sides, 4, width=2)
     augmenter = augmentations.cifar(sides, min_area=0.5)
     model = moco_keras.MoCo(encoder, augmenter, queue_size=32)
@@ -269,6 +271,8 @@ def test_other_types_have_no_signature_for_files(shallow_networks, tmp_path):
     folder = moco_keras.export_encoder(build(kind), tmp_path / "encoder")
     signatures = tf.saved_model.load(str(folder)).signatures
     assert list(signatures) == ["serving_default"]
+    with pytest.raises(ValueError, match="`encoded` needs an encoder of uint8"):
+        moco_keras.load_encoder(folder, encoded=True)
     (spec,) = (
         signatures["serving_default"].structured_input_signature[1].values()
     )
