@@ -79,7 +79,7 @@ def _decodes_files(folder):
     try:
         record = json.loads((folder / "encoder.json").read_text())
         return "serve_encoded" in record["signatures"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return True  # as loading it will show
 
 

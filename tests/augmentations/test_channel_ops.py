@@ -129,7 +129,6 @@ def test_turned_views_must_be_square(rng):
     [
         (aug.gray, *KINDS[0]),
         (aug.multichannel, *KINDS[1]),
-        (aug.multichannel, *KINDS[3]),
     ],
 )
 def test_views_stay_in_their_range(pipeline, channels, dtype, value_range, rng):
