@@ -21,12 +21,12 @@ class MoCo(PretrainingModel):
     encoder, which follows the first one slowly (see `MomentumUpdate`).
 
     Args:
-        encoder: functional `keras.Model` from images, float (N, S, S, 3), to
-            projections, (N, C); `build_encoder` makes one. It becomes the query
-            encoder, and a copy of it the key encoder.
-        augmenter: layer or callable from uint8 images (N, H, W, 3) to random
-            views, float (N, S, S, 3). It is called twice a batch. Not needed
-            where `fit` gets ready pairs of views.
+        encoder: functional `keras.Model` from images, float (N, H, W,
+            channels), to projections, (N, C); `build_encoder` makes one. It
+            becomes the query encoder, and a copy of it the key encoder.
+        augmenter: layer or callable from images of any size to random views,
+            float (N, H, W, channels), pixels of the same range. It is called
+            twice a batch. Not needed where `fit` gets ready pairs of views.
         queue_size: number of keys in the queue, K of the paper.
         momentum: m of the paper, in [0, 1]: a number, or a schedule of the
             optimizer's `iterations`, such as a Keras `LearningRateSchedule`.
@@ -44,8 +44,8 @@ class MoCo(PretrainingModel):
     count from the next step on.
 
     Raises:
-        ValueError: if a value is out of range, or the encoder does not return
-            one vector an image.
+        ValueError: if a value is out of range, the encoder does not return one
+            vector an image, or the augmenter has another `value_range`.
 
     Reference:
         Algorithm 1 of [He et al., 2020](https://arxiv.org/abs/1911.05722).

@@ -140,16 +140,18 @@ class RandomSolarize(RangedAugmentation):
 
     Args:
         rate: probability that an image is changed.
-        threshold: least value that is inverted, in the pixels' own range.
+        threshold: least value that is inverted; None means 128 where the range
+            is [0, 255], and the like in another.
         value_range: see `RandomIntensityJitter`.
     """
 
-    def __init__(self, rate=0.2, threshold=128.0, **kwargs):
+    def __init__(self, rate=0.2, threshold=None, **kwargs):
         super().__init__(**kwargs)
         self.rate = arguments.real(arguments.FRACTION, rate=rate)
-        self.threshold = arguments.real(
-            arguments.NOT_NEGATIVE, threshold=threshold
-        )
+        if threshold is None:
+            low, high = self.bounds
+            threshold = low + 128 * (high - low) / 255
+        self.threshold = arguments.real(threshold=threshold)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         return self.bernoulli(batch_size)

@@ -155,7 +155,7 @@ def _crop(image_size, min_area):
     min_area = arguments.real(arguments.POSITIVE_FRACTION, min_area=min_area)
     height, width = arguments.sides(image_size=image_size)
     # So that views which are not square show nothing stretched much.
-    ratio = (3 / 4 * width / height, 4 / 3 * width / height)
+    ratio = (3 / 4 * (width / height), 4 / 3 * (width / height))
     return RandomResizedCrop(image_size, scale=(min_area, 1.0), ratio=ratio)
 
 

@@ -147,7 +147,11 @@ def _check_range(images, pixels, expected, about):
             f"them, the first being images[{np.argmin(finite)}]. Leave them "
             "out, or replace such pixels."
         )
-    if low < pixels.bounds[0] or high > pixels.bounds[1]:
+    least, most = pixels.bounds
+    off = 0
+    if dtype == "float32":  # to which resizing may round them
+        off = 1e-3 * (most - least)
+    if low < least - off or high > most + off:
         raise ValueError(
             f"{expected} Received: pixels from {low:g} to {high:g}. Build "
             "encoder and augmenter with a `value_range` that holds them, or "

@@ -173,8 +173,8 @@ class ImageStream(NamedTuple):
             evaluation = augmentations.evaluation(image_size)
 
             def resize(example):
-                image, dtype = example["image"], example["image"].dtype
-                image = evaluation(image)
+                image = evaluation(example["image"])
+                dtype = example["image"].dtype
                 if dtype.is_integer:
                     image = tf.round(image)
                 return {**example, "image": tf.cast(image, dtype)}

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_keras import arguments, pixel_format, random
-from moco_keras.data import batching
+from moco_keras.data import batching, checks
 from moco_keras.data.image_sets import UNLABELLED, ImageSet
 from moco_keras.data.views import random_states, random_views
 
@@ -39,6 +39,13 @@ def labeled_batches(
     """
     batch_size = arguments.whole(batch_size=batch_size)
     seed = arguments.whole(arguments.SEED, seed=seed)
+    if value_range is not None:
+        value_range = arguments.value_range(value_range)
+    pixels_of = pixel_format.PixelFormat(None, value_range)
+    if isinstance(images, ImageSet):
+        checks.check_images(images.images, pixels=pixels_of)
+    else:
+        images.check_images(pixels_of)
     _check_labels(images)
     keys = [
         random.key(seed, "views", i)
@@ -77,7 +84,6 @@ def labeled_batches(
             .map(views, num_parallel_calls=tf.data.AUTOTUNE)
         )
     else:
-        images.check_images(pixel_format.PixelFormat(None, value_range))
 
         def decoded_view(number, encoded):
             example = images.decode(encoded)

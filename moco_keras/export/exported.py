@@ -59,7 +59,11 @@ class Exported:
                 f"Received: image_dtype={image_dtype!r}."
             )
         self.image_dtype = image_dtype
-        self.decodes_files = image_dtype == "uint8" and shape[3] in (1, 3)
+        self.decodes_files = (
+            image_dtype == "uint8"
+            and self.pixels.bounds == (0.0, 255.0)
+            and shape[3] in (1, 3)
+        )
 
     def noise(self, count):
         """Random images, to check parts of the export on."""
@@ -70,6 +74,12 @@ class Exported:
         limits = np.iinfo(self.image_dtype)
         low = max(limits.min, math.ceil(low))
         high = min(limits.max, math.floor(high))
+        if low > high:
+            raise ValueError(
+                "`image_dtype` must hold numbers of the range of the pixels. "
+                f"Received: image_dtype={self.image_dtype!r}, pixels in "
+                f"{self.pixels}."
+            )
         return rng.integers(low, high + 1, shape, self.image_dtype)
 
     def function(self, model):

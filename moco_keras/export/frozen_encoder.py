@@ -145,6 +145,7 @@ class FrozenEncoder(keras.layers.TFSMLayer):
         kwargs["trainable"] = False
         with paths.plain(filepath) as folder:
             super().__init__(str(folder), call_endpoint, **kwargs)
+        self.autocast = False  # a policy of half precision would round images
         self.filepath = filepath
         (function,) = self.call_endpoint_fn.concrete_functions
         (spec,) = tf.nest.flatten(function.structured_input_signature)

@@ -55,8 +55,8 @@ def build_classifier(encoder, num_classes, *, trainable="all"):
             frozen in the encoder, or "head" to train the linear layer alone.
 
     Returns:
-        A functional `keras.Model` from float (N, S, S, 3), pixels in [0, 255],
-        to float32 (N, num_classes).
+        A functional `keras.Model` from images, as the encoder takes them, to
+        float32 (N, num_classes).
 
     Raises:
         FileNotFoundError: if there is no encoder at the path.

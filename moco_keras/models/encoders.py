@@ -248,7 +248,8 @@ def _normalization(mean, std, channels, small):
             f"`{name}` must be {channels} number{'s' * (channels > 1)}, one "
             "for each channel, in which `value_range` is [0, 1]. Received: "
             f"{name}={values!r}. Measure it on the training images: "
-            f"`((images - low) / (high - low)).{name}((0, 1, 2))`."
+            "`((images.astype('float64') - low) / (high - low))"
+            f".{name}((0, 1, 2))`."
         )
     return tuple(map(float, mean)), tuple(map(float, std))
 

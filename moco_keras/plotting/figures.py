@@ -37,7 +37,7 @@ def as_rgb(images, value_range=(0, 255)):
     if images.dtype == "uint8" and (low, high) == (0, 255):
         return images
     images = (images.astype("float32") - low) * (255 / (high - low))
-    return np.clip(images, 0, 255).astype("uint8")
+    return np.rint(np.clip(images, 0, 255)).astype("uint8")
 
 
 def show(axes, picture, frame=None):

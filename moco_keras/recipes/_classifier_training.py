@@ -89,7 +89,7 @@ class Trainer:
 
         Args:
             weights: to begin with, such as `trained(seed)`.
-            images, labels: uint8 (N, S, S, 3) and int (N,), to train on.
+            images, labels: (N, S, S, C) and int (N,), to train on.
             test: `tf.data.Dataset` of batches (images, labels), to classify.
             seed: of the order, the crops and what is dropped.
             on_step: function without arguments, called after each step.

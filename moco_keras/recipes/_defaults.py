@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from moco_keras import distribution
 from moco_keras.distribution import accelerators
-from moco_keras.recipes import _record, _settings
+from moco_keras.recipes import _pixels, _record, _settings
 from moco_keras.recipes._memory import (
     Memory,
     check_model,
@@ -34,6 +34,8 @@ OF_EPOCHS = {  # by whether it is a GPU: images in all epochs; least, most
     False: (1_000_000, 5, 400),
     True: (4_000_000, 200, 800),
 }
+_NAMES = ("precision", *_settings.FITTED, *_pixels.FITTED)
+_LETTERS = 2**16  # at most, in which the chief tells the others its choice
 _LARGEST_QUEUE = 65536
 _LEARNING_RATE = 0.03 / 256  # of each image of the batch
 _GROUP = 32  # images that batch norm takes together, on a GPU in the papers
@@ -52,13 +54,31 @@ def for_device(settings, strategy):
             **OF_DEVICE[accelerators.on_gpu()],
         }
         if settings.run_dir:
-            for name in ("precision", *_settings.FITTED):
+            for name in _NAMES:
                 before = _record.recorded_setting(settings.run_dir, name)
                 if before is not None:
                     chosen[name] = before
         return chosen
 
     return _complete(settings, choose, strategy)
+
+
+def for_pixels(settings, images, strategy):
+    """The settings, completed by what fits the pixels of the images.
+
+    Args:
+        settings: `Settings`.
+        images: `_data.Images`.
+        strategy: that trains.
+
+    Raises:
+        ValueError: if a setting must be given, or does not fit.
+    """
+    settings = _complete(
+        settings, lambda: _pixels.what_fits(settings, images), strategy
+    )
+    _pixels.check(settings, images)
+    return settings
 
 
 def for_images(settings, num_images, strategy):
@@ -211,10 +231,9 @@ def _complete(settings, choose, strategy):
         chosen = {
             name: value
             for name, value in choose().items()
-            if name in ("precision", *_settings.FITTED)
-            and getattr(settings, name, "") in (None, "auto")
+            if name in _NAMES and getattr(settings, name, "") in (None, "auto")
         }
-    letters = list(json.dumps(chosen).encode().ljust(1024))
+    letters = list(json.dumps(chosen).encode().ljust(_LETTERS))
     letters = distribution.broadcast(
         {"letters": tf.constant(letters, "int32")}, strategy
     )["letters"]

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 import moco_keras
-from moco_keras import plotting
+from moco_keras import pixel_format, plotting
 from moco_keras.models import classifier
 from moco_keras.recipes import _labeled_data, _pictures, _run_files
 from moco_keras.system.paths import printable
@@ -188,6 +188,7 @@ def _test(model, stream, num_classes):
     """
     confusion = np.zeros((num_classes, num_classes), "int64")
     worst, numbers = [], itertools.count()
+    bounds = pixel_format.of(model).bounds
     batches = _labeled_data.evaluation_batches(stream, model.input_shape[1])
     for images, labels in batches.as_numpy_iterator():
         logits = model.predict_on_batch(images)
@@ -201,7 +202,7 @@ def _test(model, stream, num_classes):
                 -next(numbers),  # earlier images first; never the pictures
                 int(labels[i]),
                 int(predicted[i]),
-                np.round(images[i]).astype("uint8"),
+                plotting.as_rgb(images[i], bounds),
             )
             heapq.heappush(worst, entry)
             if len(worst) > _MISTAKES:

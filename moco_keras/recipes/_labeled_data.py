@@ -181,7 +181,7 @@ def load_rows(stream, rows, image_size):
         image_size: side that they get.
 
     Returns:
-        uint8 (M, S, S, 3).
+        (M, S, S, C), of the type that they have.
 
     Raises:
         ValueError: if memory has no room for them.
@@ -215,7 +215,7 @@ def evaluation_batches(stream, image_size):
         image_size: side of the centers.
 
     Returns:
-        A `tf.data.Dataset` of (float32 (N, S, S, 3), int64 (N,)).
+        A `tf.data.Dataset` of (float32 (N, S, S, C), int64 (N,)).
     """
     evaluation = augmentations.evaluation(image_size)
     count = tf.data.experimental.assert_cardinality(stream.num_examples)

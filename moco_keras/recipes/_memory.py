@@ -44,14 +44,16 @@ class Memory(NamedTuple):
             for layer in encoder.layers
             for output in keras.tree.flatten(layer.output)
         ]
-        views = 2 * 4 * math.prod(encoder.input_shape[1:])
+        pixels = math.prod(encoder.input_shape[1:])
+        views = 2 * 4 * pixels
+        kept = 1 if model.pixels.value_range is None else 4  # bytes a pixel
         times = 1 + settings.symmetric
         return cls(
             fixed=_FIXED
             + _COPIES * 4 * encoder.count_params()
             + 2 * 4 * math.prod(model.queue.keys.shape)
             # Those that the monitor of health keeps, with two views of each.
-            + 3 * _health.SAMPLE * math.prod(encoder.input_shape[1:]),
+            + 3 * _health.SAMPLE * kept * pixels,
             of_image=math.ceil(
                 _OF_OUTPUTS * sum(outputs) * times
                 + _WAITING * views

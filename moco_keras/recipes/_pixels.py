@@ -1,17 +1,16 @@
 """Channels, range and normalization of the images that a program trains on."""
 
-import dataclasses
-
 import numpy as np
 
 import moco_keras
 from moco_keras import arguments, data
-from moco_keras.recipes import _record
 
 # What a program may leave open until the images are known.
 FITTED = "channels", "value_range", "normalize", "augmentation"
 WITHOUT_COLOR = "gray", "multichannel"  # augmentations
 _MEASURED = 1024  # images of a stream
+_CHUNK = 64  # images at a time
+_CONSTANT = 1e-5  # of the range, below which a channel does not vary
 _RANGES = {"uint16": "0,65535", "int16": "-32768,32767"}
 
 
@@ -52,57 +51,54 @@ def parse_normalization(text):
     )
 
 
-def completed(settings, images):
-    """The settings, completed by what fits the images.
-
-    A run that is resumed keeps what it began with.
+def what_fits(settings, images):
+    """Settings that fit the images, a dict; with those that were given.
 
     Args:
         settings: `Settings`, None or "auto" for what is to be chosen.
         images: `_data.Images`.
 
     Raises:
-        ValueError: if the range of the pixels must be given, or a setting does
-            not fit the images.
+        ValueError: if the range of the pixels must be given, or a pixel is no
+            number.
     """
     pixels = images.bank.images
     channels, dtype = pixels.shape[-1], pixels.dtype.name
-    chosen = {
-        "channels": channels,
-        "value_range": _RANGES.get(dtype),
-        "normalize": None,
-        "augmentation": _augmentation_of(channels),
-    }
-    for name in FITTED:
-        given = getattr(settings, name)
-        before = None
-        if settings.run_dir:
-            before = _record.recorded_setting(settings.run_dir, name)
-        if given not in (None, "auto"):
-            chosen[name] = given
-        elif before is not None:
-            chosen[name] = before
-    if dtype == "float32" and chosen["value_range"] is None:
+    value_range = settings.value_range or _RANGES.get(dtype)
+    if dtype == "float32" and value_range is None:
         raise ValueError(
             "--value_range must be given for pixels of type float32: the "
             f"darkest and the brightest value. Received: {images.train.source}"
             f", with pixels from {pixels.min():g} to {pixels.max():g}."
         )
-    measured = settings.normalize == "auto" or channels != 3
-    settings = dataclasses.replace(settings, **chosen)
-    if settings.normalize is None and (measured or settings.value_range):
-        normalize = _measured(settings, images.train)
-        settings = dataclasses.replace(settings, normalize=normalize)
-    _check(settings, channels)
-    return settings
+    normalize = settings.normalize
+    if normalize == "auto" or (
+        normalize is None and (channels != 3 or value_range)
+    ):
+        normalize = _measured(settings, value_range, images.train)
+    return {
+        "channels": channels,
+        "value_range": value_range,
+        "normalize": normalize,
+        "augmentation": settings.augmentation or _augmentation_of(channels),
+    }
 
 
 def _augmentation_of(channels):
     return {1: "gray", 3: "moco_v2"}.get(channels, "multichannel")
 
 
-def _check(settings, channels):
-    """Refuses settings that do not fit images of so many channels."""
+def check(settings, images):
+    """Refuses settings that do not fit the images.
+
+    Args:
+        settings: `Settings`, completed by `what_fits`.
+        images: `_data.Images`.
+
+    Raises:
+        ValueError: saying which.
+    """
+    channels = images.bank.images.shape[-1]
     if settings.channels != channels:
         raise ValueError(
             "--channels must be those of the images. Received: "
@@ -122,25 +118,34 @@ def _check(settings, channels):
         )
 
 
-def _measured(settings, train):
+def _measured(settings, value_range, train):
     """Mean and deviation of each channel, as `parse_normalization` takes it.
+
+    A channel that is the same everywhere has a deviation of 1.
 
     Args:
         settings: `Settings`.
+        value_range: as in them.
         train: `data.ImageSet`, or a `data.ImageStream` of which some images are
             measured.
     """
     if isinstance(train, data.ImageStream):
         count = min(_MEASURED, train.num_examples)
         train = train.load(count, image_size=settings.image_size)
-    low, high = parse_range(settings.value_range) or (0, 255)
+    low, high = parse_range(value_range) or (0, 255)
     sums = np.zeros((2, train.images.shape[-1]))
-    for start in range(0, len(train.images), _MEASURED):
-        pixels = train.images[start : start + _MEASURED].astype("float64")
+    for start in range(0, len(train.images), _CHUNK):
+        pixels = train.images[start : start + _CHUNK].astype("float64")
         parts = (pixels - low) / (high - low)
         sums += parts.sum((0, 1, 2)), (parts**2).sum((0, 1, 2))
     mean, squares = sums / (train.images.size / train.images.shape[-1])
-    std = np.sqrt(np.maximum(squares - mean**2, 1e-12))
+    if not np.isfinite(sums).all():
+        raise ValueError(
+            "Images must have pixels that are numbers. Received: NaN or "
+            f"infinity in {train.source}. Leave such images out."
+        )
+    std = np.sqrt(np.maximum(squares - mean**2, 0))
+    std = np.where(std < _CONSTANT, 1, std)
     return "/".join(",".join(f"{x:.6g}" for x in part) for part in (mean, std))
 
 

@@ -19,7 +19,6 @@ from moco_keras.recipes import (
     _health,
     _history,
     _model,
-    _pixels,
     _progress,
     _record,
     _results,
@@ -83,7 +82,7 @@ def pretrain(settings, recipe, read):
         given = settings
         of_device = _defaults.for_device(given, strategy)
         images = _read(of_device, read, strategy)
-        of_device = _pixels.completed(of_device, images)
+        of_device = _defaults.for_pixels(of_device, images, strategy)
         settings, model = build(
             of_device,
             images.train.num_examples,

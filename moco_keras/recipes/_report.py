@@ -129,7 +129,7 @@ def _use(folder, record, metrics, found):
             "In Python, with Keras:",
             "import moco_keras\n\n"
             f"encoder = moco_keras.load_encoder({encoder!r})\n"
-            "embeddings = encoder(images)  # uint8 (N, H, W, 3)",
+            "embeddings = encoder(images)  # (N, H, W, C)",
         ),
         (
             "For TensorFlow Serving, its folder of versions is:",

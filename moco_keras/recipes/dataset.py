@@ -23,6 +23,7 @@ from moco_keras.recipes import (
     _cli,
     _data,
     _pretrain,
+    _record,
     _settings,
     _threads,
     image_folder,
@@ -66,6 +67,9 @@ def dataset(settings):
     builder = data.find_builder(settings.name, settings.data_dir)
     if settings.image_size is None and builder is not None:
         side = _own_side(builder)
+        if settings.run_dir:  # a run that resumes keeps its own
+            name = "image_size"
+            side = _record.recorded_setting(settings.run_dir, name) or side
         settings = dataclasses.replace(settings, image_size=side)
     _pretrain.pretrain(settings, "dataset", read)
 
@@ -89,9 +93,10 @@ def read(settings):
         return _data.in_channels(found, settings.channels)
 
     train = stream(settings.split, settings.train_examples)
-    of_train = settings.split.partition("[")[0]
+    parts = settings.split.split("+")  # as in train[:50%]+test
+    of_train = {part.partition("[")[0].strip() for part in parts}
     others = data.find_builder(settings.name, settings.data_dir).info.splits
-    others = [split for split in others if split != of_train]
+    others = [split for split in others if split not in of_train]
     bank_split, bank = settings.split, train
     if not _has_labels(train) and "train" in others:
         bank_split, bank = "train", stream("train")
@@ -99,7 +104,7 @@ def read(settings):
     tests = None
     if tests_split and (_has_labels(bank) == _has_labels(stream(tests_split))):
         tests = stream(tests_split, settings.test_examples)
-    size, most = settings.image_size, None
+    labeled, size, most = bank, settings.image_size, None
     if _fits_memory(train, size):
         loaded = train.load()
         bank = loaded if bank is train else bank
@@ -107,10 +112,10 @@ def read(settings):
     else:
         most = settings.test_examples or _data.TESTS
     if tests is None:
-        tests, bank = _data.held_out(
-            settings, stream(bank_split), settings.name
-        )
-        note = f"Tests: images of the split {bank_split}, also trained on"
+        tests, bank = _data.held_out(settings, labeled, settings.name)
+        note = f"Tests: images of the split {bank_split}"
+        if bank_split == settings.split:
+            note += ", also trained on"
     else:
         tests = _loaded(tests, most, size)
         bank = _loaded(bank, most and _data.OF_BANK * most, size)

@@ -142,7 +142,6 @@ def finetune(settings):
 
 def _finetune(settings, out):
     strategy = distribution.strategy(settings.strategy)
-    keras.utils.set_random_seed(settings.seed)
     print(f"Training on: {distribution.describe(strategy)}")
     print("Reading the images ...", flush=True)
     published = _PROTOCOLS.get(settings.protocol)
@@ -150,6 +149,7 @@ def _finetune(settings, out):
         classifier.encoder_file(settings.encoder), "--encoder"
     )
     pixels = pixel_format.of(getattr(encoder, "query_encoder", encoder))
+    keras.utils.set_random_seed(settings.seed)  # after what loading draws
     splits = _finetune_data.read(settings, published is None, pixels)
     for note in splits.notes:
         print(note)

@@ -108,9 +108,8 @@ class EpochWatch(keras.callbacks.Callback):
         pixels = self.model.pixels
         low, high = pixels.bounds
         part = (largest - low) / (high - low)
-        if pixel_format.takes_pixels(self.model.query_encoder) and not (
-            _DARK < part < _BRIGHT
-        ):
+        takes_pixels = pixel_format.takes_pixels(self.model.query_encoder)
+        if takes_pixels and (part <= _DARK or part >= _BRIGHT):
             warnings.warn(
                 f"The encoder takes pixels in {pixels}, and normalizes them "
                 "itself. Received a first batch of views whose largest value "

@@ -15,6 +15,7 @@ from moco_keras import (
 from moco_keras.data import checks
 from moco_keras.data.views import augment, random_states
 from moco_keras.models import encoders, model_state
+from moco_keras.training import encoder_checks
 
 _DTYPE = "image_dtype"  # in files
 
@@ -45,7 +46,8 @@ class TwoEncoders(keras.Model):
     def __init__(self, encoder, augmenter=None, **kwargs):
         encoders.check_defaults()
         super().__init__(**kwargs)
-        check_encoder(encoder)
+        self.autocast = False  # a policy of half precision would round images
+        encoder_checks.check_encoder(encoder)
         self.query_encoder = encoder
         # As trainable as the query encoder, on purpose: Keras runs a frozen
         # batch norm in inference mode, and keys must be normalized as queries
@@ -53,6 +55,7 @@ class TwoEncoders(keras.Model):
         # out.
         self.key_encoder = keras.models.clone_model(encoder)
         model_state.copy_state(encoder, self.key_encoder)
+        encoder_checks.check_ranges(augmenter, encoder)
         self.augmenter = augmenter
         self.image_dtype = None
 
@@ -270,27 +273,3 @@ class TwoEncoders(keras.Model):
 def unit_rows(x):
     """Vectors (N, C) at length 1, in float32 whatever the policy."""
     return ops.normalize(ops.cast(x, "float32"), axis=1)
-
-
-def check_encoder(encoder):
-    """Refuses what is not a Keras model from images to vectors.
-
-    Raises:
-        ValueError: saying which shapes it takes or returns.
-    """
-    output_shape = getattr(encoder, "output_shape", None)
-    if (
-        not isinstance(output_shape, tuple)
-        or len(output_shape) != 2
-        or output_shape[-1] is None
-    ):
-        raise ValueError(
-            "`encoder` must be a Keras model that returns one vector an image, "
-            f"of shape (N, C). Received: {encoder!r} with output shape "
-            f"{output_shape}. Pool and project, as `build_encoder` does."
-        )
-    if len(encoder.input_shape) != 4:
-        raise ValueError(
-            "`encoder` must take images, (N, height, width, channels). "
-            f"Received a model that takes {encoder.input_shape}."
-        )

@@ -12,9 +12,10 @@ from programs import TINY
 
 import moco_keras
 from moco_keras import data
-from moco_keras.recipes import _pixels, dataset, few_labels
+from moco_keras.recipes import _defaults, _pixels, dataset, few_labels
 
 FEW = {**TINY, "knn_every": 2}
+STRATEGY = tf.distribute.get_strategy()
 
 
 class BandsStandIn(tfds.core.GeneratorBasedBuilder):
@@ -217,6 +218,10 @@ def test_fashion_mnist(tmp_path, shallow_networks):
     assert (np.ptp(images.test.images, axis=-1) == 0).all()
 
 
+def completed(settings, images):
+    return _defaults.for_pixels(settings, images, STRATEGY)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -243,26 +248,46 @@ def test_settings_that_do_not_fit_the_images():
     ):
         settings = dataclasses.replace(dataset.DEFAULTS, **flags)
         with pytest.raises(ValueError, match=words):
-            _pixels.completed(settings, some)
+            completed(settings, some)
     rgb = some.train._replace(images=np.repeat(images, 3, axis=-1))
     settings = dataclasses.replace(dataset.DEFAULTS, turns=True)
     with pytest.raises(ValueError, match="--turns needs --augmentation=gray"):
-        _pixels.completed(settings, some._replace(bank=rgb))
+        completed(settings, some._replace(bank=rgb))
 
 
 def test_plain_images_are_normalized_as_before(rng):
     images = rng.integers(0, 256, (9, 8, 8, 3), "uint8")
     some = data.ImageSet(images, np.zeros(9, "int64"), [], "some")
     some = dataset._data.Images(some, some, some)
-    settings = _pixels.completed(dataset.DEFAULTS, some)
+    settings = completed(dataset.DEFAULTS, some)
     assert settings.augmentation == "moco_v2"
     assert (settings.channels, settings.value_range) == (3, None)
     assert settings.normalize is None
     auto = dataclasses.replace(dataset.DEFAULTS, normalize="auto")
-    mean, std = _pixels.parse_normalization(
-        _pixels.completed(auto, some).normalize
-    )
+    mean, std = _pixels.parse_normalization(completed(auto, some).normalize)
     np.testing.assert_allclose(mean, images.mean((0, 1, 2)) / 255, rtol=1e-5)
     np.testing.assert_allclose(std, images.std((0, 1, 2)) / 255, rtol=1e-5)
     given = dataclasses.replace(auto, normalize="0.1,0.2,0.3/1,1,1")
-    assert _pixels.completed(given, some).normalize == given.normalize
+    assert completed(given, some).normalize == given.normalize
+
+
+def test_a_channel_that_is_the_same_everywhere_stays_small(rng):
+    """Such as that of opaque images' alpha."""
+    images = rng.integers(0, 256, (9, 8, 8, 4), "uint8")
+    images[..., 3] = 255
+    some = data.ImageSet(images, np.zeros(9, "int64"), [], "some")
+    some = dataset._data.Images(some, some, some)
+    told = completed(dataset.DEFAULTS, some).normalize
+    mean, std = _pixels.parse_normalization(told)
+    assert (mean[3], std[3]) == (1, 1)
+    assert (np.array(std[:3]) > 0.2).all()
+
+
+def test_a_pixel_that_is_no_number_is_refused(rng):
+    images = rng.uniform(0, 1, (9, 8, 8, 2)).astype("float32")
+    images[4, 3, 2, 1] = np.nan
+    some = data.ImageSet(images, np.zeros(9, "int64"), [], "some")
+    some = dataset._data.Images(some, some, some)
+    settings = dataclasses.replace(dataset.DEFAULTS, value_range="0,1")
+    with pytest.raises(ValueError, match="NaN or infinity in some"):
+        completed(settings, some)

@@ -189,6 +189,22 @@ def test_pixels_beyond_the_range_are_refused(name, shallow_networks):
         model.fit(images.astype("float64"), batch_size=8, verbose=0)
 
 
+def test_a_range_may_be_that_of_the_images(shallow_networks):
+    """Whose numbers have no few digits."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(0.1, 0.03, (8, 8, 8, 1)).astype("float32")
+    encoder = moco_keras.build_encoder(
+        "resnet18",
+        8,
+        channels=1,
+        value_range=(images.min(), images.max()),
+        mean=[0.5],
+        std=[0.2],
+        width=2,
+    )
+    assert np.isfinite(features.extract(encoder, images)).all()
+
+
 def test_other_channels_are_refused(kind, shallow_networks):
     model, images = build(kind), draw(kind)
     more = np.concatenate([images, images], axis=-1)
@@ -216,6 +232,27 @@ def test_views_of_another_range_are_warned_of(shallow_networks):
     views = rng.uniform(0, 65535, (2, 8, 8, 8, 1)).astype("float32")
     with pytest.warns(UserWarning, match=r"\[0, 255\].*6\.5\d?e\+04"):
         model.fit((views[0], views[1]), batch_size=8, verbose=0)
+
+
+def test_encoder_and_augmenter_must_have_one_range(shallow_networks):
+    encoder = build(KINDS["satellite"]).query_encoder
+    augmenter = augmentations.multichannel(8)
+    with pytest.raises(ValueError, match=r"\[0, 10000\].*\[0.0, 255.0\]"):
+        moco_keras.MoCo(encoder, augmenter, queue_size=32)
+
+
+def test_half_precision_keeps_pixels_whole(shallow_networks, tmp_path):
+    """A policy that casts what layers are given would round them."""
+    kind = (1, "float32", (0, 65535), 0, 65535)
+    model, images = build(kind), draw(kind)
+    images = np.round(images)
+    moco_keras.export_encoder(model, tmp_path, image_dtype="uint16")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    encoder = moco_keras.load_encoder(tmp_path)
+    np.testing.assert_array_equal(
+        encoder(images), encoder(images.astype("uint16"))
+    )
+    assert build(kind).predict(images, verbose=0).dtype == "float32"
 
 
 def test_mean_and_deviation_must_be_known():
