@@ -210,7 +210,11 @@ def test_fashion_mnist(tmp_path, shallow_networks):
         )
     )
     table = json.loads((tmp_path / "few_labels.json").read_text())
-    assert {row["method"] for row in table} == {"scratch", "probe", "finetune"}
+    assert {row["method"] for row in table} == {
+        "scratch",
+        "probe",
+        "finetuned",
+    }
     images = dataset.read(
         dataclasses.replace(settings, channels=3, image_size=28)
     )
