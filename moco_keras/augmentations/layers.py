@@ -151,7 +151,10 @@ class RandomSolarize(RangedAugmentation):
         if threshold is None:
             low, high = self.bounds
             threshold = low + 128 * (high - low) / 255
-        self.threshold = arguments.real(threshold=threshold)
+        kind = arguments.NOT_NEGATIVE
+        if self.value_range is not None:  # which may have negative pixels
+            kind = arguments.FINITE
+        self.threshold = arguments.real(kind, threshold=threshold)
 
     def get_random_transformation_batch(self, batch_size, **kwargs):
         return self.bernoulli(batch_size)
