@@ -1,4 +1,4 @@
-"""What the pixels of images are: how many channels, of which range."""
+"""Channels and range of the pixels that an encoder takes."""
 
 from typing import NamedTuple
 

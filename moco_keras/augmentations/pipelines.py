@@ -171,9 +171,9 @@ def _flips(turns):
 def evaluation(image_size=224):
     """The center of an image, not at random, for features and predictions.
 
-    An image that has the size already passes as it is. Any other is cut to the
-    largest centered part of its shape, of which 7/8 of the height and width are
-    resized with antialiasing: the usual resize to 256 and crop to 224.
+    An image that has the size already passes as it is. Of any other, the
+    largest centered part of this shape is taken; 7/8 of its height and width
+    are resized with antialiasing: the usual resize to 256 and crop to 224.
 
     Args:
         image_size: of the result in pixels: its side, or height and width.

@@ -112,7 +112,7 @@ def memory(found, settings, model):
     Args:
         found: `_doctor_look.Found`.
         settings: `FolderSettings`, complete.
-        model: that of the settings, of which `step_seconds` has trained steps.
+        model: that of the settings, after `step_seconds` has trained it.
 
     Returns:
         Of a GPU, what steps and an evaluation took. Of a computer, what the
