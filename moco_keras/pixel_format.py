@@ -70,6 +70,33 @@ def normalized(x, value_range, mean, std):
     )(x)
 
 
+def as_rgb(images, value_range=(0, 255)):
+    """Images as they are drawn: gray, or in the first three of their channels.
+
+    Args:
+        images: (..., H, W, C), any numbers.
+        value_range: the values of black and of white; None for the least and
+            the greatest of the images, unless they are uint8.
+
+    Returns:
+        uint8 (..., H, W, 3).
+    """
+    images = np.asarray(images)
+    if images.shape[-1] < 3:  # of two channels the first
+        images = np.repeat(images[..., :1], 3, axis=-1)
+    images = images[..., :3]
+    if value_range is None:
+        value_range = 0, 255
+        if images.dtype != "uint8":
+            low, high = float(images.min()), float(images.max())
+            value_range = low, high if high > low else low + 1
+    low, high = value_range
+    if images.dtype == "uint8" and (low, high) == (0, 255):
+        return images
+    images = (images.astype("float32") - low) * (255 / (high - low))
+    return np.rint(np.clip(images, 0, 255)).astype("uint8")
+
+
 def takes_pixels(encoder):
     """Whether an encoder takes pixels as they are, and normalizes them itself.
 

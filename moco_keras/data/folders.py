@@ -1,16 +1,15 @@
 """Folders of images: their splits and classes."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-from moco_keras import arguments, random
-from moco_keras.data import decoding, image_files
-from moco_keras.data.image_sets import UNLABELLED, ImageStream, check_examples
+from moco_keras import arguments
+from moco_keras.data.damaged import Damaged
+from moco_keras.files import scanning, walking
+from moco_keras.files.header import Header
 from moco_keras.system.paths import printable
 
 # What folders of splits are called, in lower case, and their splits.
@@ -26,7 +25,8 @@ _BESIDE = "In none of the folders of splits, beside it"
 
 class _File(NamedTuple):
     path: Path
-    digest: bytes  # SHA-256 of its contents
+    digest: bytes  # see `scanning.Scan`
+    header: Header
     class_name: str | None
 
 
@@ -37,12 +37,13 @@ class Folder(NamedTuple):
     splits: dict[str, list[_File]]
     class_names: list[str]
     skipped: list[tuple[Path, str]]
+    damaged: Damaged
 
 
-def find(folder, on_bad_image):
-    """Finds the images of a folder, by their splits."""
+def find(folder, on_bad_image, decode=False):
+    """Finds the images of a folder, by their splits; see `scanning.scan`."""
     where = existing(folder)
-    return arrange(where, image_files.scan(where, on_bad_image))
+    return arrange(where, scanning.scan(where, on_bad_image, decode))
 
 
 def existing(folder):
@@ -65,16 +66,21 @@ def arrange(where, scan):
 
     Args:
         where: `Path` of their folder.
-        scan: `image_files.Scan`.
+        scan: `scanning.Scan`.
 
     Returns:
         A `Folder`.
     """
-    files, digests, skipped = scan
-    names = [path.relative_to(where).parts for path in files]
+    files, digests, headers, skipped = scan
+    names = [
+        name.split(os.sep)  # noqa: PTH206 (a `Path` for each is slow)
+        for name in walking.names_in(where, files)
+    ]
     split_of = _splits_of({name[0] for name in names if len(name) > 1})
     splits = {}
-    for path, digest, name in zip(files, digests, names, strict=True):
+    for path, digest, header, name in zip(
+        files, digests, headers, names, strict=True
+    ):
         split = "train"
         if split_of:
             split = split_of.get(name[0]) if len(name) > 1 else None
@@ -83,10 +89,12 @@ def arrange(where, scan):
                 continue
             name = name[1:]
         class_name = name[0] if len(name) > 1 else None
-        splits.setdefault(split, []).append(_File(path, digest, class_name))
+        splits.setdefault(split, []).append(
+            _File(path, digest, header, class_name)
+        )
     classes = {f.class_name for files in splits.values() for f in files}
-    class_names = sorted(classes - {None}, key=image_files.key)
-    return Folder(where, splits, class_names, skipped)
+    class_names = sorted(classes - {None}, key=walking.key)
+    return Folder(where, splits, class_names, skipped, Damaged())
 
 
 def keep_listed(folder, names):
@@ -164,65 +172,4 @@ def _reason_left_out(name):
     folder = printable(name[0])
     return (
         f"In {folder}, which is not a split; images directly in train are used"
-    )
-
-
-def check_channels(channels):
-    """Refuses channels that files are not read in."""
-    if channels not in (1, 3):
-        raise ValueError(
-            "`channels` must be 1 for gray or 3 for RGB, in which files are "
-            f"read. Received: channels={channels!r}."
-        )
-
-
-def stream(folder, split, examples, channels=3):
-    """Opens a split of a `Folder`.
-
-    Args:
-        folder: a `Folder`.
-        split: its name.
-        examples: how many images to take, of a fixed shuffle; None means all.
-        channels: 3 for RGB, or 1 for gray.
-
-    Returns:
-        An `ImageStream`.
-    """
-    files = folder.splits[split]
-    check_examples(examples, len(files), printable(folder.path))
-    if examples is not None:
-        order = np.random.default_rng(0).permutation(len(files))[:examples]
-        files = [files[i] for i in sorted(order)]
-    numbers = {name: i for i, name in enumerate(folder.class_names)}
-    labels = [numbers.get(file.class_name, UNLABELLED) for file in files]
-    labels = tf.constant(labels, "int64")
-    paths = tf.constant([os.fsencode(file.path) for file in files])
-
-    def in_order(key):
-        rows = tf.range(len(files), dtype="int64")
-        if key is not None:
-            rows = random.permutation(key, len(files))
-        return tf.data.Dataset.from_tensor_slices(
-            {"path": tf.gather(paths, rows), "label": tf.gather(labels, rows)}
-        )
-
-    def decode(example):
-        contents = tf.io.read_file(example["path"])
-        image = decoding.decode(contents, channels)
-        return {"image": image, "label": example["label"]}
-
-    digest = hashlib.sha256()
-    for file in files:
-        name = os.fsencode(file.path.relative_to(folder.path))
-        digest.update(name + b"\0" + file.digest)
-    name = printable(folder.path.resolve().name)
-    return ImageStream(
-        in_order,
-        decode,
-        len(files),
-        [printable(name) for name in folder.class_names],
-        f"{name} {digest.hexdigest()[:12]}",
-        folder.skipped,
-        labels.numpy(),
-        1 - len({file.digest for file in files}) / max(1, len(files)),
     )

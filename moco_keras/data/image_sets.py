@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from moco_keras import arguments
 from moco_keras.data import checks
+from moco_keras.data.damaged import Damaged
+from moco_keras.system.paths import printable
 
 UNLABELLED = -1
 
@@ -62,8 +64,10 @@ class ImageStream(NamedTuple):
         num_examples: their number.
         class_names, source, skipped: as in `ImageSet`.
         labels: of a folder, as in `ImageSet`; else None, as they are in files.
-        copies: share of a folder's files that equal an earlier one, byte for
-            byte; else None.
+        copies: share of a folder's files that equal an earlier one, as far as
+            a quick look shows; else None.
+        notes: lines on images of a folder that are converted.
+        damaged: of a folder, `damaged.Damaged`.
     """
 
     encoded: Callable
@@ -74,21 +78,72 @@ class ImageStream(NamedTuple):
     skipped: Sequence[tuple[Path, str]] = ()
     labels: np.ndarray | None = None
     copies: float | None = None
+    notes: Sequence[str] = ()
+    damaged: Damaged | None = None
 
     @property
     def dataset(self):
-        """A `tf.data.Dataset` of all, decoded, in their original order."""
-        return self._decoded(None)
+        """A `tf.data.Dataset` of all, decoded, in their original order.
+
+        In place of a damaged image of a folder stands the next one. Of these,
+        only `load` and `two_views` tell.
+        """
+        if self.damaged is None:
+            return self._decoded(None).map(lambda _, example: example)
+        # Twice, so that the first can stand for the last.
+        twice = self._replace(encoded=lambda key: self.encoded(key).repeat(2))
+
+        def times(last, numbered):
+            number, example = numbered
+            return number, (number - last, example)
+
+        count = tf.data.experimental.assert_cardinality(self.num_examples)
+        return (
+            twice._decoded(None)
+            .scan(tf.constant(-1, "int64"), times)
+            .flat_map(lambda n, x: tf.data.Dataset.from_tensors(x).repeat(n))
+            .take(self.num_examples)
+            .apply(count)
+        )
 
     @property
     def image_dtype(self):
         """The type of the images, a name."""
         return self.dataset.element_spec["image"].dtype.name
 
+    @property
+    def channels(self):
+        """The number of channels of the images."""
+        return self.dataset.element_spec["image"].shape[-1]
+
     def _decoded(self, key):
-        return self.encoded(key).map(
-            self.decode, num_parallel_calls=tf.data.AUTOTUNE
+        """Pairs of a number and what is decoded; without the damaged ones."""
+        decoded = (
+            self.encoded(key)
+            .enumerate()
+            .map(
+                lambda number, example: (number, self.decode(example)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
         )
+        return decoded if self.damaged is None else decoded.ignore_errors()
+
+    def _tell_of_damaged(self, key, numbers, count):
+        """Says which of the first images were not among the decoded ones."""
+        end = self.num_examples if len(numbers) < count else numbers[-1] + 1
+        missing = set(range(end)) - set(numbers)
+        if not missing:
+            return
+        examples = enumerate(self.encoded(key).as_numpy_iterator())
+        paths = [example["path"] for i, example in examples if i in missing]
+        self.damaged.add(paths)
+        if not numbers:
+            path, reason = next(iter(self.damaged.found.items()))
+            raise ValueError(
+                "There must be images that can be read. Received, in "
+                f"{self.source}: {end:,} that cannot, such as "
+                f"{printable(path)}: {reason}. Is their disk still there?"
+            )
 
     def in_channels(self, channels):
         """The same images in gray, or in RGB.
@@ -103,7 +158,7 @@ class ImageStream(NamedTuple):
             ValueError: if they have other channels than one, three, or RGB with
                 alpha, which is dropped.
         """
-        there = self.dataset.element_spec["image"].shape[-1]
+        there = self.channels
         if there == channels:
             return self
         if channels not in (1, 3) or there not in (1, 3, 4):
@@ -148,6 +203,11 @@ class ImageStream(NamedTuple):
         example = self.dataset.batch(1).element_spec
         dataset = "moco_keras.data.read(...).dataset"
         checks.check_images(example["image"], example, dataset, pixels)
+        if pixels and self.image_dtype == "uint8" and pixels.bounds[1] > 255:
+            raise ValueError(
+                f"Images must have pixels in {pixels}. Received: images of "
+                f"uint8, which end at 255, in {self.source}."
+            )
 
     def load(self, count=None, *, image_size=None):
         """Reads images into memory.
@@ -157,33 +217,35 @@ class ImageStream(NamedTuple):
             image_size: as in `data.load`.
 
         Returns:
-            An `ImageSet`.
+            An `ImageSet`; without the damaged images of a folder, of which
+            `damaged` tells.
 
         Raises:
-            ValueError: if they are not images of one size.
+            ValueError: if they are not images of one size, or none can be read.
         """
         self.check_images()
         if count is not None:
             count = arguments.whole(count=count)
         key = None if count is None else tf.zeros(2, "int64")
-        dataset = self._decoded(key).take(-1 if count is None else count)
+        count = self.num_examples if count is None else count
+        dataset = self._decoded(key).take(count)
         if image_size is not None:
             from moco_keras import augmentations  # slow to import
 
             evaluation = augmentations.evaluation(image_size)
 
-            def resize(example):
+            def resize(number, example):
                 image = evaluation(example["image"])
                 dtype = example["image"].dtype
                 if dtype.is_integer:
                     image = tf.round(image)
-                return {**example, "image": tf.cast(image, dtype)}
+                return number, {**example, "image": tf.cast(image, dtype)}
 
             dataset = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
-        shape = dataset.element_spec["image"].shape
+        shape = dataset.element_spec[1]["image"].shape
         batch = 1024 if shape.is_fully_defined() else 1
-        images, labels = [], []
-        for chunk in dataset.batch(batch).as_numpy_iterator():
+        images, labels, numbers = [], [], []
+        for rows, chunk in dataset.batch(batch).as_numpy_iterator():
             if images and chunk["image"].shape[1:] != images[0].shape[1:]:
                 raise ValueError(
                     "Images must have one size to be held in memory. Received, "
@@ -193,6 +255,9 @@ class ImageStream(NamedTuple):
                 )
             images.append(chunk["image"])
             labels.append(chunk["label"])
+            numbers += rows.tolist()
+        if self.damaged is not None:
+            self._tell_of_damaged(key, numbers, count)
         return ImageSet(
             np.concatenate(images),
             np.concatenate(labels),

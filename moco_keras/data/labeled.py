@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_keras import arguments, pixel_format, random
-from moco_keras.data import batching, checks
+from moco_keras.data import batching, checks, damaged
 from moco_keras.data.image_sets import UNLABELLED, ImageSet
 from moco_keras.data.views import random_states, random_views
 
@@ -84,16 +84,13 @@ def labeled_batches(
             .map(views, num_parallel_calls=tf.data.AUTOTUNE)
         )
     else:
-
-        def decoded_view(number, encoded):
-            example = images.decode(encoded)
-            return view(number, example["image"], example["label"])
-
-        batches = (
+        batches = damaged.decoded(
+            images,
             in_order(images.encoded)
             .enumerate(first)
-            .map(decoded_view, num_parallel_calls=tf.data.AUTOTUNE)
-            .batch(batch_size, drop_remainder=True)
+            .batch(batch_size, drop_remainder=True),
+            lambda i, x: view(i, x["image"], x["label"]),
+            batch_size,
         )
     return batching.without_autotuning(batches.prefetch(tf.data.AUTOTUNE))
 

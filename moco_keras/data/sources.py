@@ -5,7 +5,7 @@ nothing else ever stands in for it.
 """
 
 from moco_keras import arguments
-from moco_keras.data import builders, folders
+from moco_keras.data import builders, folder_streams, folders
 from moco_keras.system.paths import printable
 
 
@@ -17,6 +17,7 @@ def load(
     examples=None,
     image_size=None,
     on_bad_image="skip",
+    channels=3,
 ):
     """Reads a data set of images into memory.
 
@@ -34,8 +35,11 @@ def load(
             seeded shuffle of a folder. None takes all.
         image_size: side in pixels to which images are resized, as
             `augmentations.evaluation` does; needed if their sizes differ.
-        on_bad_image: whether to "skip" files of a folder that cannot be
-            decoded, or to end with an "error" at the first.
+        on_bad_image: whether to "skip" files of a folder that are no images, or
+            to end with an "error" at the first.
+        channels: that images of a folder are to have: 3 for RGB, 1 for gray, or
+            another number, that of the files. None means that of the files,
+            where gray becomes RGB if others are in color.
 
     Paths may begin with `~`.
 
@@ -44,9 +48,9 @@ def load(
 
     Raises:
         FileNotFoundError: if the data set is neither there nor downloadable.
-        ValueError: if it has no such split, or holds something other than RGB
-            images of one size, or fewer than `examples`, or, if requested, a
-            file that is not an image.
+        ValueError: if it has no such split, images of other channels, types or
+            sizes than others, fewer than `examples`, or, if requested, a file
+            that is not an image.
     """
     stream = read(
         source,
@@ -54,6 +58,7 @@ def load(
         data_dir=data_dir,
         examples=examples,
         on_bad_image=on_bad_image,
+        channels=channels,
     )
     return stream.load(image_size=image_size)
 
@@ -65,25 +70,37 @@ def read(
     data_dir=None,
     examples=None,
     on_bad_image="skip",
+    channels=3,
 ):
     """Opens a data set of images without holding it in memory.
 
-    Args and errors: as `load`. All files of a folder are decoded once, to see
-    which of them are images.
+    Args and errors: as `load`. All files of a folder are looked at first, to
+    see which of them are images; see docs/images.md.
 
     Returns:
         An `ImageStream`.
     """
     if str(source) and arguments.path(source=source).is_dir():
         return read_folder(
-            source, split, examples=examples, on_bad_image=on_bad_image
+            source,
+            split,
+            examples=examples,
+            on_bad_image=on_bad_image,
+            channels=channels,
         )
     if not isinstance(source, str):
         raise _neither(source)
     return read_named(source, split, data_dir=data_dir, examples=examples)
 
 
-def read_folder(folder, split="train", *, examples=None, on_bad_image="skip"):
+def read_folder(
+    folder,
+    split="train",
+    *,
+    examples=None,
+    on_bad_image="skip",
+    channels=3,
+):
     """Opens a folder of images, even if TFDS has a data set of its name.
 
     Args and errors: as `load`.
@@ -102,7 +119,7 @@ def read_folder(folder, split="train", *, examples=None, on_bad_image="skip"):
             "including train. If train is the only one, no other folder may be "
             "beside it."
         )
-    return folders.stream(found, named, examples)
+    return folder_streams.open_split(found, named, examples, channels)
 
 
 def read_splits(folder, *, examples=None, on_bad_image="skip", channels=3):
@@ -118,8 +135,7 @@ def read_splits(folder, *, examples=None, on_bad_image="skip", channels=3):
     Args:
         folder: its path.
         examples: how many images of "train" to take, see `load`.
-        on_bad_image: see `load`.
-        channels: 3 to read all images as RGB, or 1 to read them in gray.
+        on_bad_image, channels: see `load`.
 
     Returns:
         A dict of `ImageStream`s: "train", and, if they are there, "validation"
@@ -130,10 +146,9 @@ def read_splits(folder, *, examples=None, on_bad_image="skip", channels=3):
         ValueError: as `load`.
     """
     examples = _count(examples)
-    folders.check_channels(channels)
     found = folders.find(folder, on_bad_image)
     return {
-        split: folders.stream(
+        split: folder_streams.open_split(
             found, split, examples if split == "train" else None, channels
         )
         for split in found.splits

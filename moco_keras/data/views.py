@@ -13,7 +13,7 @@ from moco_keras import (
     pixel_format,
     random,
 )
-from moco_keras.data import batching, checks
+from moco_keras.data import batching, checks, damaged
 
 
 def two_views(images, augmenter, batch_size, *, value_range=None):
@@ -192,13 +192,8 @@ class TwoViews:
         layers = range(len(random_states(self.augmenter)))
 
         def views(number, example):
-            image = self.stream.decode(example)["image"]
             keys = [random.key(seed, "views", i) for i in layers]
-            return random_views(self.augmenter, keys, number, image)
+            return random_views(self.augmenter, keys, number, example["image"])
 
         (size,) = {x.shape[0] for x in tf.nest.flatten(parts.element_spec)}
-        return (
-            parts.unbatch()
-            .map(views, num_parallel_calls=tf.data.AUTOTUNE)
-            .batch(size, drop_remainder=True)
-        )
+        return damaged.decoded(self.stream, parts, views, size)

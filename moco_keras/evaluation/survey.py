@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import imagehash
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
-from moco_keras.data import decoding
+from moco_keras import pixel_format
 from moco_keras.evaluation import health
+from moco_keras.files import headers, reading
+from moco_keras.files.header import Header
 
 _LEVELS = 8  # of 255, between which the noise of a JPEG file stays
 _THUMBNAIL = 16  # pixels on a side
@@ -24,31 +25,25 @@ _REDUCED = 64  # pixels on a side, of which hashes and thumbnails are made
 _BITS = 4
 _CORRELATION = 0.98
 _BLOCK = 1024  # rows that are compared with all others at a time
-_PALETTE = 3  # a color type of PNG files, whose palettes have 8 bits
-_PNG_CHANNELS = {0: 1, 2: 3, _PALETTE: 3, 4: 2, 6: 4}  # by color type
 
 
 class Look(NamedTuple):
     """What a look at an image found.
 
     Attributes:
-        kind: "JPEG", "PNG", "GIF" or "BMP".
-        height, width: in pixels.
-        channels: in the file: 1 of gray, 3 of color, one more with alpha.
-        depth: bits of each channel, in the file; more than 8 are cut to 8 when
-            images are read.
-        gray: whether its channels are alike, up to 8 of 255 levels.
+        header: a `header.Header`; its height and width are those that are seen.
+        low, high: the least and the greatest pixel.
+        gray: whether it has one channel, or three that are alike, up to 8 of
+            255 parts of its range.
         blank: whether it has one color, see `health.is_blank`.
         digest: SHA-256 of the file.
         hash: bool (64,), its perceptual hash.
         thumbnail: uint8 (16, 16, 3).
     """
 
-    kind: str
-    height: int
-    width: int
-    channels: int
-    depth: int
+    header: Header
+    low: float
+    high: float
     gray: bool
     blank: bool
     digest: bytes
@@ -56,49 +51,43 @@ class Look(NamedTuple):
     thumbnail: np.ndarray
 
 
-def look(contents):
+def look(file):
     """Describes an image.
 
     Args:
-        contents: bytes, what its file holds.
+        file: a binary file.
 
     Returns:
         A `Look`.
 
     Raises:
-        tf.errors.InvalidArgumentError: if it cannot be decoded, see
-            `decoding.decode`.
+        NotAnImageError: if it is not an image, see `reading.read`.
     """
-    pixels = decoding.decode(contents).numpy()
+    header = headers.of(file)
+    pixels = reading.read(file, header)
     height, width, _ = pixels.shape
-    picture = Image.fromarray(pixels)
+    low, high = float(pixels.min()), float(pixels.max())
+    value_range = (0, 255) if header.dtype == "uint8" else (low, high)
+    picture = Image.fromarray(pixel_format.as_rgb(pixels, None))
     picture = picture.reduce(max(1, min(height, width) // _REDUCED))
     small = np.asarray(picture)
+    file.seek(0)
     return Look(
-        *_header(contents, height, width),
-        gray=int(np.ptp(small, axis=-1).max()) <= _LEVELS,
-        blank=health.is_blank(pixels),
-        digest=hashlib.sha256(contents).digest(),
+        header._replace(height=height, width=width),
+        low,
+        high,
+        gray=header.channels == 1
+        or (
+            header.channels == 3
+            and int(np.ptp(small, axis=-1).max()) <= _LEVELS
+        ),
+        blank=health.is_blank(pixels, value_range),
+        digest=hashlib.sha256(file.read()).digest(),
         hash=imagehash.phash(picture).hash.ravel(),
         thumbnail=np.asarray(
             picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
         ),
     )
-
-
-def _header(contents, height, width):
-    """Kind, height, width, channels and depth, of a file that was decoded."""
-    if contents.startswith(b"\xff\xd8"):
-        channels = int(tf.io.extract_jpeg_shape(contents)[2])
-        return "JPEG", height, width, channels, 8
-    if contents.startswith(b"\x89PNG"):
-        bits, color = contents[24:26]
-        depth = 8 if color == _PALETTE else bits
-        return "PNG", height, width, _PNG_CHANNELS[color], depth
-    if contents.startswith(b"GIF"):
-        return "GIF", height, width, 3, 8
-    bits = int.from_bytes(contents[28:30], "little")  # of a pixel
-    return "BMP", height, width, max(1, bits // 8), 8
 
 
 def copies(looks):

@@ -34,9 +34,10 @@ def export_encoder(
     - `serving_default` takes `images`, (N, H, W, C), of the encoder's size and
       of the type that it was trained on, and fails with `InvalidArgument` if
       they are of another size.
-    - `serve_encoded` takes `image_bytes`, string (N,): JPEG, PNG or BMP files,
-      or the first pictures of GIFs, of up to 50 million pixels. It brings them
-      to the encoder's size as `augmentations.evaluation` does, and fails with
+    - `serve_encoded` takes `image_bytes`, string (N,): JPEG and PNG files of up
+      to 50 million pixels, and BMP and GIF files that TensorFlow reads as
+      others do (docs/images.md). It turns JPEGs as EXIF says, and brings images
+      to the encoder's size as `augmentations.evaluation` does. It fails with
       `InvalidArgument` if one of them is something else. Only encoders of uint8
       images of one or three channels have it.
 

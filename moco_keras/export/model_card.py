@@ -123,7 +123,7 @@ def _model_card(exported, record):
     if exported.decodes_files:
         signature, given = "serve_encoded", "image_bytes=tf.constant([JPEG])"
         about += (
-            " `image_bytes` are JPEG, PNG, BMP or GIF files of any size, whose "
+            " `image_bytes` are JPEG or PNG files of any size, whose "
             "center is resized."
         )
     lines += [

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from moco_keras.data import decoding
 from moco_keras.export import verification
+from moco_keras.files import decoding
 
 
 def _with_empty_batches(compute):

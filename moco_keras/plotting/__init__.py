@@ -1,5 +1,6 @@
 """Pictures of a run."""
 
+from moco_keras.pixel_format import as_rgb
 from moco_keras.plotting.by_epoch import curves, health
 from moco_keras.plotting.classification import (
     confusion,
@@ -7,7 +8,6 @@ from moco_keras.plotting.classification import (
     labeled_pictures,
     mistakes,
 )
-from moco_keras.plotting.figures import as_rgb
 from moco_keras.plotting.maps import embedding_map
 from moco_keras.plotting.page import data_uri, report
 from moco_keras.plotting.pictures import nearest, neighbours, views

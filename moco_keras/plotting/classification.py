@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from moco_keras.data import image_files
+from moco_keras.files import scanning
 from moco_keras.plotting.figures import (
     ACCENT,
     INK,
@@ -158,4 +158,4 @@ def labeled_pictures(pictures, path):
         lettering.title(axes, lines, 1.7, fontsize=8, color=INK)
     if not pictures:
         grid[0, 0].set_title("none", fontsize=9, color=INK)
-    save(figure, path, dict([image_files.MARK]))
+    save(figure, path, dict([scanning.MARK]))

@@ -1,8 +1,7 @@
 """What all pictures share: colors, figures, frames."""
 
-import numpy as np
-
 from moco_keras import arguments
+from moco_keras.pixel_format import as_rgb
 
 INK = "#22313f"
 ACCENT = "#c0504d"
@@ -19,27 +18,6 @@ def new_figure(nrows, ncols, figsize, **gridspec):
     return figure, grid
 
 
-def as_rgb(images, value_range=(0, 255)):
-    """Images as they are drawn: gray, or in the first three of their channels.
-
-    Args:
-        images: (..., H, W, C), any numbers.
-        value_range: the values of black and of white.
-
-    Returns:
-        uint8 (..., H, W, 3).
-    """
-    images = np.asarray(images)
-    if images.shape[-1] < 3:  # of two channels the first
-        images = np.repeat(images[..., :1], 3, axis=-1)
-    images = images[..., :3]
-    low, high = value_range
-    if images.dtype == "uint8" and (low, high) == (0, 255):
-        return images
-    images = (images.astype("float32") - low) * (255 / (high - low))
-    return np.rint(np.clip(images, 0, 255)).astype("uint8")
-
-
 def show(axes, picture, frame=None):
     """Shows a picture (H, W, C), pixels in [0, 255], in a frame of a color."""
     axes.axis("on")
@@ -50,6 +28,27 @@ def show(axes, picture, frame=None):
         spine.set_visible(frame is not None)
         spine.set_color(frame)
         spine.set_linewidth(2.5)
+
+
+def say_channels(figure, channels):
+    """Writes below pictures which channels of images they show.
+
+    Args:
+        figure: that of the pictures, drawn by `as_rgb`.
+        channels: number of channels of the images.
+    """
+    if channels not in (1, 3):
+        shown = "channels 1, 2 and 3 are"
+        if channels == 2:
+            shown = "channel 1 is"
+        figure.text(
+            0.5,
+            0.005,
+            f"Of {channels} channels, {shown} shown.",
+            ha="center",
+            color=INK,
+            fontsize=9,
+        )
 
 
 def save(figure, path, metadata=None):

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from moco_keras.data.image_sets import UNLABELLED
 from moco_keras.evaluation import knn
-from moco_keras.plotting.figures import OTHER, as_rgb
+from moco_keras.pixel_format import as_rgb
+from moco_keras.plotting.figures import OTHER
 from moco_keras.plotting.page import data_uri
 
 _LEAST, _MOST = 10, 1000  # images

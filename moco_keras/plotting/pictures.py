@@ -2,25 +2,27 @@
 
 import math
 
-from moco_keras.data import image_files
+from moco_keras.files import scanning
 from moco_keras.plotting.figures import (
     ACCENT,
     INK,
     OTHER,
     new_figure,
     save,
+    say_channels,
     show,
 )
 from moco_keras.plotting.lettering import Lettering
 
 
-def views(images, im_q, im_k, path):
+def views(images, im_q, im_k, path, channels=3):
     """Draws images above their two views.
 
     Args:
         images: (N, H, W, C), pixels in [0, 255].
         im_q, im_k: views of them, (N, H, W, C).
         path: of the PNG file.
+        channels: of the images, where these are drawn by `as_rgb`.
     """
     rows = {"image": images, "query view": im_q, "key view": im_k}
     figure, grid = new_figure(3, len(images), figsize=(len(images) * 1.3, 4.2))
@@ -28,10 +30,19 @@ def views(images, im_q, im_k, path):
         for axes, picture in zip(axes_row, pictures, strict=True):
             show(axes, picture)
         axes_row[0].set_ylabel(name, color=INK, fontsize=10)
+    say_channels(figure, channels)
     save(figure, path)
 
 
-def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
+def neighbours(
+    queries,
+    query_labels,
+    bank,
+    bank_labels,
+    class_names,
+    path,
+    channels=3,
+):
     """Draws images beside their nearest neighbors, framed by their labels.
 
     Args:
@@ -41,6 +52,7 @@ def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
         bank_labels: int (N, k).
         class_names: a name for each label; without names there are no frames.
         path: of the PNG file.
+        channels: as in `views`.
     """
     num_queries, k = bank_labels.shape
     # Two columns of queries make the picture wide rather than tall.
@@ -69,10 +81,11 @@ def neighbours(queries, query_labels, bank, bank_labels, class_names, path):
             show(row[1 + j], bank[i, j], frame=color)
             name = class_names[bank_labels[i, j]]
             lettering.title(row[1 + j], [name], 0.95, fontsize=8, color=color)
+    say_channels(figure, channels)
     save(figure, path)
 
 
-def nearest(query, pictures, path):
+def nearest(query, pictures, path, channels=3):
     """Draws an image and those nearest to it, in rows of five.
 
     Args:
@@ -80,6 +93,7 @@ def nearest(query, pictures, path):
         pictures: (name, similarity, uint8 (H, W, 3)) of each of the others, of
             any size.
         path: of the PNG file, which is marked as drawn here.
+        channels: as in `views`.
     """
     num_rows = math.ceil((1 + len(pictures)) / 5)
     figure, grid = new_figure(num_rows, 5, figsize=(10, 2.4 * num_rows))
@@ -95,4 +109,5 @@ def nearest(query, pictures, path):
         show(axes, picture)
         lines = [name, f"{similarity:.3f}"]
         lettering.title(axes, lines, 1.8, fontsize=7, color=INK)
-    save(figure, path, dict([image_files.MARK]))
+    say_channels(figure, channels)
+    save(figure, path, dict([scanning.MARK]))

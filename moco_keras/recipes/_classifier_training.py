@@ -50,7 +50,7 @@ class Trainer:
         self._min_area = min_area
         self._steps = None  # that it is compiled for
         self._trained = self.model.get_weights()
-        size = self.model.input_shape[1]
+        size = self.model.input_shape[1:3]
         augmenter = augmentations.crop_and_flip(size, min_area)
         self._of_views = keras.Sequential(
             [keras.Input(self.model.input_shape[1:]), augmenter, self.model]

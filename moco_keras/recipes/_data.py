@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from moco_keras import data
-from moco_keras.data import image_files
+from moco_keras.files import scanning
+from moco_keras.recipes import _pixels
 
 TESTS = 1000  # at most, by default
 OF_BANK = 4  # images to compare with, for each to test with
@@ -90,7 +91,8 @@ def held_out(settings, stream, where):
             f"{where}{given}. {remedy}."
         )
     some = stream.load(
-        min((1 + OF_BANK) * tests, available), image_size=settings.image_size
+        min((1 + OF_BANK) * tests, available),
+        image_size=_pixels.parse_size(settings.image_size),
     )
     return (
         some._replace(images=some.images[part], labels=some.labels[part])
@@ -106,6 +108,6 @@ def counted(count):
 def print_notes(images):
     """Prints what was skipped, and how the data was understood."""
     if images.train.skipped:
-        print(image_files.summary(images.train.skipped))
+        print(scanning.summary(images.train.skipped))
     for note in images.notes:
         print(note)

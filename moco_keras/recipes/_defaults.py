@@ -205,12 +205,12 @@ def for_memory(settings, asked, model, num_images, strategy):
             return fits
         step = math.lcm(replicas, settings.bn_splits)
         most -= most % step
-        side = model.query_encoder.input_shape[1]
+        height, width = model.query_encoder.input_shape[1:3]
         raise ValueError(
             "A training run must fit the memory that is free. Received: "
             f"--batch_size={settings.batch_size}, "
             f"--backbone={settings.backbone}, --width={settings.width} and "
-            f"images of {side}x{side} pixels, which need about "
+            f"images of {height}x{width} pixels, which need about "
             f"{gigabytes(need)}; {gigabytes(free)} are free. "
             + (f"Set --batch_size={most}, or lower" if most > 0 else "Lower")
             + " --width, or --image_size where the program has it, or take a "

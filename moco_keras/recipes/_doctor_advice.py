@@ -8,13 +8,15 @@ import keras
 
 from moco_keras import MoCo, distribution
 from moco_keras.distribution import accelerators
+from moco_keras.files.progress import duration
 from moco_keras.recipes import (
+    _data,
     _defaults,
     _doctor_trial,
+    _pixels,
     _pretrain,
     image_folder,
 )
-from moco_keras.recipes._progress import duration
 from moco_keras.recipes.image_folder import FolderSettings
 
 _LEAST = 16  # pixels on a side of the views
@@ -30,6 +32,8 @@ _NOTEBOOK = {
     "temperature": 0.1,
     "l2": 5e-4,
 }
+_MARGIN = 0.1  # of the range that was seen, for what was not
+_MEASURED = 1024  # images, for mean and deviation
 _SLOW = 0.05  # seconds to read an image, beside which no network is slow
 _ENOUGH = 400_000  # images in all epochs, for which a network is chosen
 
@@ -95,6 +99,7 @@ def try_networks(found, side, minutes):
         image_size=size,
         **(_NOTEBOOK if size <= _SMALL else {"augmentation": "moco_v2"}),
     )
+    sized = _with_pixels(sized, found)
     image_seconds = 0
     if found.folder is not None:  # or the images are held in memory
         image_seconds = _doctor_trial.reading_seconds(sized, found.stream)
@@ -129,6 +134,36 @@ def try_networks(found, side, minutes):
         if not trial.limited_by_reading and trial.images < _SLOWER * enough:
             break
     return best, None
+
+
+def _with_pixels(settings, found):
+    """The settings with what pixels need that are not RGB of 8 bits."""
+    stream = found.stream
+    if (stream.channels, stream.image_dtype) == (3, "uint8"):
+        return settings
+    if stream.image_dtype != "uint8":
+        settings = dataclasses.replace(settings, value_range=_range(found))
+    if stream.channels != 3:
+        settings = dataclasses.replace(settings, augmentation=None)
+    count = min(_MEASURED, stream.num_examples)
+    some = stream.load(count, image_size=settings.image_size)
+    fits = _pixels.what_fits(settings, _data.Images(some, some, some))
+    return dataclasses.replace(settings, **fits)
+
+
+def _range(found):
+    """The range of the pixels, as --value_range has it."""
+    low = min(look.low for look in found.looks)
+    high = max(look.high for look in found.looks)
+    if low >= 0 and found.stream.image_dtype == "uint16":
+        # That of a camera of so many bits.
+        return f"0,{2 ** math.ceil(math.log2(max(high, 1) + 1)) - 1}"
+    if not found.whole or found.files[1]:  # others may be darker or brighter
+        low, high = (
+            low - _MARGIN * (high - low),
+            high + _MARGIN * (high - low),
+        )
+    return f"{low!r},{max(high, low + 1)!r}"
 
 
 def _enough(found):
@@ -219,6 +254,15 @@ def _reasons(found, best, wider, side, minutes):
         f"{1 / (1 - settings.momentum):.0f} steps or so",
         "learning_rate": "0.03 for a batch of 256, and in proportion",
     }
+    if settings.channels is not None:
+        reasons |= {
+            "channels": "those of the files",
+            "normalize": "the mean and the deviation of each channel",
+        }
+        if settings.value_range:
+            reasons["value_range"] = "that of the images that were looked at"
+        if settings.channels != 3:
+            reasons["augmentation"] = "for images without colors"
     if found.folder is None:  # the program has no such flag
         del reasons["image_size"]
     return reasons

@@ -4,8 +4,8 @@ import collections
 
 import numpy as np
 
-from moco_keras.data import image_files
 from moco_keras.evaluation import alarms, survey
+from moco_keras.files import scanning
 from moco_keras.system.paths import printable
 
 _NAMED = 3  # examples, sizes and classes, in what is printed
@@ -21,7 +21,7 @@ def summary(found):
         found: `_doctor_look.Found`.
     """
     looks = found.looks
-    shorter = [min(x.height, x.width) for x in looks]
+    shorter = [min(x.header.height, x.header.width) for x in looks]
     copies, near = survey.copies(looks), survey.near_copies(looks)
     near[copies >= 0] = -1
 
@@ -42,15 +42,17 @@ def summary(found):
     return {
         "images": found.num_images,
         "looked_at": len(looks),
-        "sizes": count(f"{x.width}x{x.height}" for x in looks),
+        "sizes": count(f"{x.header.width}x{x.header.height}" for x in looks),
         "shorter_side": {
             "least": min(shorter),
             "median": float(np.median(shorter)),
             "most": max(shorter),
         },
-        "kinds": count(x.kind for x in looks),
-        "channels": count(str(x.channels) for x in looks),
-        "depths": count(str(x.depth) for x in looks),
+        "kinds": count(x.header.kind for x in looks),
+        "channels": count(str(x.header.channels) for x in looks),
+        "depths": count(
+            str(8 * np.dtype(x.header.dtype).itemsize) for x in looks
+        ),
         "skipped": [
             [printable(path), reason] for path, reason in found.stream.skipped
         ],
@@ -58,9 +60,7 @@ def summary(found):
         "near_copies": pairs(near),
         "blank": named(lambda x: x.blank),
         "gray": sum(x.gray for x in looks),
-        "transparent": sum(
-            x.channels in (2, 4) and x.kind != "JPEG" for x in looks
-        ),
+        "transparent": sum(x.header.alpha for x in looks),
         "classes": {
             (names[i] if i < len(names) else str(i)): labels[i]
             for i in sorted(labels)
@@ -132,7 +132,7 @@ def _reasons(skipped):
     """How many files were left out, for each reason."""
     if not skipped:
         return "none"
-    rows = image_files.summary(skipped).splitlines()[1:]
+    rows = scanning.summary(skipped).splitlines()[1:]
     return "\n".join([f"{len(skipped):,}", *(row.strip() for row in rows)])
 
 
@@ -175,21 +175,23 @@ def remarks(numbers):
             f"Images to learn from: {numbers['images']:,}, which are few. Some "
             "thousands are a good beginning."
         )
-    if deep := sum(count for bits, count in depths.items() if int(bits) > 8):
+    deep = sum(count for bits, count in depths.items() if int(bits) > 8)
+    if 0 < deep < looked_at:
         found.append(
             f"Images of more than 8 bits a channel: {deep:,}. Only the upper 8 "
-            "bits are read, so bring dark images to the full range before you "
-            "train on them."
+            "bits are read, because others have no more. Bring dark images to "
+            "the full range before you train on them."
         )
     if numbers["transparent"]:
         found.append(
             f"Images with transparency: {numbers['transparent']:,}. It is "
             "ignored, and the colors below it are trained on."
         )
-    if numbers["gray"] == looked_at:
+    if numbers["gray"] == looked_at and "3" in numbers["channels"]:
         found.append(
-            "All images are gray. They are read as three equal channels, and "
-            "changes of saturation and hue leave them as they are."
+            "All images are gray, but stored in color, and they are read as "
+            "three equal channels. With --channels=1 an encoder of one channel "
+            "is trained."
         )
     counts = numbers["classes"].values()
     if counts and max(counts) >= _UNEQUAL * min(counts):

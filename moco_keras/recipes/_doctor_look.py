@@ -1,6 +1,7 @@
 """What the doctor sees of a data set: each image, or a random part of them."""
 
 import contextlib
+import io
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from moco_keras import data
-from moco_keras.data import folders, image_files, image_sets
+from moco_keras.data import folder_streams, folders, image_sets
 from moco_keras.evaluation import survey
+from moco_keras.files import scanning, walking
 from moco_keras.system.paths import printable
 
 _NAMED = "cifar10", "textures"  # data sets with a program of their own
@@ -76,11 +78,12 @@ def at(where, data_dir=None, seconds=_SECONDS):
 
 def _of_folder(where, seconds):
     where = folders.existing(where)
-    walk = image_files.walk(where)
+    walk = walking.walk(where)
     order = np.random.default_rng(0).permutation(len(walk.files))[:_MOST]
     looks, skipped = {}, [*walk.unread, *walk.left_out]
     start = time.monotonic()
-    seen = image_files.examined([walk.files[i] for i in order], survey.look)
+    paths = [walk.files[i] for i in order]
+    seen = scanning.examined(paths, survey.look, None)
     count = 0
     with contextlib.closing(seen):
         for path, look, reason in seen:
@@ -93,7 +96,7 @@ def _of_folder(where, seconds):
             if took > seconds:
                 break
     if not looks:
-        raise image_files.no_image(where, skipped)
+        raise scanning.no_image(where, skipped)
     folder = folders.arrange(where, _scan(walk.files, looks, skipped))
     train = folder.splits.get("train", [])
     seen = [file for file in train if file.path in looks]
@@ -112,8 +115,10 @@ def _of_folder(where, seconds):
     num_images = len(train)
     if count < len(walk.files):  # some of the others are no images
         num_images = round(num_images * len(looks) / count)
-    folder.splits["train"] = seen
-    stream = folders.stream(folder, "train", None)
+    # The others were not looked at.
+    for split, files in folder.splits.items():
+        folder.splits[split] = [file for file in files if file.path in looks]
+    stream = folder_streams.open_split(folder, "train", None, None)
     paths = [file.path for file in seen]
     return Found(
         recipe="image_folder",
@@ -139,8 +144,13 @@ def _scan(files, looks, skipped):
         if path in looks
         or (path not in no_images and path.suffix.lower() in kinds)
     ]
-    digests = [looks[p].digest if p in looks else b"" for p in paths]
-    return image_files.Scan(paths, digests, skipped)
+    seen = [looks.get(path) for path in paths]
+    return scanning.Scan(
+        paths,
+        [look.digest if look else b"" for look in seen],
+        [look.header if look else None for look in seen],
+        skipped,
+    )
 
 
 def _of_data_set(name, data_dir, seconds):
@@ -148,7 +158,7 @@ def _of_data_set(name, data_dir, seconds):
     looks, labels = [], []
     start = time.monotonic()
     for example in stream.encoded(tf.zeros(2, "int64")).take(_MOST):
-        looks.append(survey.look(example["image"].numpy()))
+        looks.append(survey.look(io.BytesIO(example["image"].numpy())))
         labels.append(int(example.get("label", image_sets.UNLABELLED)))
         took = time.monotonic() - start
         if took > seconds:

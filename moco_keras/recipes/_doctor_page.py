@@ -6,9 +6,9 @@ import textwrap
 from pathlib import Path
 
 from moco_keras.distribution import accelerators
+from moco_keras.files.progress import duration
 from moco_keras.recipes import _doctor_findings
 from moco_keras.recipes._memory import gigabytes
-from moco_keras.recipes._progress import duration
 
 _COLUMNS = 80
 

@@ -137,7 +137,9 @@ def memory(found, settings, model):
         needed = _rehearse(found, settings, count)
     held = _EVALUATED if found.folder is not None else found.num_images
     missing = max(0, min(held, found.num_images) - count)
-    return needed and needed + missing * 3 * settings.image_size**2
+    of_image = settings.image_size**2 * found.stream.channels
+    of_image *= np.dtype(found.stream.image_dtype).itemsize
+    return needed and needed + missing * of_image
 
 
 def _rehearse(found, settings, count):

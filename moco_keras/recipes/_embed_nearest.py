@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from moco_keras import plotting
-from moco_keras.data import decoding, image_files
 from moco_keras.evaluation import knn
+from moco_keras.files import scanning
 from moco_keras.recipes._embed_files import readable_out_errors, sha256
 from moco_keras.system import ownership
 from moco_keras.system.paths import printable
@@ -15,13 +15,18 @@ from moco_keras.system.paths import printable
 _NEIGHBOURS = 9
 
 
+def bad_query(query, reason):
+    """The error that --neighbours is no image that the encoder takes."""
+    return ValueError(
+        "--neighbours must be an image, of the channels and the type that the "
+        f"encoder takes. Received: {printable(query)}: {reason}."
+    )
+
+
 def picture_file(query, out):
     """Where the picture of a query is drawn; each query has its own."""
-    if reason := image_files.why_not(query):
-        raise ValueError(
-            "--neighbours must be an image. Received: "
-            f"{printable(query)}: {reason}."
-        )
+    if reason := scanning.why_not(query):
+        raise bad_query(query, reason)
     real = Path(os.path.realpath(query))
     stem = real.stem
     while len(os.fsencode(stem)) > 32:  # of the 255 bytes that a name may have
@@ -39,7 +44,7 @@ def picture_file(query, out):
 
 def _drew(path):
     with path.open("rb") as file:
-        return image_files.is_drawn(file.read(1024))
+        return scanning.is_drawn(file.read(1024))
 
 
 def show(encoder, query, settings, picture):
@@ -47,7 +52,7 @@ def show(encoder, query, settings, picture):
     folder, out = Path(settings.images), Path(settings.out)
     with np.load(out) as found:
         bank, files = found["features"], found["files"]
-    queries = encoder([query.read_bytes()])
+    queries = encoder([encoder.prepare(query)])
     k = min(_NEIGHBOURS + 1, len(bank))
     (similarities,), (rows,) = knn.nearest(bank, queries, k)
     nearest = [
@@ -66,13 +71,13 @@ def show(encoder, query, settings, picture):
     pictures = [(*found, pixels(folder / found[0])) for found in nearest]
     with readable_out_errors(out), ownership.scratch(out.parent) as place:
         partial = place / picture.name
-        plotting.nearest(pixels(query), pictures, partial)
+        plotting.nearest(pixels(query), pictures, partial, encoder.channels)
         partial.replace(picture)
     print(f"They are drawn in {printable(picture)}")
 
 
 def pixels(path):
-    """The pixels of an image file, of a large one only some."""
-    image = decoding.decode(path.read_bytes()).numpy()
-    step = max(1, max(image.shape) // 256)
-    return image[::step, ::step].copy()
+    """The pixels of an image file as RGB, of a large one only some."""
+    image = scanning.read(path)
+    step = max(1, max(image.shape[:2]) // 256)
+    return plotting.as_rgb(image[::step, ::step], None)

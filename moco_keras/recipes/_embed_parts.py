@@ -12,7 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from moco_keras.data import image_files
+from moco_keras.files import scanning, walking
+from moco_keras.files.header import NotAnImageError
 from moco_keras.recipes import _embed_files
 from moco_keras.recipes._embed_files import open_npz
 from moco_keras.recipes._run_files import HOW_TO_RESUME
@@ -23,7 +24,7 @@ _ARRAYS_OF_A_PART = ("features", "files", "skipped", "reasons")
 
 
 class Images(NamedTuple):
-    """What a folder of images holds; see `image_files.walk`."""
+    """What a folder of images holds; see `walking.walk`."""
 
     files: list[Path]
     fingerprints: list[bytes]
@@ -33,7 +34,7 @@ class Images(NamedTuple):
 
 def find(folder):
     """The `Images` of a folder."""
-    files, unread, left_out = image_files.walk(folder)
+    files, unread, left_out = walking.walk(folder)
     fingerprints = [_fingerprint(file, folder) for file in files]
     return Images(files, fingerprints, unread, left_out)
 
@@ -53,7 +54,7 @@ def embed_in_parts(encoder, images, settings, place, stops):
     """Writes embeddings, a file for every 1,024 images.
 
     Args:
-        encoder: function from the bytes of N files to (N, D).
+        encoder: `_embed_encoder.OfFiles`.
         images: `Images`.
         settings: `EmbedSettings`.
         place: the folder of the parts; those that it holds are kept.
@@ -64,7 +65,7 @@ def embed_in_parts(encoder, images, settings, place, stops):
     """
     files, folder = images.files, Path(settings.images)
     if settings.on_bad_image == "error" and images.unread:
-        raise image_files.bad_image(*images.unread[0])
+        raise scanning.bad_image(*images.unread[0])
     bar = keras.utils.Progbar(len(files), unit_name="file")
     parts = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -75,9 +76,9 @@ def embed_in_parts(encoder, images, settings, place, stops):
                 batches = []
                 for first in range(start, end, settings.batch_size):
                     last = min(first + settings.batch_size, end)
-                    batch = _embed_batch(encoder, files[first:last], pool)
+                    batch = embed_batch(encoder, files[first:last], pool)
                     if settings.on_bad_image == "error" and batch.skipped:
-                        raise image_files.bad_image(*batch.skipped[0])
+                        raise scanning.bad_image(*batch.skipped[0])
                     batches.append(batch)
                     bar.update(last, finalize=False)
                     if stops:
@@ -117,25 +118,37 @@ def _is_done(part):
         return False
 
 
-class _Batch(NamedTuple):
+class Batch(NamedTuple):
+    """What was embedded, and what was not."""
+
     features: np.ndarray  # float32 (N, D)
     files: list[Path]  # N
     skipped: list[tuple[Path, str]]  # with the reason
 
 
-def _embed_batch(encoder, paths, pool):
+def embed_batch(encoder, paths, pool):
+    """Embeds the files that can be read, in their order.
+
+    Args:
+        encoder: `_embed_encoder.OfFiles`.
+        paths: a list of paths.
+        pool: that of the threads which read them.
+
+    Returns:
+        A `Batch`.
+    """
     try:
-        contents = list(pool.map(image_files.read, paths))
-        return _Batch(encoder(contents), paths, [])
-    except (OSError, tf.errors.InvalidArgumentError):
+        given = list(pool.map(encoder.prepare, paths))
+        return Batch(encoder(given), paths, [])
+    except (OSError, NotAnImageError, tf.errors.InvalidArgumentError):
         reasons = dict(
-            zip(paths, pool.map(image_files.why_not, paths), strict=True)
+            zip(paths, pool.map(encoder.why_not, paths), strict=True)
         )
         skipped = [(path, why) for path, why in reasons.items() if why]
         if not skipped:
             raise
         good = [path for path, why in reasons.items() if not why]
-        batch = _embed_batch(encoder, good, pool)
+        batch = embed_batch(encoder, good, pool)
         return batch._replace(skipped=skipped + batch.skipped)
 
 
@@ -170,7 +183,7 @@ def join(parts, images, settings, about, path):
                 skipped.append((folder / name, reason))
             dim = found["features"].shape[1]
     if not files:
-        raise image_files.no_image(settings.images, skipped)
+        raise scanning.no_image(settings.images, skipped)
     with zipfile.ZipFile(path, "w") as joined:
         with joined.open("features.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(

@@ -5,13 +5,8 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
-import tensorflow as tf
-
-import moco_keras
-from moco_keras import export
-from moco_keras.data import image_files
 from moco_keras.distribution import accelerators
+from moco_keras.files import scanning
 from moco_keras.recipes import _embed_files, _embed_parts, _run_files
 from moco_keras.recipes._embed_files import readable_out_errors
 from moco_keras.system import ownership, signals
@@ -62,37 +57,11 @@ def own(out):
         yield
 
 
-class Encoder:
-    """An export, as a function from the bytes of N files to (N, D)."""
-
-    def __init__(self, path):
-        try:
-            self._layer = moco_keras.load_encoder(path, encoded=True)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                "--encoder must be the folder of an export, of all its "
-                "versions or of one, or of a run. Received: "
-                f"--encoder={printable(path)}, where no export is. Give "
-                "another, or export to it: `python -m "
-                "moco_keras.recipes.export --path=FOLDER`."
-            ) from error
-        folder = Path(self._layer.filepath)
-        with export.reading(folder):
-            record = (folder / "encoder.json").read_bytes()
-            self._dim = json.loads(record)["embedding_size"]
-        self.sha256 = _embed_files.sha256(record)
-
-    def __call__(self, contents):
-        if not contents:  # on which older exports fail
-            return np.zeros((0, self._dim), "float32")
-        return self._layer(tf.constant(contents)).numpy()
-
-
 def embed(function, images, settings, about, finish):
     """Embeds all images, or those that are left to embed.
 
     Args:
-        function: from the bytes of N files to (N, D).
+        function: `_embed_encoder.OfFiles`.
         images: `_embed_parts.Images`.
         settings: with `images`, `out`, `batch_size` and `on_bad_image`.
         about: by flag, what the result is made from.
@@ -129,4 +98,4 @@ def embed(function, images, settings, about, finish):
         _run_files.write_skipped(skipped_file, skipped)
         finish(joined)
     if skipped:
-        print(image_files.summary(skipped))
+        print(scanning.summary(skipped))

@@ -11,13 +11,15 @@ from moco_keras.version import __version__
 
 
 def digest(stream, image_size):
-    """Text that differs if images or labels do, or the side that they get.
+    """Text that differs if images or labels do, or the size that they get.
 
     Args:
         stream: `data.ImageStream` whose labels are known.
-        image_size: the side.
+        image_size: the height and the width.
     """
-    named = f"{stream.source} {stream.num_examples} {image_size} "
+    height, width = image_size
+    size = height if height == width else image_size
+    named = f"{stream.source} {stream.num_examples} {size} "
     found = hashlib.sha256(named.encode() + stream.labels.tobytes())
     return found.hexdigest()[:16]
 
@@ -36,7 +38,7 @@ def read(folder, backbone, name, stream):
     Returns:
         float32 (N, D), rows of length 1; mapped from the file into memory.
     """
-    size, count = backbone.input_shape[1], stream.num_examples
+    size, count = backbone.input_shape[1:3], stream.num_examples
     of = f"{__version__} {name} {digest(stream, size)}"
     of = hashlib.sha256(of.encode()).hexdigest()[:16]
     path = folder / f"features.{of}.npy"

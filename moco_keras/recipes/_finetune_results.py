@@ -189,7 +189,7 @@ def _test(model, stream, num_classes):
     confusion = np.zeros((num_classes, num_classes), "int64")
     worst, numbers = [], itertools.count()
     bounds = pixel_format.of(model).bounds
-    batches = _labeled_data.evaluation_batches(stream, model.input_shape[1])
+    batches = _labeled_data.evaluation_batches(stream, model.input_shape[1:3])
     for images, labels in batches.as_numpy_iterator():
         logits = model.predict_on_batch(images)
         probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -5,6 +5,7 @@ import numpy as np
 import moco_keras
 from moco_keras import data
 from moco_keras.evaluation import alarms
+from moco_keras.recipes import _pixels
 
 SAMPLE = 1024  # images that are measured
 
@@ -21,7 +22,10 @@ def monitor(settings, train):
         return None
     some, copies = train, None
     if isinstance(train, data.ImageStream):
-        some = train.load(min(count, SAMPLE), image_size=settings.image_size)
+        some = train.load(
+            min(count, SAMPLE),
+            image_size=_pixels.parse_size(settings.image_size),
+        )
         copies = train.copies
     return moco_keras.callbacks.HealthMonitor(
         some,

@@ -3,13 +3,15 @@
 import numpy as np
 import tensorflow as tf
 
-from moco_keras import augmentations, data, pixel_format
-from moco_keras.data import folders, image_files
+from moco_keras import arguments, augmentations, data, pixel_format
+from moco_keras.data import damaged, folder_streams, folders
 from moco_keras.data.image_sets import UNLABELLED
+from moco_keras.files import scanning
 from moco_keras.recipes import _memory
 from moco_keras.system.paths import printable
 
 _HELD_OUT = 0.1
+_BATCH = 256  # images to evaluate at a time
 
 
 def of_folder(
@@ -40,9 +42,10 @@ def of_folder(
         ValueError: if its images are not of two classes or more, none can be
             held out, or other splits have classes that "train" lacks.
     """
-    found = folders.find(path, on_bad_image)
+    # Each label must be that of its image: nothing may stand in for it later.
+    found = folders.find(path, on_bad_image, decode=True)
     if found.skipped:
-        print(image_files.summary(found.skipped))
+        print(scanning.summary(found.skipped))
     if listed is not None:
         folders.keep_listed(found, listed)
     labeled = {
@@ -54,8 +57,8 @@ def of_folder(
     if held_out:
         folders.hold_out(found, _HELD_OUT)
     splits = {
-        name: folders.stream(
-            found, name, None, 1 if pixels.channels == 1 else 3
+        name: folder_streams.open_split(
+            found, name, None, pixels.channels
         ).only_labelled()
         for name in found.splits
     }
@@ -178,18 +181,19 @@ def load_rows(stream, rows, image_size):
     Args:
         stream: `data.ImageStream`.
         rows: their numbers in its order, int (M,), rising.
-        image_size: side that they get.
+        image_size: that they get, a side or (height, width).
 
     Returns:
-        (M, S, S, C), of the type that they have.
+        (M, H, W, C), of the type that they have.
 
     Raises:
         ValueError: if memory has no room for them.
     """
-    if lack := _memory.lack_for_images(len(rows), image_size):
+    height, width = arguments.sides(image_size=image_size)
+    if lack := _memory.lack_for_images(len(rows), image_size, stream):
         raise ValueError(
             "Images to train with must fit the memory that is free. Received: "
-            f"{len(rows):,} of {image_size}x{image_size} pixels, which {lack}. "
+            f"{len(rows):,} of {height}x{width} pixels, which {lack}. "
             "Lower --labels_per_class, or use `finetune`, which reads images "
             "as they are needed."
         )
@@ -204,7 +208,14 @@ def load_rows(stream, rows, image_size):
         )
 
     some = stream._replace(encoded=encoded, num_examples=len(rows))
-    return some.load(image_size=image_size).images
+    found = some.load(image_size=image_size).images
+    if len(found) < len(rows):
+        raise ValueError(
+            "Images to train with must be whole. Received: "
+            f"{len(rows) - len(found)} that cannot be read, of which warnings "
+            "tell. Remove them, and start again."
+        )
+    return found
 
 
 def evaluation_batches(stream, image_size):
@@ -212,19 +223,19 @@ def evaluation_batches(stream, image_size):
 
     Args:
         stream: `data.ImageStream` of images of any sizes.
-        image_size: side of the centers.
+        image_size: of the centers, a side or (height, width).
 
     Returns:
-        A `tf.data.Dataset` of (float32 (N, S, S, C), int64 (N,)).
+        A `tf.data.Dataset` of (float32 (N, H, W, C), int64 (N,)).
     """
     evaluation = augmentations.evaluation(image_size)
-    count = tf.data.experimental.assert_cardinality(stream.num_examples)
-    return (
-        stream.dataset.map(
-            lambda x: (evaluation(x["image"]), x["label"]),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        .apply(count)
-        .batch(256)
-        .prefetch(tf.data.AUTOTUNE)
+    batches = damaged.decoded(
+        stream,
+        stream.encoded(None).enumerate().batch(_BATCH),
+        lambda _, x: (evaluation(x["image"]), x["label"]),
+        _BATCH,
     )
+    count = -(-stream.num_examples // _BATCH)
+    return batches.apply(
+        tf.data.experimental.assert_cardinality(count)
+    ).prefetch(tf.data.AUTOTUNE)

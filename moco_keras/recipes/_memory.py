@@ -4,9 +4,10 @@ import math
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from moco_keras import distribution
+from moco_keras import arguments, distribution
 from moco_keras.distribution import accelerators
 from moco_keras.recipes import _health, _record
 
@@ -116,19 +117,23 @@ def gigabytes(number):
     return f"{number / 1e9:.1f} GB"
 
 
-def lack_for_images(count, image_size):
+def lack_for_images(count, image_size, stream):
     """What images need and what is free, if memory has no room for them.
 
     Args:
-        count: number of images, uint8.
-        image_size: side, in pixels.
+        count: number of images.
+        image_size: their side, or height and width, in pixels.
+        stream: `data.ImageStream`, of which they are.
 
     Returns:
         Text such as "need 9.0 GB; 8.0 GB are free", or None. On a GPU it is
         None, as its memory does not hold them.
     """
     free = None if accelerators.on_gpu() else accelerators.free_memory()
-    need = 2 * count * 3 * image_size**2  # twice, when they are joined
+    height, width = arguments.sides(image_size=image_size)
+    of_image = height * width * stream.channels
+    of_image *= np.dtype(stream.image_dtype).itemsize
+    need = 2 * count * of_image  # twice, when they are joined
     if free is None or need <= free:
         return None
     return f"need {need / 1e9:.1f} GB; {free / 1e9:.1f} GB are free"

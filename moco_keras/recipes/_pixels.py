@@ -30,6 +30,25 @@ def parse_range(text):
         ) from None
 
 
+def parse_size(size):
+    """A side, or the (height, width) that a text such as "128x256" says.
+
+    Raises:
+        ValueError: if it says neither.
+    """
+    if size is None:
+        return None
+    try:
+        sides = [int(side) for side in str(size).split("x")]
+        return arguments.sides(image_size=sides if len(sides) > 1 else sides[0])
+    except (ValueError, TypeError):
+        raise arguments.refusal(
+            "--image_size",
+            size,
+            "a side in pixels, or height and width, such as 128x256",
+        ) from None
+
+
 def parse_normalization(text):
     """Mean and deviation that a text such as "0.3,0.4/0.2,0.1" says.
 
@@ -131,7 +150,7 @@ def _measured(settings, value_range, train):
     """
     if isinstance(train, data.ImageStream):
         count = min(_MEASURED, train.num_examples)
-        train = train.load(count, image_size=settings.image_size)
+        train = train.load(count, image_size=parse_size(settings.image_size))
     low, high = parse_range(value_range) or (0, 255)
     sums = np.zeros((2, train.images.shape[-1]))
     for start in range(0, len(train.images), _CHUNK):

@@ -99,6 +99,10 @@ def pretrain(settings, recipe, read):
             _run_files.write_skipped(
                 folder / "skipped.csv", images.train.skipped
             )
+            _run_files.keep_damaged(
+                folder / "damaged.csv",
+                getattr(images.train, "damaged", None),
+            )
         with _printing_how_to_resume(folder):
             _train(settings, images, model, start, folder)
             # Should the chief fail, all start again.

@@ -7,6 +7,7 @@ import time
 import keras
 
 from moco_keras.distribution import accelerators
+from moco_keras.files.progress import duration
 from moco_keras.recipes._defaults import power_of_two
 from moco_keras.recipes._memory import Memory, gigabytes, num_memories
 
@@ -127,14 +128,6 @@ class Pace(keras.callbacks.Callback):
             f"{how_to_resume(self._folder)} resumes.",
             flush=True,
         )
-
-
-def duration(seconds):
-    """A time in words, with two digits at most."""
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{float(f'{seconds / size:.2g}'):g} {unit}"
-    return f"{float(f'{seconds:.2g}'):g} seconds"
 
 
 def how_to_resume(folder):

@@ -59,7 +59,7 @@ def _draw(folder, model, images, features, metrics):
         return plotting.as_rgb(pixels, bounds)
 
     some = test.images[:8]
-    shown = drawn_as(some)
+    shown, channels = drawn_as(some), some.shape[-1]
 
     def curves(path):
         plotting.curves(
@@ -81,7 +81,7 @@ def _draw(folder, model, images, features, metrics):
 
     def views(path):
         im_q, im_k = (drawn_as(model.augmenter(some)) for _ in range(2))
-        plotting.views(shown, im_q, im_k, path)
+        plotting.views(shown, im_q, im_k, path, channels)
 
     def neighbours(path):
         bank_features, test_features = features
@@ -94,6 +94,7 @@ def _draw(folder, model, images, features, metrics):
             bank.labels[rows],
             test.class_names if "knn_trained" in metrics else [],
             path,
+            channels,
         )
 
     def make_map(path):

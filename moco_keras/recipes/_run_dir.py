@@ -181,7 +181,13 @@ def _enter_folder(stack, settings, recipe):
 
 def _forget(folder):
     """Removes what a run writes before there is something to keep."""
-    files = "skipped.csv", "history.csv", "settings.json", _run_files.REPORT
+    files = (
+        "skipped.csv",
+        "damaged.csv",
+        "history.csv",
+        "settings.json",
+        _run_files.REPORT,
+    )
     for name in files:
         with contextlib.suppress(OSError):
             (folder / name).unlink(missing_ok=True)

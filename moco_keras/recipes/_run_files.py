@@ -19,6 +19,7 @@ NAMES = (
     CONTINUED,
     "history.csv",
     "skipped.csv",
+    "damaged.csv",
     "metrics.json",
     "timing.json",
 )
@@ -54,6 +55,43 @@ def write_skipped(path, skipped):
         {"file": printable(path), "reason": reason} for path, reason in skipped
     ]
     write_csv(path, rows)
+
+
+def keep_damaged(path, damaged):
+    """Lists damaged images as they are met, beside those met before a resume.
+
+    Args:
+        path: of a CSV file; there is none without a damaged image.
+        damaged: `Damaged` of a folder, or None.
+    """
+    if damaged is None:
+        return
+    listed = set()
+    with contextlib.suppress(FileNotFoundError):
+        with path.open(newline="", encoding="utf-8") as file:
+            listed = {row["file"] for row in csv.DictReader(file)}
+
+    def add(image, reason):
+        name = printable(image)
+        if name in listed:
+            return
+        listed.add(name)
+        try:
+            is_new = not path.exists()
+            with path.open("a", newline="", encoding="utf-8") as file:
+                rows = csv.writer(file)
+                rows.writerows([["file", "reason"]] * is_new)
+                rows.writerow([name, reason])
+        except OSError as error:  # the run is worth more than its list
+            print(f"{printable(path)} cannot be written: {error}")
+
+    def tell(image, reason):
+        print(f"\nDamaged, and skipped: {printable(image)}: {reason}")
+        add(image, reason)
+
+    damaged.tell = tell
+    for image, reason in list(damaged.found.items()):
+        add(image, reason)
 
 
 def write_csv(path, rows):

@@ -44,6 +44,14 @@ def path(default, help):
     return setting(default, help, path=True)
 
 
+def image_size():
+    """The field of programs whose images may have any size."""
+    return setting(
+        None,
+        "side of the views in pixels; or height and width, such as 128x256",
+    )
+
+
 def on_bad_image():
     """The field of every program that reads a folder of images."""
     return setting(
@@ -222,6 +230,11 @@ class Settings(Bounded):
         """Also refuses what does not fit together."""
         super().__post_init__()
         _pixels.parse_range(self.value_range)
+        size = getattr(self, "image_size", None)
+        if isinstance(size, str):
+            height, width = _pixels.parse_size(size)
+            if height == width:
+                object.__setattr__(self, "image_size", height)
         if self.normalize not in (None, "auto"):
             _pixels.parse_normalization(self.normalize)
         if None in (self.batch_size, self.queue_size):

@@ -71,7 +71,7 @@ def _architecture(model):
     """What must be alike, by a name for people; the causes come first."""
     encoder = model.query_encoder
     return {
-        "image size": encoder.input_shape[1],
+        "image size": "x".join(map(str, encoder.input_shape[1:3])),
         "queue size": model.queue.size,
         "projection dim": encoder.output_shape[-1],
         **{weight.path: tuple(weight.shape) for weight in encoder.weights},

@@ -15,6 +15,7 @@ labels.png shows the images that it is least certain of, for you to look at. If
 the program is interrupted, the same command resumes where it was.
 """
 
+import concurrent.futures
 import csv
 import dataclasses
 import io
@@ -27,10 +28,11 @@ import numpy as np
 import tensorflow as tf
 
 from moco_keras import arguments, data, plotting
-from moco_keras.data import image_files
 from moco_keras.evaluation import features, linear_probe
+from moco_keras.files import scanning
 from moco_keras.recipes import (
     _cli,
+    _embed_encoder,
     _embed_files,
     _embed_nearest,
     _embed_parts,
@@ -111,16 +113,23 @@ def classify(settings):
 
 @dataclasses.dataclass(frozen=True)
 class _Function:
-    """A function from the bytes of N files to probabilities (N, classes)."""
+    """A function from N image files to probabilities (N, classes)."""
 
-    call: object
+    of_files: _embed_encoder.OfFiles
+    finish: object  # function from what that returns to probabilities
     names: list[str]
     digest: str  # names what it computes
 
-    def __call__(self, contents):
-        if not contents:
+    def prepare(self, path):
+        return self.of_files.prepare(path)
+
+    def why_not(self, path):
+        return self.of_files.why_not(path)
+
+    def __call__(self, prepared):
+        if not prepared:
             return np.zeros((0, len(self.names)), "float32")
-        return self.call(contents)
+        return self.finish(self.of_files(prepared))
 
 
 def _classifier(settings):
@@ -136,30 +145,46 @@ def _classifier(settings):
         )
     text = record.read_bytes()
     loaded = tf.saved_model.load(str(folder))
-    serve = loaded.signatures["serve_encoded"]
 
-    def call(contents):
-        # `loaded` must stay as long as its signatures.
-        outputs = (loaded, serve(image_bytes=tf.constant(contents)))[1]
-        return outputs["probabilities"].numpy()
+    def open_signature(name):
+        serve = loaded.signatures[name]
+        (argument,) = serve.structured_input_signature[1]
+
+        def call(given):
+            # `loaded` must stay as long as its signatures.
+            outputs = (loaded, serve(**{argument: given}))[1]
+            return outputs["probabilities"]
+
+        return call
 
     names = json.loads(text)["classes"]
-    return _Function(call, names, _embed_files.sha256(text))
+    of_files = _embed_encoder.OfFiles(text, open_signature, len(names))
+    return _Function(of_files, lambda found: found, names, of_files.sha256)
 
 
 def _probe(settings):
     """The function of an encoder and a regression on labeled images."""
-    encoder = _embed_run.Encoder(settings.encoder)
-    labelled = data.read_folder(settings.labelled).only_labelled()
+    encoder = _embed_encoder.of_encoder(settings.encoder)
+    labelled = data.read_folder(
+        settings.labelled, channels=encoder.channels
+    ).only_labelled()
     if labelled.skipped:
-        print(image_files.summary(labelled.skipped))
-    embedded, labels = [], []
-    for batch in (
-        labelled.encoded(None).batch(settings.batch_size).as_numpy_iterator()
-    ):
-        contents = [Path(os.fsdecode(p)).read_bytes() for p in batch["path"]]
-        embedded.append(encoder(contents))
-        labels.append(batch["label"])
+        print(scanning.summary(labelled.skipped))
+    embedded, labels, skipped = [], [], []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for batch in (
+            labelled.encoded(None)
+            .batch(settings.batch_size)
+            .as_numpy_iterator()
+        ):
+            paths = [Path(os.fsdecode(path)) for path in batch["path"]]
+            found = _embed_parts.embed_batch(encoder, paths, pool)
+            whole = [path in found.files for path in paths]
+            embedded.append(found.features)
+            labels.append(batch["label"][whole])
+            skipped += found.skipped
+    if skipped:
+        print(scanning.summary(skipped))
     if not embedded:
         raise ValueError(
             "--labelled must hold a folder of images for each class. "
@@ -169,13 +194,13 @@ def _probe(settings):
         np.concatenate(embedded), np.concatenate(labels)
     )
 
-    def call(contents):
-        rows = features.unit_rows(encoder(contents))
+    def finish(found):
+        rows = features.unit_rows(found)
         return regression.predict_proba(rows).astype("float32")
 
     names = [labelled.class_names[i] for i in regression.classes_]
     digest = f"{encoder.sha256} {labelled.source}"
-    return _Function(call, names, digest)
+    return _Function(encoder, finish, names, digest)
 
 
 def _write(out, files, probabilities, names):

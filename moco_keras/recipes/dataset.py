@@ -16,12 +16,12 @@ import dataclasses
 import math
 
 from moco_keras import data
-from moco_keras.arguments import COUNT
 from moco_keras.data.image_sets import UNLABELLED
 from moco_keras.distribution import accelerators
 from moco_keras.recipes import (
     _cli,
     _data,
+    _pixels,
     _pretrain,
     _record,
     _settings,
@@ -46,9 +46,7 @@ class DatasetSettings(_settings.Settings):
     split: str = _settings.setting(
         "train", "what to train on, such as unlabelled or train[:50%]"
     )
-    image_size: int | None = _settings.setting(
-        None, "side of the views, in pixels", COUNT
-    )
+    image_size: str | int | None = _settings.image_size()
 
 
 def dataset(settings):
@@ -104,7 +102,8 @@ def read(settings):
     tests = None
     if tests_split and (_has_labels(bank) == _has_labels(stream(tests_split))):
         tests = stream(tests_split, settings.test_examples)
-    labeled, size, most = bank, settings.image_size, None
+    labeled, most = bank, None
+    size = _pixels.parse_size(settings.image_size)
     if _fits_memory(train, size):
         loaded = train.load()
         bank = loaded if bank is train else bank
@@ -133,7 +132,7 @@ def _has_labels(stream):
 def _fits_memory(stream, size):
     """Whether images are of a size, and can be held."""
     spec = stream.dataset.element_spec["image"]
-    if tuple(spec.shape[:2]) != (size, size):
+    if tuple(spec.shape[:2]) != size:
         return False
     need = stream.num_examples * math.prod(spec.shape) * spec.dtype.size
     free = accelerators.free_memory()
@@ -148,7 +147,7 @@ def _loaded(images, most, size):
         return images
     count = None if most is None else min(most, images.num_examples)
     spec = images.dataset.element_spec["image"]
-    fits = tuple(spec.shape[:2]) == (size, size)
+    fits = tuple(spec.shape[:2]) == size
     return images.load(count, image_size=None if fits else size)
 
 

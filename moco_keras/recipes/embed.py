@@ -3,12 +3,12 @@ r"""Embeds a folder of images by an exported encoder, and finds the nearest.
     python -m moco_keras.recipes.embed --encoder=saved_models/my_encoder \
         --images=FOLDER --out=features.npz --neighbours=QUERY.jpg
 
-JPEG, PNG, GIF and BMP files of any sizes, in folders of any depth. What cannot
-be decoded is skipped, and listed in features.skipped.csv. The file holds
-`features`, the embeddings, float32 (N, D), of any length unless the encoder was
-exported with --normalize, and `files`, their N paths within the folder. If the
-program is interrupted, the same command resumes where it was; until then its
-work is in a folder features.npz.[...].partial.
+Files of all kinds that docs/images.md lists, of any sizes, in folders of any
+depth. What cannot be read is skipped, and listed in features.skipped.csv. The
+file holds `features`, the embeddings, float32 (N, D), of any length unless the
+encoder was exported with --normalize, and `files`, their N paths within the
+folder. If the program is interrupted, the same command resumes where it was;
+until then its work is in a folder features.npz.[...].partial.
 
 With --neighbours it prints the images that are nearest to another one, and
 draws them in a picture for each query, features-QUERY-[...].png. A file that is
@@ -25,6 +25,7 @@ import numpy as np
 from moco_keras import arguments
 from moco_keras.recipes import (
     _cli,
+    _embed_encoder,
     _embed_files,
     _embed_nearest,
     _embed_parts,
@@ -65,7 +66,9 @@ def embed(settings):
     picture = query and _embed_nearest.picture_file(query, out)
     done = out.exists() and not _embed_files.unfinished_folders(out)
     with contextlib.nullcontext() if done else _embed_run.own(out):
-        encoder = _embed_run.Encoder(settings.encoder)
+        encoder = _embed_encoder.of_encoder(settings.encoder)
+        if query and (reason := encoder.why_not(query)):
+            raise _embed_nearest.bad_query(query, reason)
         images = _embed_parts.find(folder)
         about = {
             "encoder": encoder.sha256,

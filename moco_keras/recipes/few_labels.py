@@ -163,7 +163,7 @@ class _Classifiers:
     """The three ways to a classifier; returns the accuracy of each."""
 
     def __init__(self, settings, encoder, weights_digest, train, test, out):
-        self._seed, self._size = settings.seed, encoder.input_shape[1]
+        self._seed, self._size = settings.seed, encoder.input_shape[1:3]
         self._train, self._test = train, test
         backbone = encoders.backbone(encoder)
         self._features = [

@@ -211,7 +211,7 @@ def _build(settings, protocol, splits):
 
 def _train(model, settings, protocol, splits, out):
     """Trains from the epoch after the last that was kept."""
-    size, steps = model.input_shape[1], _steps(settings, splits.train)
+    size, steps = model.input_shape[1:3], _steps(settings, splits.train)
     done = int(model.optimizer.iterations) // steps
     history = _history.History(out / "history.csv")
     # Keras does not save the states of random layers.

@@ -2,12 +2,12 @@
 
     python -m moco_keras.recipes.image_folder --images=FOLDER
 
-JPEG, PNG, GIF and BMP files of any sizes, in folders of any depth. What cannot
-be decoded is skipped and listed. Where the images are in a folder for each
-class, a kNN follows the training. It tests with some of the images that are
-trained on, but without their names. Where --images holds folders train and
-validation (or val, valid, test), with the classes in them, the first is trained
-on, and the other tests.
+JPEG, PNG, GIF, BMP, WebP, TIFF and .npy files of any sizes, in folders of any
+depth, see docs/images.md. What is no image is skipped and listed. Where the
+images are in a folder for each class, a kNN follows the training. It tests with
+some of the images that are trained on, but without their names. Where --images
+holds folders train and validation (or val, valid, test), with the classes in
+them, the first is trained on, and the other tests.
 
 The method is MoCo v2. Encoder, image size, batch, queue and epochs are chosen
 to fit the images and the device where their flags are not given. They are
@@ -19,8 +19,7 @@ import dataclasses
 import numpy as np
 
 from moco_keras import data
-from moco_keras.arguments import COUNT
-from moco_keras.recipes import _data, _memory, _pretrain, _settings
+from moco_keras.recipes import _data, _memory, _pixels, _pretrain, _settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +32,7 @@ class FolderSettings(_settings.Settings):
         "a folder of labeled images, with a folder for each class, to evaluate "
         "with instead of those of --images",
     )
-    image_size: int | None = _settings.setting(
-        None, "side of the views, in pixels", COUNT
-    )
+    image_size: str | int | None = _settings.image_size()
     on_bad_image: str = _settings.on_bad_image()
 
 
@@ -46,17 +43,26 @@ def read(settings):
     """The folder as a stream, and some of its images to evaluate with."""
     if not settings.images:
         raise ValueError("--images must be given: the folder of your images.")
-    how = {
-        "on_bad_image": settings.on_bad_image,
-        "channels": settings.channels or 3,
-    }
     splits = data.read_splits(
-        settings.images, examples=settings.train_examples, **how
+        settings.images,
+        examples=settings.train_examples,
+        on_bad_image=settings.on_bad_image,
+        channels=settings.channels,
     )
     train = bank = splits["train"]
     if settings.labelled:
-        splits = data.read_splits(settings.labelled, **how)
+        splits = data.read_splits(
+            settings.labelled,
+            on_bad_image=settings.on_bad_image,
+            channels=train.channels,
+        )
         bank = splits["train"].only_labelled()
+        if bank.image_dtype != train.image_dtype:
+            raise ValueError(
+                "--labelled must hold images of the type of those of --images. "
+                f"Received: {bank.image_dtype} in {settings.labelled}, and "
+                f"{train.image_dtype} in {settings.images}."
+            )
         if len(np.unique(bank.labels)) < 2:
             raise ValueError(
                 "--labelled must hold images of two classes or more, in a "
@@ -72,8 +78,8 @@ def read(settings):
         about_classes = _about_classes(train, "the training images")
     name, tests = _tests(splits, bank)
     most = settings.test_examples or _data.TESTS
-    size = settings.image_size
-    _check_room(min(most * (1 + _data.OF_BANK), bank.num_examples), settings)
+    size = _pixels.parse_size(settings.image_size)
+    _check_room(bank, min(most * (1 + _data.OF_BANK), bank.num_examples), size)
     if tests is None:
         tests, bank = _data.held_out(settings, bank, settings.images)
     else:
@@ -87,6 +93,7 @@ def read(settings):
         bank = bank.load(_data.OF_BANK * most, image_size=size)
     tests, lost = _without_others(tests, bank)
     notes = [
+        *train.notes,
         *about_classes,
         _about_tests(splits, name, settings.labelled),
         *lost,
@@ -94,12 +101,13 @@ def read(settings):
     return _data.Images(train, bank, tests, notes)
 
 
-def _check_room(count, settings):
+def _check_room(bank, count, size):
     """Refuses images to evaluate with that memory has no room for."""
-    if lack := _memory.lack_for_images(count, settings.image_size):
+    if lack := _memory.lack_for_images(count, size, bank):
+        height, width = size
         raise ValueError(
             "The images to evaluate with must fit the memory that is free. "
-            f"Received: --image_size={settings.image_size} and "
+            f"Received: --image_size={height}x{width} and "
             f"{_data.counted(count)}, which {lack}. Lower --image_size or "
             "--test_examples."
         )

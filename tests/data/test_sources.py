@@ -67,7 +67,10 @@ def test_folder_with_a_file_that_is_not_an_image(tmp_path):
     loaded = data.load(tmp_path)
     assert len(loaded.images) == 1
     assert loaded.skipped == [
-        (tmp_path / "notes.jpg", "Neither JPEG nor PNG, GIF or BMP")
+        (
+            tmp_path / "notes.jpg",
+            "Neither JPEG, PNG, GIF, BMP, WebP, TIFF nor .npy",
+        )
     ]
     with pytest.raises(ValueError, match="nothing else.*notes.jpg: Neither"):
         data.load(tmp_path, on_bad_image="error")
@@ -344,3 +347,65 @@ def test_a_folder_in_the_home_folder(tmp_path, monkeypatch):
     for read in (data.read, data.read_folder, data.read_splits):
         with pytest.raises(ValueError, match="home folder is known"):
             read("~nobody-here/images")
+
+
+def write_arrays(folder, **arrays):
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+
+
+def test_gray_among_color_becomes_rgb(tmp_path):
+    write_images(tmp_path, [(8, 8)] * 2)
+    Image.new("L", (8, 8), 7).save(tmp_path / "gray.png")
+    write_arrays(tmp_path, array=np.full((8, 8), 9, "uint8"))
+    for channels, expected in ((None, 3), (3, 3), (1, 1)):
+        stream = data.read(tmp_path, channels=channels)
+        found = stream.load()
+        assert found.images.shape == (4, 8, 8, expected)
+        assert sorted(found.images[:, 0, 0, 0].tolist())[:2] == [7, 9]
+        (note,) = stream.notes
+        assert note.startswith("Channels: 2 of 1 channel, such as ")
+    for path in (*tmp_path.glob("*.png"),):
+        if path.name != "gray.png":
+            path.unlink()
+    stream = data.read(tmp_path, channels=None)
+    assert stream.channels == 1 and not stream.notes
+    assert data.read(tmp_path).channels == 3
+
+
+def test_channels_that_do_not_go_together_are_refused(tmp_path):
+    write_images(tmp_path, [(8, 8)])
+    write_arrays(tmp_path, four=np.full((8, 8, 4), 5, "uint8"))
+    found = data.read(tmp_path, channels=3)
+    assert found.load().images.shape == (2, 8, 8, 3)
+    assert "those of four channels without the last" in found.notes[0]
+    for channels in (None, 1, 4, 5):
+        with pytest.raises(
+            ValueError, match="1 of 4 channels, such as four.npy"
+        ):
+            data.read(tmp_path, channels=channels)
+    write_arrays(tmp_path, five=np.full((8, 8, 5), 5, "uint8"))
+    with pytest.raises(ValueError, match="with channels=None in the channels"):
+        data.read(tmp_path)
+
+
+def test_bands_keep_their_type(tmp_path):
+    bands = np.arange(8 * 8 * 13, dtype="int16").reshape(8, 8, 13) - 300
+    write_arrays(tmp_path, a=bands, b=bands[::-1])
+    found = data.load(tmp_path, channels=None)
+    assert found.images.dtype == "int16"
+    np.testing.assert_array_equal(found.images, [bands, bands[::-1]])
+    write_arrays(tmp_path, c=bands.astype("float32"))
+    with pytest.raises(ValueError, match="one type.*1 of float32.*2 of int16"):
+        data.load(tmp_path, channels=None)
+
+
+def test_of_8_and_16_bits_the_upper_8_are_read(tmp_path):
+    deep = np.arange(64, dtype="uint16").reshape(8, 8) * 1000
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    write_arrays(tmp_path, b=deep, c=(deep >> 8).astype("uint8"))
+    stream = data.read(tmp_path, channels=1)
+    found = stream.load().images
+    assert found.dtype == "uint8"
+    np.testing.assert_array_equal(found[..., 0], [deep >> 8] * 3)
+    assert "Of 16 bits the upper 8 are read" in stream.notes[0]

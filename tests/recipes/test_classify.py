@@ -111,7 +111,7 @@ def test_a_few_labeled_images_are_enough(
 def test_it_resumes(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(_embed_parts, "_FILES_OF_A_PART", 3)
     run(settings, out=str(tmp_path / "whole.csv"))
-    embed_batch, calls = _embed_parts._embed_batch, []
+    embed_batch, calls = _embed_parts.embed_batch, []
 
     def stop_at_the_third(*args):
         calls.append(None)
@@ -119,7 +119,7 @@ def test_it_resumes(settings, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return embed_batch(*args)
 
-    monkeypatch.setattr(_embed_parts, "_embed_batch", stop_at_the_third)
+    monkeypatch.setattr(_embed_parts, "embed_batch", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         run(settings)
     assert not Path(settings["out"]).exists()

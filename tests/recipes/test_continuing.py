@@ -341,7 +341,7 @@ def test_a_run_starts_with_the_weights_and_queue_of_another(rng, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": 16}, "image size 8, where the flags ask for 16"),
+        ({"image_size": 16}, "image size 8x8, where the flags ask for 16x16"),
         ({"queue_size": 24}, "queue size 16, where the flags ask for 24"),
         ({"projection_dim": 5}, "projection dim 4, where the flags ask for 5"),
         ({"width": 3}, r"3, 3, 3, 2\), where.*3, 3, 3, 3\)"),

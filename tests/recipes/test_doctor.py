@@ -27,6 +27,7 @@ from moco_keras.recipes import (
     _doctor_page,
     _doctor_trial,
     _model,
+    _pixels,
     _settings,
     doctor,
     image_folder,
@@ -76,7 +77,8 @@ def test_what_is_in_a_folder_is_found(photos):
     assert numbers["sizes"] == {"32x32": 19, "40x20": 9, "64x64": 1}
     assert numbers["shorter_side"] == {"least": 20, "median": 32, "most": 64}
     assert numbers["kinds"] == {"PNG": 28, "JPEG": 1}
-    assert numbers["channels"] == {"3": 27, "1": 1, "4": 1}
+    assert numbers["channels"] == {"3": 28, "1": 1}
+    assert numbers["transparent"] == 1
     assert numbers["depths"] == {"8": 28, "16": 1}
     assert numbers["classes"] == {"<b>dogs": 11, "cats": 13}
     assert numbers["unlabeled"] == 5
@@ -104,7 +106,7 @@ def test_what_is_in_a_folder_is_said(photos, capsys):
         "the shorter side: 20 to 64 pixels, half of them 32 or less",
         "kinds PNG (96.6%), JPEG (3.4%)",
         "depth 8 bits (96.6%), 16 bits (3.4%)",
-        "1 Neither JPEG nor PNG, GIF or BMP: notes.txt",
+        "1 Neither JPEG, PNG, GIF, BMP, WebP, TIFF nor .npy: notes.txt",
         "copies 2 (6.9%)",
         "cats/near.png ~ cats/5.png",
         "blank 1 (3.4%) blank.png",
@@ -132,10 +134,11 @@ def test_unequal_classes_and_gray_images_are_remarked(tmp_path, monkeypatch):
     write(tmp_path / "many", 20)
     write(tmp_path / "few", 2, seed=3)
     for path in tmp_path.rglob("*.png"):
-        Image.open(path).convert("L").save(path)
+        Image.open(path).convert("L").convert("RGB").save(path)
     numbers = _doctor_findings.summary(_doctor_look.at(tmp_path))
     gray, unequal = _doctor_findings.remarks(numbers)
-    assert gray.startswith("All images are gray.")
+    assert gray.startswith("All images are gray, but stored in color")
+    assert "--channels=1" in gray
     assert unequal.startswith("The largest class has 10 times as many images")
 
 
@@ -192,7 +195,55 @@ def test_the_looked_at_part_is_random(tmp_path, monkeypatch):
     write(tmp_path / "b", 40, (16, 16), seed=1)
     found = _doctor_look.at(tmp_path)
     assert found.num_images == 80 and len(found.looks) == 20
-    assert 4 < sum(x.width == 16 for x in found.looks) < 16
+    assert 4 < sum(x.header.width == 16 for x in found.looks) < 16
+
+
+def test_splits_of_which_a_part_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(_doctor_look, "_MOST", 20)
+    write(tmp_path / "train/a", 20)
+    write(tmp_path / "val/a", 20, seed=1)
+    found = _doctor_look.at(tmp_path)
+    assert found.stream.num_examples + len(found.files[1]) == 20
+
+
+@pytest.mark.parametrize(
+    ("dtype", "high", "expected"),
+    [
+        ("uint8", 255, (1, None, "gray")),
+        ("uint16", 3000, (1, "0,4095", "gray")),
+        ("uint16", 60_000, (1, "0,65535", "gray")),
+    ],
+)
+def test_pixels_that_are_not_rgb_get_what_they_need(
+    tmp_path, dtype, high, expected
+):
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        pixels = rng.integers(0, high + 1, (20, 20)).astype(dtype)
+        pixels[0, 0] = high
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    found = _doctor_look.at(tmp_path)
+    numbers = _doctor_findings.summary(found)
+    assert not any("8 bits" in x for x in _doctor_findings.remarks(numbers))
+    settings = _doctor_advice._with_pixels(
+        dataclasses.replace(DEFAULTS, image_size=16, augmentation="cifar"),
+        found,
+    )
+    got = settings.channels, settings.value_range, settings.augmentation
+    assert got == expected
+    mean, std = _pixels.parse_normalization(settings.normalize)
+    assert 0.3 < mean[0] < 0.6 and 0.1 < std[0] < 0.3
+
+
+def test_the_range_leaves_room_for_what_was_not_looked_at(tmp_path):
+    for i in range(6):
+        pixels = np.full((20, 20, 5), -100, "int16")
+        pixels[i] = 900
+        np.save(tmp_path / f"{i}.npy", pixels)
+    found = _doctor_look.at(tmp_path)
+    assert _doctor_advice._range(found) == "-100.0,900.0"
+    part = found._replace(num_images=100)
+    assert _doctor_advice._range(part) == "-200.0,1000.0"
 
 
 def test_a_data_set_is_looked_at(monkeypatch, tmp_path):
@@ -240,7 +291,7 @@ def test_a_folder_without_images_is_an_error(tmp_path):
 def found_of(num_images, folder="photos"):
     return types.SimpleNamespace(
         num_images=num_images,
-        stream=None,
+        stream=types.SimpleNamespace(channels=3, image_dtype="uint8"),
         seconds_of_image=0.001,
         folder=folder,
         recipe="image_folder" if folder else "cifar10",

@@ -18,19 +18,19 @@ from PIL import Image
 import moco_keras
 from moco_keras import plotting
 from moco_keras.recipes import (
+    _embed_encoder,
     _embed_files,
     _embed_nearest,
     _embed_parts,
-    _embed_run,
     embed,
 )
 from moco_keras.recipes.embed import EmbedSettings
 from moco_keras.system import ownership
 
 BAD = {
-    "empty.jpg": "Neither JPEG nor PNG, GIF or BMP",
+    "empty.jpg": "Neither JPEG, PNG, GIF, BMP, WebP, TIFF nor .npy",
     "half.png": "Invalid PNG data, size 100",
-    "within/text.jpg": "Neither JPEG nor PNG, GIF or BMP",
+    "within/text.jpg": "Neither JPEG, PNG, GIF, BMP, WebP, TIFF nor .npy",
 }
 
 
@@ -132,7 +132,7 @@ def test_duplicate_links_are_skipped_and_listed(settings, folder, capsys):
 
 def test_an_interrupted_embedding_resumes(settings, monkeypatch):
     embed.embed(changed(settings, out=settings.out.replace("fea", "whole_fea")))
-    embed_batch, batches = _embed_parts._embed_batch, []
+    embed_batch, batches = _embed_parts.embed_batch, []
 
     def stop_at(number):
         def embed_some(*args):
@@ -144,11 +144,11 @@ def test_an_interrupted_embedding_resumes(settings, monkeypatch):
         return embed_some
 
     # Parts of 3, 3 and 2 batches, for 8, 8 and 7 files.
-    monkeypatch.setattr(_embed_parts, "_embed_batch", stop_at(5))
+    monkeypatch.setattr(_embed_parts, "embed_batch", stop_at(5))
     with pytest.raises(KeyboardInterrupt):
         embed.embed(settings)
     batches.clear()
-    monkeypatch.setattr(_embed_parts, "_embed_batch", stop_at(None))
+    monkeypatch.setattr(_embed_parts, "embed_batch", stop_at(None))
     embed.embed(settings)
     embedded = sum(len(paths) for _, paths, _ in batches)
     assert embedded >= 8 + 7 and batches[0][1][0].name != "0.png"
@@ -174,7 +174,7 @@ def interrupt(settings, monkeypatch):
 def test_a_signal_ends_it_and_the_error_says_how_to_resume(
     number, settings, monkeypatch, capsys, ctrl_c
 ):
-    embed_batch = _embed_parts._embed_batch
+    embed_batch = _embed_parts.embed_batch
 
     def embed_some(*args):
         os.kill(os.getpid(), number)
@@ -182,7 +182,7 @@ def test_a_signal_ends_it_and_the_error_says_how_to_resume(
         return embed_batch(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_embed_parts, "_embed_batch", embed_some)
+        patch.setattr(_embed_parts, "embed_batch", embed_some)
         with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:
             embed.embed(settings)
     if number == signal.SIGTERM:
@@ -299,8 +299,8 @@ def test_temporary_files_of_drawing_are_hidden_and_removed(
     leftover.mkdir()
     for i, name in enumerate(["0.png", "2.png"]):
 
-        def draw_and_look(query, pictures, path, before=i):
-            draw(query, pictures, path)
+        def draw_and_look(query, pictures, path, channels, before=i):
+            draw(query, pictures, path, channels)
             shown = [p for p in path.parents[1].iterdir() if p.name[0] != "."]
             assert path not in tmp_path.iterdir()
             assert len([p for p in shown if p.suffix == ".png"]) == before
@@ -341,7 +341,7 @@ def test_the_error_names_a_folder_without_an_encoder_and_its_flag(
 
 
 def test_an_output_file_has_one_owner(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(_embed_run, "Encoder", None)  # never loaded
+    monkeypatch.setattr(_embed_encoder, "of_encoder", None)  # never loaded
     with ownership.hold(Path(settings.out), "It"):
         with pytest.raises(BlockingIOError, match="held by process .* since"):
             embed.embed(settings)
@@ -395,17 +395,17 @@ def test_images_that_change_during_an_embedding_are_refused(
     change, settings, folder, tmp_path, monkeypatch
 ):
     """Files on a disk that vanished are not skipped as unreadable."""
-    embed_batch, moved = _embed_parts._embed_batch, folder.with_name("moved")
+    embed_batch, moved = _embed_parts.embed_batch, folder.with_name("moved")
 
     def embed_some(encoder, paths, pool):
         if change == "write":
             (folder / "0.png").write_bytes(b"no longer an image")
         else:
             folder.rename(moved)
-        monkeypatch.setattr(_embed_parts, "_embed_batch", embed_batch)
+        monkeypatch.setattr(_embed_parts, "embed_batch", embed_batch)
         return embed_batch(encoder, paths, pool)
 
-    monkeypatch.setattr(_embed_parts, "_embed_batch", embed_some)
+    monkeypatch.setattr(_embed_parts, "embed_batch", embed_some)
     with pytest.raises(ValueError, match="0.png, which has changed or is gone"):
         embed.embed(settings)
     assert not [*tmp_path.glob("*.partial/*.npz")]
@@ -507,7 +507,7 @@ def test_it_resumes_from_another_working_folder(settings, folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     interrupt(changed(settings, images="images"), monkeypatch)
     monkeypatch.chdir(folder / "within")
-    monkeypatch.setattr(_embed_parts, "_embed_batch", None)  # not called
+    monkeypatch.setattr(_embed_parts, "embed_batch", None)  # not called
     embed.embed(settings)
     with np.load(settings.out) as found:
         assert found["files"][0] == "0.png"
@@ -563,7 +563,8 @@ def test_the_nearest_images_are_printed_and_drawn(
     np.testing.assert_allclose(
         [float(cosine) for cosine, _ in printed], cosines[nearest], atol=6e-4
     )
-    ((shown, others, picture),) = drawn
+    ((shown, others, picture, channels),) = drawn
+    assert channels == 3
     np.testing.assert_array_equal(shown, pixels_of(query))
     for (_, _, pixels), i in zip(others, nearest, strict=True):
         assert pixels.shape == pixels_of(paths[i]).shape

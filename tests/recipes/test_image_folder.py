@@ -53,7 +53,9 @@ def test_images_that_do_not_fit_in_memory_are_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(accelerators, "free_memory", lambda x=free: x)
         read(tmp_path)
     monkeypatch.setattr(accelerators, "free_memory", lambda: need - 1)
-    with pytest.raises(ValueError, match=r"Received: --image_size=8 and 15 im"):
+    with pytest.raises(
+        ValueError, match=r"Received: --image_size=8x8 and 15 im"
+    ):
         read(tmp_path)
 
 

@@ -202,7 +202,10 @@ def test_a_stopped_run_on_a_folder_of_images_resumes(tmp_path):
     assert "Traceback" not in stopped.stderr
     assert "Stopped by SIGTERM, and saved" in stopped.stderr
     assert f"--run_dir={run_dir}" in stopped.stderr
-    assert "1 Neither JPEG nor PNG, GIF or BMP: notes.jpg" in stopped.stdout
+    assert (
+        "1 Neither JPEG, PNG, GIF, BMP, WebP, TIFF nor .npy: notes.jpg"
+        in stopped.stdout
+    )
 
     result = programs.finish(programs.start_shallow(*command))
     assert result.returncode == 0, result.stderr

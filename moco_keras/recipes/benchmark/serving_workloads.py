@@ -6,7 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from moco_keras import augmentations, backbone, build_encoder, export_encoder
-from moco_keras.data import decoding
+from moco_keras.files import decoding
 
 
 def _exported(s):

@@ -1,0 +1,1 @@
+"""Image files: their kinds, their pixels, and folders of them."""
