@@ -217,8 +217,8 @@ class ImageStream(NamedTuple):
             image_size: as in `data.load`.
 
         Returns:
-            An `ImageSet`; without the damaged images of a folder, of which
-            `damaged` tells.
+            An `ImageSet`; without the damaged images of a folder, which
+            `damaged` lists.
 
         Raises:
             ValueError: if they are not images of one size, or none can be read.

@@ -5,8 +5,8 @@ import tensorflow as tf
 # 150 MB of values, for each core that decodes.
 MAX_PIXELS = 50_000_000
 
-_TAG = 0x0112  # of the orientation, in EXIF
-_LONG = 4  # a type of numbers there
+ORIENTATION = 0x0112  # a tag of EXIF
+LONG = 4  # a type of numbers there
 # What is done to an image as it is stored, by its orientation.
 TRANSPOSED = 5, 6, 7, 8
 LEFT_TO_RIGHT = 2, 3, 6, 7  # reversed after that
@@ -134,8 +134,8 @@ def _orientation(contents):
         rows = _numbers(contents, place + 2, 6 * count, "uint16", big)
         rows = tf.reshape(rows, (-1, 6))
         # The lower half of a value of 4 bytes comes last in one order.
-        value = tf.where((rows[:, 1] == _LONG) & big, rows[:, 5], rows[:, 4])
-        found = tf.boolean_mask(value, rows[:, 0] == _TAG)
+        value = tf.where((rows[:, 1] == LONG) & big, rows[:, 5], rows[:, 4])
+        found = tf.boolean_mask(value, rows[:, 0] == ORIENTATION)
         return tf.concat([found, [1]], 0)[0]
 
     segment = tf.while_loop(

@@ -17,7 +17,6 @@ from moco_keras.pixel_format import DTYPES
 
 KINDS = "JPEG, PNG, GIF, BMP, WebP, TIFF or .npy"
 NO_KIND = "Neither JPEG, PNG, GIF, BMP, WebP, TIFF nor .npy"
-ORIENTATION = 0x0112  # a tag of EXIF
 
 _PLUGINS = {
     "JPEG": JpegImagePlugin.JpegImageFile,

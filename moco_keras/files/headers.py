@@ -8,10 +8,9 @@ import struct
 import numpy as np
 
 from moco_keras.files import tiff
-from moco_keras.files.decoding import MAX_PIXELS
+from moco_keras.files.decoding import LONG, MAX_PIXELS, ORIENTATION
 from moco_keras.files.header import (
     NO_KIND,
-    ORIENTATION,
     Header,
     NotAnImageError,
     checked_dtype,
@@ -35,7 +34,6 @@ _SIGNATURES = {
     b"\x93NUMPY": ".npy",
 }
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}  # without alpha, by color type
-_LONG = 4  # a type of numbers in EXIF
 _PNG_ALPHA = 4  # the first color type that has it
 
 
@@ -77,7 +75,7 @@ def kind_of(file):
     """The kind of an image file, by its first bytes.
 
     Raises:
-        NotAnImageError: if it is none of `header.KINDS`.
+        NotAnImageError: if it is of another kind than `header.KINDS`.
     """
     file.seek(0)
     head = file.read(12)
@@ -146,7 +144,7 @@ def _of_exif(exif):
             tag, kind, _, value = struct.unpack_from(
                 f"{order}HHIH", exif, place
             )
-            if kind == _LONG:
+            if kind == LONG:
                 (value,) = struct.unpack_from(f"{order}I", exif, place + 8)
             if tag == ORIENTATION:
                 return value if 1 <= value <= 8 else None

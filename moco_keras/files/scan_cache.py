@@ -27,7 +27,7 @@ _OPTIONAL = "tifffile", "imagecodecs"  # they decide what can be read
 
 
 class Verdict(NamedTuple):
-    """What a look at a file found: an image, or the reason why it is none."""
+    """What a look at a file found: an image, or why it is not one."""
 
     digest: bytes = b""
     header: Header | None = None
@@ -60,7 +60,7 @@ class Kept:
             self._kinds = [
                 (header and Header(*header), reason) for header, reason in kinds
             ]
-        except Exception:  # there is none, or it is damaged in any part
+        except Exception:  # no file, or a damaged one
             self._keys = np.zeros(0, "uint64")
 
     def find(self, paths):

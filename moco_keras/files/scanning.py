@@ -36,7 +36,8 @@ class Scan(NamedTuple):
     Attributes:
         files: paths of the images, in the order of `walking.key`.
         digests: of each, bytes that two different images hardly share: SHA-256
-            of its size and of its first and last bytes, or of a short file.
+            of its size and of its first and last bytes, of a short file, or of
+            more parts of a file that may be uncompressed.
         headers: of each, a `headers.Header`.
         skipped: (path, reason) of each file that is not an image, and of what
             `walking.walk` leaves out.

@@ -5,8 +5,8 @@ import contextlib
 import numpy as np
 from PIL import TiffImagePlugin
 
+from moco_keras.files.decoding import ORIENTATION
 from moco_keras.files.header import (
-    ORIENTATION,
     Header,
     NotAnImageError,
     checked_dtype,

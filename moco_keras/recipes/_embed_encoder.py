@@ -98,7 +98,7 @@ def of_encoder(path):
     """The function of an exported encoder, or of the one of a run.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if no export is there.
     """
     try:
         layer = moco_keras.load_encoder(path)

@@ -212,8 +212,8 @@ def load_rows(stream, rows, image_size):
     if len(found) < len(rows):
         raise ValueError(
             "Images to train with must be whole. Received: "
-            f"{len(rows) - len(found)} that cannot be read, of which warnings "
-            "tell. Remove them, and start again."
+            f"{len(rows) - len(found)} that cannot be read; warnings name "
+            "them. Remove them, and start again."
         )
     return found
 

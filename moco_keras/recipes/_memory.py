@@ -123,7 +123,7 @@ def lack_for_images(count, image_size, stream):
     Args:
         count: number of images.
         image_size: their side, or height and width, in pixels.
-        stream: `data.ImageStream`, of which they are.
+        stream: `data.ImageStream` that they come from.
 
     Returns:
         Text such as "need 9.0 GB; 8.0 GB are free", or None. On a GPU it is

@@ -61,7 +61,7 @@ def keep_damaged(path, damaged):
     """Lists damaged images as they are met, beside those met before a resume.
 
     Args:
-        path: of a CSV file; there is none without a damaged image.
+        path: of the CSV file, which the first damaged image begins.
         damaged: `Damaged` of a folder, or None.
     """
     if damaged is None:

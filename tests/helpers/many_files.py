@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python tests/helpers/many_files.py --folder=NEW --count=1000000
 
-It writes the files first, of which the first scan looks at all.
+It writes the files first. The first scan looks at all of them.
 """
 
 import io
