@@ -32,6 +32,14 @@ def seed():
     return 1
 
 
+@pytest.fixture(autouse=True)
+def current_folder():
+    """Every test leaves the current folder as it found it, for the next."""
+    before = Path.cwd()
+    yield
+    assert Path.cwd() == before, "Change folders by `monkeypatch.chdir`."
+
+
 @pytest.fixture(params=["cpu", "gpu"])
 def accelerator(request, monkeypatch):
     """Runs a test twice, with the code paths of a CPU and of a GPU."""

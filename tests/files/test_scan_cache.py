@@ -40,7 +40,7 @@ def looked_at(monkeypatch):
     return names
 
 
-def test_a_second_scan_looks_at_no_file(folder, looked_at):
+def test_a_second_scan_looks_at_no_file(folder, looked_at, monkeypatch):
     first = scanning.scan(folder)
     assert len(looked_at) == 13 and len(first.files) == 12
     looked_at.clear()
@@ -49,7 +49,7 @@ def test_a_second_scan_looks_at_no_file(folder, looked_at):
     # By another name of the folder, too.
     link = folder.with_name("link")
     link.symlink_to(folder)
-    os.chdir(folder.parent)
+    monkeypatch.chdir(folder.parent)
     for other in (link, "images"):
         again = scanning.scan(other)
         assert again.digests == first.digests
