@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -78,7 +79,7 @@ def _counted(groups, unit=None):
 
     return "; ".join(
         f"{len(files):,} of {named(value)}, such as "
-        f"{printable(files[0].path.name)}"
+        f"{printable(Path(files[0].path).name)}"
         for value, files in sorted(groups.items())
     )
 

@@ -24,7 +24,7 @@ _BESIDE = "In none of the folders of splits, beside it"
 
 
 class _File(NamedTuple):
-    path: Path
+    path: str
     digest: bytes  # see `scanning.Scan`
     header: Header
     class_name: str | None
@@ -85,7 +85,7 @@ def arrange(where, scan):
         if split_of:
             split = split_of.get(name[0]) if len(name) > 1 else None
             if split is None:
-                skipped.append((path, _reason_left_out(name)))
+                skipped.append((Path(path), _reason_left_out(name)))
                 continue
             name = name[1:]
         class_name = name[0] if len(name) > 1 else None
@@ -110,8 +110,10 @@ def keep_listed(folder, names):
     """
     wanted = set(names)
     kept, found = [], set()
-    for file in folder.splits["train"]:
-        parts = file.path.relative_to(folder.path).parts
+    files = folder.splits["train"]
+    within = walking.names_in(folder.path, [file.path for file in files])
+    for file, name in zip(files, within, strict=True):
+        parts = Path(name).parts
         known_as = {"/".join(parts[i:]) for i in range(len(parts))} & wanted
         if known_as & found:
             raise ValueError(

@@ -67,7 +67,7 @@ class Kept:
         """The verdict on each file, or None if it is not known.
 
         Args:
-            paths: of files within the folder.
+            paths: of files within the folder, texts.
 
         Returns:
             A list of verdicts, and the keys of the files, uint64 (N,); 0 for a
@@ -105,7 +105,7 @@ class Kept:
     def _key(self, path, name):
         """A number that another name, size or time of change changes."""
         try:
-            status = path.stat()
+            status = os.stat(path)  # noqa: PTH116 (a `Path` is slow)
         except OSError:
             return 0
         if self._now - status.st_mtime_ns < _CLOCK:

@@ -34,7 +34,7 @@ class Scan(NamedTuple):
     """What a folder of images holds.
 
     Attributes:
-        files: paths of the images, in the order of `walking.key`.
+        files: paths of the images, texts, in the order of `walking.key`.
         digests: of each, bytes that two different images hardly share: SHA-256
             of its size and of its first and last bytes, of a short file, or of
             more parts of a file that may be uncompressed.
@@ -43,7 +43,7 @@ class Scan(NamedTuple):
             `walking.walk` leaves out.
     """
 
-    files: list[Path]
+    files: list[str]
     digests: list[bytes]
     headers: list[Header]
     skipped: list[tuple[Path, str]]
@@ -90,7 +90,7 @@ def scan(folder, on_bad_image="skip", decode=False):
         elif on_bad_image == "error":
             raise bad_image(path, reason)
         else:
-            skipped.append((path, reason))
+            skipped.append((Path(path), reason))
     if not found.files:
         raise no_image(folder, skipped + left_out)
     return found._replace(skipped=skipped + left_out)
@@ -256,7 +256,7 @@ def why_not(path, channels=None, dtype=None):
 def _examine(path, describe):
     """What `examined` yields for a file."""
     try:
-        with opened(path) as file:
+        with opened(Path(path)) as file:
             return path, describe(file), None
     except (OSError, MemoryError, NotAnImageError) as error:
         return path, None, _reason(error)

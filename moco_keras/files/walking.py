@@ -15,14 +15,15 @@ class Walk(NamedTuple):
     """The files of a folder and of the folders in it.
 
     Attributes:
-        files: their paths, in the order of `key`.
+        files: their paths as texts, in the order of `key`; `Path`s of a million
+            files take twice the memory.
         unread: (path, reason) of each folder that could not be looked into.
         left_out: (path, reason) of each link to what has another name there, of
             each folder that was reached once more by such a link, and of each
             folder of a run, which holds pictures of its own.
     """
 
-    files: list[Path]
+    files: list[str]
     unread: list[tuple[Path, str]]
     left_out: list[tuple[Path, str]]
 
@@ -35,15 +36,18 @@ def key(path):
 def names_in(folder, paths):
     """Names of files within a folder, texts.
 
-    A million of them take a second; `Path.relative_to` takes ten.
-
     Args:
         folder: a `Path`.
         paths: those of files that `walk` found in it.
     """
+    start = len(_before_names(folder))
+    return [path[start:] for path in paths]
+
+
+def _before_names(folder):
+    """What the paths of files in a folder begin with."""
     start = os.fspath(folder)
-    skipped = 0 if start == "." else len(start.rstrip(os.sep)) + 1
-    return [os.fspath(path)[skipped:] for path in paths]
+    return "" if start == "." else start.rstrip(os.sep) + os.sep
 
 
 def walk(folder):
@@ -80,21 +84,27 @@ def walk(folder):
         if len(seen) > 1 and _is_run({entry.name for entry in shown}):
             left_out.append((place, _RUN))
             continue
+        start = _before_names(place)
         for entry in shown:
             if not entry.is_symlink():
-                (places if entry.is_dir() else files).append(Path(entry))
+                if entry.is_dir():
+                    places.append(Path(entry))
+                else:
+                    files.append(start + entry.name)
             elif _is_folder(entry):
                 heapq.heappush(folder_links, (key(entry), Path(entry)))
             else:
                 file_links.append(Path(entry))
-    taken = {real[path.parent] / path.name for path in files if file_links}
+    taken = set()
+    if file_links:
+        taken = {real[path.parent] / path.name for path in map(Path, files)}
     for path in sorted(file_links, key=key):
         target = _target(path)
         if target in taken:
             left_out.append((path, _AGAIN))
         else:
             taken.add(target)
-            files.append(path)
+            files.append(os.fspath(path))
     left_out.sort(key=lambda entry: key(entry[0]))
     return Walk(sorted(files, key=key), unread, left_out)
 

@@ -91,7 +91,7 @@ def _of_folder(where, seconds):
             if reason is None:
                 looks[path] = look
             else:
-                skipped.append((path, reason))
+                skipped.append((Path(path), reason))
             took = time.monotonic() - start
             if took > seconds:
                 break
@@ -125,7 +125,7 @@ def _of_folder(where, seconds):
         name=printable(where.resolve().name),
         num_images=max(num_images, len(seen)),
         stream=stream,
-        names=[printable(path.relative_to(where)) for path in paths],
+        names=[printable(name) for name in walking.names_in(where, paths)],
         looks=[looks[path] for path in paths],
         labels=stream.labels,
         seconds_of_image=took / count,
@@ -136,13 +136,12 @@ def _of_folder(where, seconds):
 
 def _scan(files, looks, skipped):
     """What a whole scan might find, by the names of what was not looked at."""
-    kinds = {path.suffix.lower() for path in looks}
-    no_images = {path for path, _ in skipped}
+    kinds = {_ending(path) for path in looks}
+    no_images = {str(path) for path, _ in skipped}
     paths = [
         path
         for path in files
-        if path in looks
-        or (path not in no_images and path.suffix.lower() in kinds)
+        if path in looks or (path not in no_images and _ending(path) in kinds)
     ]
     seen = [looks.get(path) for path in paths]
     return scanning.Scan(
@@ -151,6 +150,10 @@ def _scan(files, looks, skipped):
         [look.header if look else None for look in seen],
         skipped,
     )
+
+
+def _ending(path):
+    return Path(path).suffix.lower()
 
 
 def _of_data_set(name, data_dir, seconds):

@@ -178,7 +178,7 @@ def _link(found, count, place):
     """Makes a folder of some of the images, at random."""
     train, others = found.files
     order = np.random.default_rng(0).permutation(len(train))[:count]
-    for path in [*(train[i] for i in order), *others[:count]]:
+    for path in map(Path, [*(train[i] for i in order), *others[:count]]):
         link = place / path.relative_to(found.folder)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())

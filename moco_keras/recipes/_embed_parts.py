@@ -35,6 +35,7 @@ class Images(NamedTuple):
 def find(folder):
     """The `Images` of a folder."""
     files, unread, left_out = walking.walk(folder)
+    files = [Path(file) for file in files]
     fingerprints = [_fingerprint(file, folder) for file in files]
     return Images(files, fingerprints, unread, left_out)
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def looked_at(monkeypatch):
     examine = scanning._examine
 
     def noting(path, describe):
-        names.append(path.name)
+        names.append(Path(path).name)
         return examine(path, describe)
 
     monkeypatch.setattr(scanning, "_examine", noting)

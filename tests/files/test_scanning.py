@@ -91,7 +91,7 @@ SKIPPED = {
 
 def test_bad_images_are_skipped_and_listed(folder):
     scan = scanning.scan(folder)
-    names = [printable(path.relative_to(folder)) for path in scan.files]
+    names = [printable(Path(path).relative_to(folder)) for path in scan.files]
     assert sorted(names) == sorted(GOOD)
     skipped = {path.name: reason for path, reason in scan.skipped}
     assert skipped.keys() == SKIPPED.keys()
@@ -171,7 +171,7 @@ def test_unreadable_files_and_folders_are_skipped(tmp_path):
         scan = scanning.scan(tmp_path)
     finally:
         os.seteuid(0)
-    assert [path.name for path in scan.files] == ["a.png"]
+    assert [Path(path).name for path in scan.files] == ["a.png"]
     assert sorted((path.name, reason) for path, reason in scan.skipped) == [
         ("c.png", "Permission denied"),
         ("shut", "Permission denied"),
@@ -179,7 +179,7 @@ def test_unreadable_files_and_folders_are_skipped(tmp_path):
 
 
 def names_in(folder, paths):
-    return [str(path.relative_to(folder)) for path in paths]
+    return [str(Path(path).relative_to(folder)) for path in paths]
 
 
 def test_linked_files_are_taken_once(tmp_path):
@@ -266,7 +266,7 @@ def test_a_picture_that_embed_drew_is_left_out(tmp_path):
     drawn = tmp_path / "features-good-0123abcd.png"
     plotting.nearest(pixels, [("near", 0.5, pixels)], drawn)
     found = scanning.scan(tmp_path)
-    assert found.files == [tmp_path / "good.png"]
+    assert found.files == [str(tmp_path / "good.png")]
     assert found.skipped == [(drawn, "A picture that embed drew")]
 
 
