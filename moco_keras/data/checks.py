@@ -31,10 +31,18 @@ def unpack_images(data):
         first = unpack_images(data[0])
         if isinstance(first, tuple):  # ((im_q, im_k),), as Keras wraps it
             return first
-        if len(data) > 1 and len(getattr(data[1], "shape", ())) == 4:
+        if len(data) > 1 and _rank(data[1]) == 4:
             return first, data[1]
         return first
     return data
+
+
+def _rank(x):
+    """How many dimensions an array, a tensor or a spec has, or None."""
+    shape = getattr(x, "shape", None)
+    if isinstance(shape, tf.TensorShape):
+        return shape.rank
+    return None if shape is None else len(shape)
 
 
 def check_images(
@@ -62,6 +70,16 @@ def check_images(
             f"{expected} Received images of unequal sizes. Resize them to one "
             "size, or cut two views from each before batching, with "
             "`moco_keras.data.two_views`."
+        )
+    rank = _rank(images)
+    if shape is not None and (
+        rank is None or (pixels and rank == 4 and shape[-1] is None)
+    ):
+        raise ValueError(
+            f"{expected} Received: shape={shape}, of which the channels are "
+            f"not known. Set them: pass `{dataset}.map(lambda image: "
+            "tf.ensure_shape(image, (HEIGHT, WIDTH, CHANNELS)))`, before it is "
+            "batched."
         )
     if shape is None or len(shape) != 4:
         received = type(images).__name__ if shape is None else f"shape={shape}"

@@ -90,9 +90,14 @@ def decoded(stream, parts, then, size):
         rows = tf.range(tf.shape(numbers)[0])
         given = tf.data.Dataset.from_tensor_slices((rows, numbers, examples))
 
-        def readable(some):
-            return some.map(
-                lambda row, *numbered: (row, one(*numbered)),
+        def readable(some, skip):
+            some = some.map(
+                lambda row, number, x: (row, number, stream.decode(x)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+            # An error of `then` is none of the file.
+            return (some.ignore_errors() if skip else some).map(
+                lambda row, *numbered: (row, then(*numbered)),
                 num_parallel_calls=tf.data.AUTOTUNE,
             )
 
@@ -116,10 +121,9 @@ def decoded(stream, parts, then, size):
 
         # If none can be read, the first one has its error.
         return (
-            readable(given)
-            .ignore_errors()
+            readable(given, skip=True)
             .batch(tf.size(rows, "int64"))
-            .concatenate(readable(given.take(1)).batch(1))
+            .concatenate(readable(given.take(1), skip=False).batch(1))
             .take(1)
             .map(complete)
         )

@@ -12,6 +12,7 @@ import tensorflow as tf
 from moco_keras import random
 from moco_keras.data.image_sets import UNLABELLED, ImageStream, check_examples
 from moco_keras.files import decoding, reading, walking
+from moco_keras.files.header import NotAnImageError
 from moco_keras.system.paths import printable
 
 
@@ -46,15 +47,30 @@ def _pixels(folder, channels):
     dtype, *others = sorted(types, reverse=True)  # uint8, uint16, int16, ...
     if others:
         found = _counted(types)
-        if types.keys() != {"uint8", "uint16"}:
+        # Among many of 16 bits, a picture of 8 would cut all of them.
+        few = len(types.get("uint16", ())) < len(types.get("uint8", ()))
+        if types.keys() != {"uint8", "uint16"} or not few:
             raise ValueError(
-                "The images of a folder must have one type. Received, in "
-                f"{printable(folder.path)}: {found}."
+                "The images of a folder must have one type, or most of them 8 "
+                "bits and the others 16. Received, in "
+                f"{printable(folder.path)}: {found}. Leave some out, or "
+                "convert them."
             )
         notes.append(
             f"Types: {found}. Of 16 bits the upper 8 are read, as others have "
             "no more."
         )
+    for what, some in (
+        ("Several pages", [f for f in files if f.header.pages]),
+        ("Transparency", [f for f in files if f.header.alpha]),
+    ):
+        if some:
+            rest = {"Several pages": "The first is read of each."}
+            notes.append(
+                f"{what}: {len(some):,}, such as "
+                f"{printable(Path(some[0].path).name)}. "
+                f"{rest.get(what, 'It is ignored.')}"
+            )
     return _Pixels(target, dtype, notes)
 
 
@@ -129,16 +145,24 @@ def open_split(folder, split, examples, channels):
         )
 
     def read_in_python(contents):
-        found = reading.read(io.BytesIO(contents))
-        return reading.convert(found, channels, dtype)
+        # An error here would print its traceback, for every damaged image.
+        try:
+            found = reading.read(io.BytesIO(contents))
+            return reading.convert(found, channels, dtype), b""
+        except NotAnImageError as error:
+            return np.zeros((0, 0, channels), dtype), str(error).encode()
 
     def decode(example):
         contents = tf.io.read_file(example["path"])
 
         def in_python():
-            image = tf.numpy_function(read_in_python, [contents], dtype)
+            image, reason = tf.numpy_function(
+                read_in_python, [contents], (dtype, "string")
+            )
             image.set_shape((None, None, channels))
-            return image
+            whole = tf.debugging.Assert(tf.equal(reason, b""), [reason])
+            with tf.control_dependencies([whole]):
+                return tf.identity(image)
 
         def in_graph():
             image = decoding.decode_upright(contents, channels, dtype)

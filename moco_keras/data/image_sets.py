@@ -13,6 +13,7 @@ from moco_keras.data.damaged import Damaged
 from moco_keras.system.paths import printable
 
 UNLABELLED = -1
+_SAMPLE = 64  # images whose values are checked before they are used
 
 
 class ImageSet(NamedTuple):
@@ -208,6 +209,9 @@ class ImageStream(NamedTuple):
                 f"Images must have pixels in {pixels}. Received: images of "
                 f"uint8, which end at 255, in {self.source}."
             )
+        if pixels and pixels.value_range:
+            for found in self.dataset.take(_SAMPLE):
+                checks.check_images(found["image"][None], pixels=pixels)
 
     def load(self, count=None, *, image_size=None):
         """Reads images into memory.

@@ -49,6 +49,7 @@ class Header(NamedTuple):
         alpha: whether it has a transparency, which is dropped.
         whole: whether the file seems to hold all of the pixels. Where this is
             False, only reading them shows it.
+        pages: whether others follow the first page of a TIFF, which is read.
     """
 
     kind: str
@@ -60,6 +61,7 @@ class Header(NamedTuple):
     reader: str = "pillow"
     alpha: bool = False
     whole: bool = True
+    pages: bool = False
 
 
 def one_line(error):

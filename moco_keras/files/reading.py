@@ -56,8 +56,7 @@ def convert(pixels, channels, dtype):
 
     Args:
         pixels: (H, W, C).
-        channels: C, 3 of 1, or 1 of 3; or fewer than C of more than 3, which
-            are then the first ones.
+        channels: C; 3 of 1 or of 4, the first ones; or 1 of 3.
         dtype: theirs, or "uint8" of uint16.
 
     Returns:
@@ -80,7 +79,7 @@ def convert(pixels, channels, dtype):
         if dtype != "float32":
             gray = np.round(gray)
         return gray[..., None].astype(dtype)
-    if found > channels == 3:
+    if found == 4 and channels == 3:
         return pixels[..., :3]
     raise NotAnImageError(f"Images of {found} channels, not {channels}")
 
@@ -111,6 +110,8 @@ def _by_tifffile(file, header):
         if pixels.ndim == 2:
             pixels = pixels[..., None]
         pixels = pixels[..., tiff.channels_of(page)].astype(header.dtype)
+        if page.photometric == 0 and header.dtype == "uint16":
+            pixels = ~pixels  # 0 is white
     return _oriented(pixels, header.orientation)
 
 

@@ -104,19 +104,22 @@ def _verdicts(folder, paths, decode):
     rest = [i for i, verdict in enumerate(verdicts) if verdict is None]
     progress = Progress(len(rest))
     looked = examined([paths[i] for i in rest], look, progress)
-    with contextlib.closing(looked):
-        for i in range(len(paths)):
-            if verdicts[i] is None:
-                _, found, reason = next(looked)
-                verdicts[i] = Verdict(*(found or ()), reason=reason)
-                if isinstance(reason, _Unread):
-                    keys[i] = 0  # it is not kept
-            yield verdicts[i]
-    if progress.shown:
-        try:
-            kept.write(keys, verdicts)
-        except OSError as error:
-            print(f"The result of the scan could not be kept: {error}")
+    try:
+        with contextlib.closing(looked):
+            for i in range(len(paths)):
+                if verdicts[i] is None:
+                    _, found, reason = next(looked)
+                    verdicts[i] = Verdict(*(found or ()), reason=reason)
+                    if isinstance(reason, _Unread):
+                        keys[i] = 0  # it is not kept
+                yield verdicts[i]
+    finally:  # a scan that is interrupted goes on from there, too
+        if progress.shown:
+            keys[[verdict is None for verdict in verdicts]] = 0
+            try:
+                kept.write(keys, verdicts)
+            except OSError as error:
+                print(f"The result of the scan could not be kept: {error}")
 
 
 def examined(paths, describe, progress):
@@ -218,36 +221,27 @@ def is_drawn(contents):
     return "\0".join(MARK).encode() in contents[:1024]
 
 
-def read(path, channels=None, dtype=None):
-    """The pixels of an image file.
+def read(path):
+    """The pixels (H, W, C) of an image file.
+
+    Raises:
+        OSError, NotAnImageError: as `opened` and `reading.read`.
+    """
+    with opened(path) as file:
+        return reading.read(file)
+
+
+def why_not(path, read=reading.read):
+    """Returns why a file is not an image that can be read, or None if it is.
 
     Args:
         path: of the file.
-        channels, dtype: that they are to have, see `reading.convert`; None
-            for their own.
-
-    Returns:
-        (H, W, C).
-
-    Raises:
-        OSError, NotAnImageError: as `opened`, `reading.read` and
-            `reading.convert`.
-    """
-    with opened(path) as file:
-        found = reading.read(file)
-    if channels is not None:
-        found = reading.convert(found, channels, dtype)
-    return found
-
-
-def why_not(path, channels=None, dtype=None):
-    """Returns why a file is not such an image, or None if it is one.
-
-    Args:
-        path, channels, dtype: as in `read`.
+        read: function of the open file, which raises `OSError` or
+            `NotAnImageError`.
     """
     try:
-        read(path, channels, dtype)
+        with opened(path) as file:
+            read(file)
     except (OSError, NotAnImageError) as error:
         return _reason(error)
     return None

@@ -24,13 +24,23 @@ _CMYK = 5
 def of(file):
     """The `Header` of a TIFF file."""
     tags = _tags(file)
+    return _of_tags(file, tags)._replace(pages=tags.next > 0)
+
+
+def _of_tags(file, tags):
+    if tags.get(254, 0) & 1:  # NewSubfileType
+        raise NotAnImageError(
+            "TIFF that begins with a reduced image, as raw files of cameras do"
+        )
     bits, number = max(tags.get(258, (1,))), tags.get(339, (1,))[0]
     color = tags.get(262)
     # Without alpha.
     samples = tags.get(277, 1)
     samples -= sum(kind in _ALPHA for kind in tags.get(338, ()))
     # Pillow drops what it does not know: bands of many, and lower bits of some.
-    if color in _AS_THEY_ARE and (samples > 4 or (bits > 8 and samples > 1)):
+    if color in _AS_THEY_ARE and (
+        samples > 4 or (bits > 8 and (samples > 1 or color == 0))
+    ):
         return _of_tifffile(file)
     try:
         mode = open_by_pillow(file, "TIFF").mode

@@ -241,7 +241,8 @@ def _normalization(mean, std, channels, small):
             if len(values) == channels:
                 for value in values:
                     arguments.real(kind, **{name: value})
-                continue
+                if max(map(abs, values)) <= 1:  # not in units of the pixels
+                    continue
         except TypeError:
             pass
         raise ValueError(

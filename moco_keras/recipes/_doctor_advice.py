@@ -163,7 +163,7 @@ def _range(found):
             low - _MARGIN * (high - low),
             high + _MARGIN * (high - low),
         )
-    return f"{low!r},{max(high, low + 1)!r}"
+    return f"{low!r},{high if high > low else low + 1!r}"
 
 
 def _enough(found):

@@ -7,8 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 import moco_keras
-from moco_keras import export
+from moco_keras import export, pixel_format
 from moco_keras.files import headers, reading, scanning
+from moco_keras.files.header import NotAnImageError
 from moco_keras.recipes import _embed_files
 from moco_keras.system.paths import printable
 
@@ -32,7 +33,12 @@ class OfFiles:
     """
 
     def __init__(self, record, open_signature, dim):
-        signatures = json.loads(record)["signatures"]
+        about = json.loads(record)
+        signatures = about["signatures"]
+        # Older exports are of uint8.
+        self._pixels = pixel_format.PixelFormat(
+            value_range=about.get("value_range")
+        )
         spec = signatures["serving_default"]["inputs"]["images"]
         _, *size, self.channels = spec["shape"]
         self._dtype = spec["dtype"]
@@ -50,24 +56,38 @@ class OfFiles:
 
         Raises:
             OSError, NotAnImageError: if it cannot be read, or has other
-                channels or pixels of another type.
+                channels, or pixels of another type or out of range.
         """
         with scanning.opened(path) as file:
             header = headers.of(file)
             upright = header.reader == "tensorflow" and header.orientation == 1
-            if self._takes_files and upright:
+            if self._takes_files and upright and header.dtype == "uint8":
                 file.seek(0)
                 return file.read()
-            pixels = reading.convert(
-                reading.read(file, header), self.channels, self._dtype
-            )
+            pixels = self._read(file, header)
         if self._takes_files:
             return tf.io.encode_png(pixels, compression=1).numpy()
         return self._center(pixels).numpy()
 
+    def _read(self, file, header=None):
+        """The pixels of a file, as they are taken."""
+        header = header or headers.of(file)
+        if header.dtype == "uint16" and self._dtype == "uint8":
+            raise NotAnImageError("Pixels of 16 bits, not of 8")
+        pixels = reading.read(file, header)
+        pixels = reading.convert(pixels, self.channels, self._dtype)
+        low, high = self._pixels.bounds
+        least, most = pixels.min(), pixels.max()
+        off = 1e-3 * (high - low) if pixels.dtype == "float32" else 0
+        if least < low - off or most > high + off:
+            raise NotAnImageError(
+                f"Pixels from {least:g} to {most:g}, not in {self._pixels}"
+            )
+        return pixels
+
     def why_not(self, path):
         """Why a file cannot be taken, or None."""
-        return scanning.why_not(path, self.channels, self._dtype)
+        return scanning.why_not(path, self._read)
 
     def __call__(self, prepared):
         """The results (N, D) of a list of what `prepare` returned."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from moco_keras.data import checks
 from moco_keras.evaluation import features, knn
 
 
@@ -22,6 +23,20 @@ def check_evaluation(images):
                 f"images {what}, of {images.train.num_examples} in all. Add "
                 "images, or lower --test_examples."
             )
+
+
+def check_pixels(images, pixels):
+    """Refuses images that the encoder would refuse once it is trained.
+
+    Args:
+        images: `_data.Images`.
+        pixels: what the encoder takes, a `PixelFormat`.
+
+    Raises:
+        ValueError: as `checks.check_images`.
+    """
+    for image_set in (images.bank, images.test):
+        checks.check_images(image_set.images, pixels=pixels)
 
 
 def why_no_knn(images):

@@ -49,6 +49,23 @@ def parse_size(size):
         ) from None
 
 
+def checked_size(text, turns):
+    """The side that a text says, or the text itself if it says two.
+
+    Raises:
+        ValueError: as `parse_size`, or if such views are to be turned.
+    """
+    height, width = parse_size(text)
+    if height == width:
+        return height
+    if turns:
+        raise ValueError(
+            "--turns needs views that are square. Received: --turns with "
+            f"--image_size={text}. Give one side, or leave --turns out."
+        )
+    return text
+
+
 def parse_normalization(text):
     """Mean and deviation that a text such as "0.3,0.4/0.2,0.1" says.
 

@@ -89,6 +89,7 @@ def pretrain(settings, recipe, read):
             images.bank.images.shape[1:3],
             strategy,
         )
+        _evaluation.check_pixels(images, model.pixels)
         start = None
         if folder is not None:
             _progress.print_overview(given, settings, model, images, strategy)
@@ -240,6 +241,8 @@ def _train(settings, images, model, start, folder):
             metrics["linear_probe"] = linear_probe.accuracy(
                 found[0], bank.labels, found[1], test.labels
             )
+        if damaged := _run_files.names_of_damaged(folder / "damaged.csv"):
+            metrics["damaged"] = len(damaged)
         metrics["history"] = log.epochs
         if health:
             metrics["health"] = _health.summary(health.setup, log.epochs)

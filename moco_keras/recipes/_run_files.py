@@ -66,10 +66,7 @@ def keep_damaged(path, damaged):
     """
     if damaged is None:
         return
-    listed = set()
-    with contextlib.suppress(FileNotFoundError):
-        with path.open(newline="", encoding="utf-8") as file:
-            listed = {row["file"] for row in csv.DictReader(file)}
+    listed = names_of_damaged(path)
 
     def add(image, reason):
         name = printable(image)
@@ -92,6 +89,15 @@ def keep_damaged(path, damaged):
     damaged.tell = tell
     for image, reason in list(damaged.found.items()):
         add(image, reason)
+
+
+def names_of_damaged(path):
+    """The images that a list of damaged ones names, a set; of no list empty."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["file"] for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        return set()
 
 
 def write_csv(path, rows):

@@ -232,9 +232,8 @@ class Settings(Bounded):
         _pixels.parse_range(self.value_range)
         size = getattr(self, "image_size", None)
         if isinstance(size, str):
-            height, width = _pixels.parse_size(size)
-            if height == width:
-                object.__setattr__(self, "image_size", height)
+            size = _pixels.checked_size(size, self.turns)
+            object.__setattr__(self, "image_size", size)
         if self.normalize not in (None, "auto"):
             _pixels.parse_normalization(self.normalize)
         if None in (self.batch_size, self.queue_size):

@@ -185,10 +185,14 @@ def _probe(settings):
             skipped += found.skipped
     if skipped:
         print(scanning.summary(skipped))
-    if not embedded:
+    if not sum(map(len, labels)):
+        why = ""
+        if skipped:
+            path, reason = skipped[0]
+            why = f" that can be used; the first is {path.name}: {reason}"
         raise ValueError(
             "--labelled must hold a folder of images for each class. "
-            f"Received: {printable(settings.labelled)}, with none."
+            f"Received: {printable(settings.labelled)}, with none{why}."
         )
     regression = linear_probe.fit(
         np.concatenate(embedded), np.concatenate(labels)

@@ -120,6 +120,30 @@ def test_a_data_set_of_all_has_another_image_in_their_place(folder):
     assert stream.dataset.cardinality() == 24
 
 
+def test_no_traceback_tells_of_an_array_without_numbers(tmp_path, capfd):
+    for i in range(4):
+        pixels = np.full((8, 8, 2), np.nan if i == 2 else i, "float32")
+        np.save(tmp_path / f"{i}.npy", pixels)
+    stream = data.read(tmp_path, channels=None)
+    told = told_of(stream)
+    assert len(stream.load().images) == 3
+    assert told == [("2.npy", "Pixels that are no numbers, such as NaN")]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_error_of_an_augmenter_is_none_of_a_file(folder):
+    stream = data.read(folder)
+    told = told_of(stream)
+
+    def crop(image):
+        tf.debugging.Assert(tf.shape(image)[0] < 13, ["too tall"])
+        return tf.cast(image[:8, :8], "float32")
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too tall"):
+        list(data.labeled_batches(stream, crop, 6, seed=3).take(1))
+    assert not told
+
+
 def test_by_default_a_warning_tells(folder):
     with pytest.warns(UserWarning, match="^Damaged, and skipped") as warned:
         data.load(folder, image_size=8)

@@ -130,6 +130,23 @@ def test_advice_about_a_data_set_without_batches(images):
     train(good)
 
 
+def test_advice_about_unknown_shapes(images, make_model):
+    """As tensors of `tf.py_function` have them."""
+
+    def unknown(image):
+        return tf.numpy_function(lambda x: x, [image], image.dtype)
+
+    dataset = tf.data.Dataset.from_tensor_slices(images).map(unknown)
+    words = r"not known. Set them: .*tf.ensure_shape\(image"
+    with pytest.raises(ValueError, match=words):
+        make_model().fit(dataset.batch(16))
+    with pytest.raises(ValueError, match=words):
+        data.two_views(dataset, lambda x: x, 4)
+    with_labels = tf.data.Dataset.from_tensor_slices((images, np.arange(16)))
+    with_labels = with_labels.map(lambda x, y: (x, unknown(y)))
+    data.two_views(with_labels, lambda x: tf.cast(x, "float32"), 4)
+
+
 @pytest.mark.parametrize("form", ["data set", "labelled", "dicts"])
 def test_advice_about_images_to_cut_views_from(form, images):
     bad = FORMS[form](KINDS["uint16 in [0, 65535]"](images)).unbatch()

@@ -403,9 +403,26 @@ def test_bands_keep_their_type(tmp_path):
 def test_of_8_and_16_bits_the_upper_8_are_read(tmp_path):
     deep = np.arange(64, dtype="uint16").reshape(8, 8) * 1000
     Image.fromarray(deep).save(tmp_path / "a.png")
-    write_arrays(tmp_path, b=deep, c=(deep >> 8).astype("uint8"))
+    flat = (deep >> 8).astype("uint8")
+    write_arrays(tmp_path, b=deep, c=flat, d=flat, e=flat)
     stream = data.read(tmp_path, channels=1)
     found = stream.load().images
     assert found.dtype == "uint8"
-    np.testing.assert_array_equal(found[..., 0], [deep >> 8] * 3)
+    np.testing.assert_array_equal(found[..., 0], [deep >> 8] * 5)
     assert "Of 16 bits the upper 8 are read" in stream.notes[0]
+    write_arrays(tmp_path, f=deep, g=deep)  # of which nothing may be lost
+    with pytest.raises(ValueError, match="most of them 8 bits.*4 of uint16"):
+        data.read(tmp_path, channels=1)
+
+
+def test_what_is_left_of_files_is_said(tmp_path):
+    picture = Image.new("RGB", (8, 8))
+    picture.save(
+        tmp_path / "stack.tif", save_all=True, append_images=[picture] * 2
+    )
+    picture.save(tmp_path / "page.tif")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "clear.png")
+    assert data.read(tmp_path).notes == [
+        "Several pages: 1, such as stack.tif. The first is read of each.",
+        "Transparency: 1, such as clear.png. It is ignored.",
+    ]

@@ -217,6 +217,32 @@ def test_npy_files(dtype, order):
     assert reading.read(file).shape == (2, 3, 1)
 
 
+def test_channels_that_seem_to_come_first_are_refused():
+    for shape in ((13, 64, 48), (5, 8, 9)):
+        with pytest.raises(NotAnImageError, match=r"first; np.moveaxis\(x, 0"):
+            headers.of(npy(np.zeros(shape, "uint8")))
+    for shape in ((64, 48, 13), (9, 9, 200), (2, 9, 3)):
+        header = headers.of(npy(np.zeros(shape, "uint8")))
+        assert (header.height, header.width, header.channels) == shape
+
+
+def test_a_reduced_image_is_not_taken_for_the_raw_one():
+    file = io.BytesIO()
+    picture = np.zeros((8, 9, 3), "uint8")
+    tifffile.imwrite(file, picture, photometric="rgb", subfiletype=1)
+    with pytest.raises(NotAnImageError, match="as raw files of cameras"):
+        headers.of(file)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_0_may_be_white(dtype):
+    pixels = np.arange(64, dtype=dtype).reshape(8, 8)
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="miniswhite")
+    expected = np.iinfo(dtype).max - pixels
+    np.testing.assert_array_equal(reading.read(file)[..., 0], expected)
+
+
 def npy(array):
     file = io.BytesIO()
     np.save(file, array, allow_pickle=True)
@@ -381,6 +407,8 @@ def test_conversions():
     ):
         with pytest.raises(NotAnImageError, match=reason):
             convert(color, channels, dtype)
+    with pytest.raises(NotAnImageError, match="of 5 channels, not 3"):
+        convert(smooth(channels=5), 3, "uint8")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])

@@ -187,3 +187,20 @@ def test_labeled_images_must_be_in_folders_of_classes(
             encoder=str(small_export),
             labelled=str(flat_folder),
         )
+
+
+def test_labeled_images_must_be_such_as_the_encoder_takes(
+    settings, small_export, tmp_path
+):
+    for i in range(4):
+        place = tmp_path / "deep" / str(i % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((8, 8), i, "uint16")
+        Image.fromarray(pixels).save(place / f"{i}.png")
+    with pytest.raises(ValueError, match="the first is 0.png: Pixels of 16 b"):
+        run(
+            settings,
+            classifier=None,
+            encoder=str(small_export),
+            labelled=str(tmp_path / "deep"),
+        )

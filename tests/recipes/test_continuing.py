@@ -83,6 +83,28 @@ def interrupt(monkeypatch, train_it, owner, name, when=lambda *args: True):
             train_it()
 
 
+def test_pixels_that_cannot_be_evaluated_are_refused_first(tmp_path):
+    """Not after the last epoch, when everything would be lost."""
+    images = np.zeros((24, 8, 8, 1), "uint16")
+    images[-1] = 5000
+    whole = data.ImageSet(images, np.full(24, -1), [], "deep")
+
+    def read(settings):
+        some = whole._replace(images=images[:12])
+        return _data.Images(some, some, whole)
+
+    settings = dataclasses.replace(
+        SETTINGS,
+        run_dir=str(tmp_path / "run"),
+        value_range="0,4095",
+        augmentation="gray",
+        channels=None,
+    )
+    with pytest.raises(ValueError, match="pixels from 0 to 5000"):
+        _pretrain.pretrain(settings, "recipe", read)
+    assert not (tmp_path / "run").exists()
+
+
 RESULTS = ("*.json", "*.png", "model.keras", "encoder/1/**/*")
 
 

@@ -244,6 +244,9 @@ def test_the_range_leaves_room_for_what_was_not_looked_at(tmp_path):
     assert _doctor_advice._range(found) == "-100.0,900.0"
     part = found._replace(num_images=100)
     assert _doctor_advice._range(part) == "-200.0,1000.0"
+    looks = [look._replace(low=0.0, high=0.003) for look in found.looks]
+    small = found._replace(looks=looks)
+    assert _doctor_advice._range(small) == "0.0,0.003"
 
 
 def test_a_data_set_is_looked_at(monkeypatch, tmp_path):

@@ -130,6 +130,49 @@ def test_duplicate_links_are_skipped_and_listed(settings, folder, capsys):
     embed.embed(changed(settings, out=out + ".npz", on_bad_image="error"))
 
 
+def test_pixels_that_the_encoder_does_not_take_are_skipped(
+    settings, folder, tmp_path
+):
+    """None are cut to 8 bits, and of many channels not some are chosen."""
+    for path in BAD:
+        (folder / path).unlink()
+    deep = np.full((8, 8), 4095, "uint16")
+    Image.fromarray(deep).save(folder / "deep.png")
+    np.save(folder / "bands.npy", np.zeros((8, 8, 13), "uint8"))
+    embed.embed(settings)
+    with (tmp_path / "features.skipped.csv").open(newline="") as file:
+        found = {
+            Path(r["file"]).name: r["reason"] for r in csv.DictReader(file)
+        }
+    assert found == {
+        "deep.png": "Pixels of 16 bits, not of 8",
+        "bands.npy": "Images of 13 channels, not 3",
+    }
+
+
+def test_pixels_out_of_range_are_skipped(tmp_path, shallow_networks):
+    encoder = moco_keras.build_encoder(
+        "resnet18",
+        8,
+        4,
+        channels=1,
+        value_range=(0, 4095),
+        mean=[0.5],
+        std=[0.2],
+        width=2,
+    )
+    export = moco_keras.export_encoder(
+        encoder, tmp_path / "encoder", image_dtype="uint16"
+    )
+    take = _embed_encoder.of_encoder(export)
+    for name, value in (("good", 4095), ("bright", 5000)):
+        array = np.full((8, 8, 1), value, "uint16")
+        np.save(tmp_path / f"{name}.npy", array)
+    assert take.why_not(tmp_path / "good.npy") is None
+    reason = "Pixels from 5000 to 5000, not in [0, 4095]"
+    assert take.why_not(tmp_path / "bright.npy") == reason
+
+
 def test_an_interrupted_embedding_resumes(settings, monkeypatch):
     embed.embed(changed(settings, out=settings.out.replace("fea", "whole_fea")))
     embed_batch, batches = _embed_parts.embed_batch, []

@@ -112,6 +112,12 @@ def test_every_number_has_bounds(program):
             assert getattr(parse(defaults, f"--{name}={value}"), name) == value
 
 
+def test_views_that_are_not_square_cannot_be_turned():
+    with pytest.raises(ValueError, match="--turns needs views that are squ"):
+        dataset.DatasetSettings(turns=True, image_size="8x16")
+    assert dataset.DatasetSettings(turns=True, image_size="8x8").turns
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

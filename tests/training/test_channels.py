@@ -268,6 +268,26 @@ def test_mean_and_deviation_must_be_known():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_mean_and_deviation_are_not_in_units_of_the_pixels(name):
+    given = {"mean": [0.3], "std": [0.1], name: [1200.0]}
+    with pytest.raises(ValueError, match=rf"{name}.*range` is \[0, 1\].*1200"):
+        moco_keras.build_encoder(
+            "resnet18", 8, channels=1, value_range=(0, 4095), **given
+        )
+
+
+def test_a_folder_must_have_pixels_in_the_range(tmp_path):
+    for i in range(3):
+        np.save(tmp_path / f"{i}.npy", np.full((8, 8, 1), 900 * i, "uint16"))
+    stream = data.read(tmp_path, channels=None)
+    stream.check_images(pixel_format.PixelFormat(1, (0.0, 1800.0)))
+    with pytest.raises(
+        ValueError, match=r"in \[0, 1\]\. Received: pixels from 900"
+    ):
+        stream.check_images(pixel_format.PixelFormat(1, (0.0, 1.0)))
+
+
 def test_images_need_not_be_square(shallow_networks, tmp_path):
     kind, sides = (3, "uint8", None, 0, 256), (8, 16)
     encoder = moco_keras.build_encoder("resnet18", sides, 4, width=2)
