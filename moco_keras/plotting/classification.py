@@ -11,6 +11,7 @@ from moco_keras.plotting.figures import (
     OTHER,
     new_figure,
     save,
+    say_channels,
     show,
 )
 from moco_keras.plotting.lettering import Lettering
@@ -117,7 +118,7 @@ def confusion(matrix, class_names, path):
     save(figure, path)
 
 
-def mistakes(found, class_names, path):
+def mistakes(found, class_names, path, channels=3):
     """Draws images that were classified wrong, with both classes.
 
     Args:
@@ -125,6 +126,7 @@ def mistakes(found, class_names, path):
             (H, W, 3)), in the order in which they are drawn.
         class_names: a name for each class.
         path: of the PNG file.
+        channels: number of channels of the images.
     """
     labeled_pictures(
         [
@@ -136,15 +138,17 @@ def mistakes(found, class_names, path):
             for probability, true, predicted, picture in found
         ],
         path,
+        channels,
     )
 
 
-def labeled_pictures(pictures, path):
+def labeled_pictures(pictures, path, channels=3):
     """Draws pictures under two lines of text each, in rows of six.
 
     Args:
         pictures: tuples (first line, second line, uint8 (H, W, 3)).
         path: of the PNG file, which is marked as drawn here.
+        channels: number of channels of the images.
     """
     rows = max(1, math.ceil(len(pictures) / _COLUMNS))
     figure, grid = new_figure(
@@ -158,4 +162,5 @@ def labeled_pictures(pictures, path):
         lettering.title(axes, lines, 1.7, fontsize=8, color=INK)
     if not pictures:
         grid[0, 0].set_title("none", fontsize=9, color=INK)
+    say_channels(figure, channels)
     save(figure, path, dict([scanning.MARK]))

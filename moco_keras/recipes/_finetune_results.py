@@ -162,7 +162,7 @@ def write(out, model, settings, splits):
                 confusion, names, path
             ),
             "mistakes.png": lambda path: plotting.mistakes(
-                mistakes, names, path
+                mistakes, names, path, splits.train.channels
             ),
         }.items():
             _pictures.draw(out / file, draw)

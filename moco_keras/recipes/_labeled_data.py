@@ -62,6 +62,8 @@ def of_folder(
         ).only_labelled()
         for name in found.splits
     }
+    for note in splits["train"].notes:
+        print(note)
     splits["train"].check_images(pixels)
     classes = np.unique(splits["train"].labels)
     if len(classes) < 2:

@@ -1,5 +1,7 @@
 """Channels, range and normalization of the images that a program trains on."""
 
+import warnings
+
 import numpy as np
 
 import moco_keras
@@ -10,6 +12,7 @@ FITTED = "channels", "value_range", "normalize", "augmentation"
 WITHOUT_COLOR = "gray", "multichannel"  # augmentations
 _MEASURED = 1024  # images of a stream
 _CHUNK = 64  # images at a time
+_SMALL_PART = 1 / 4  # of the range of a type
 _CONSTANT = 1e-5  # of the range, below which a channel does not vary
 _RANGES = {"uint16": "0,65535", "int16": "-32768,32767"}
 
@@ -107,6 +110,8 @@ def what_fits(settings, images):
             f"darkest and the brightest value. Received: {images.train.source}"
             f", with pixels from {pixels.min():g} to {pixels.max():g}."
         )
+    if settings.value_range is None and value_range:
+        _warn_of_few_levels(pixels, parse_range(value_range))
     normalize = settings.normalize
     if normalize == "auto" or (
         normalize is None and (channels != 3 or value_range)
@@ -118,6 +123,20 @@ def what_fits(settings, images):
         "normalize": normalize,
         "augmentation": settings.augmentation or _augmentation_of(channels),
     }
+
+
+def _warn_of_few_levels(pixels, value_range):
+    """Warns of 12 bits in 16, for example, which are nearly black among 16."""
+    low, high = int(pixels.min()), int(pixels.max())
+    least, most = value_range
+    if high - low < _SMALL_PART * (most - least):
+        warnings.warn(
+            f"The pixels of {len(pixels):,} images go from {low:,} to "
+            f"{high:,}, a small part of the range of {pixels.dtype}. Give the "
+            "range that the images can have, with --value_range=LEAST,GREATEST:"
+            " contrast, gamma and pictures depend on it.",
+            stacklevel=2,
+        )
 
 
 def _augmentation_of(channels):

@@ -102,7 +102,7 @@ def classify(settings):
         def finish(joined):
             with np.load(joined) as arrays:
                 files, probabilities = arrays["files"], arrays["features"]
-            _draw(settings, files, probabilities, function.names, picture)
+            _draw(settings, files, probabilities, function, picture)
             _write(out, files, probabilities, function.names)
 
         _embed_run.embed(function, images, settings, about, finish)
@@ -220,7 +220,7 @@ def _write(out, files, probabilities, names):
     partial.replace(out)
 
 
-def _draw(settings, files, probabilities, names, picture):
+def _draw(settings, files, probabilities, function, picture):
     """Draws the images with the lowest probability of their class."""
     certainty = probabilities.max(axis=1)
     rows = np.argsort(certainty, kind="stable")[:_UNCERTAIN]
@@ -228,12 +228,15 @@ def _draw(settings, files, probabilities, names, picture):
     shown = [
         (
             str(files[i]),
-            f"{certainty[i]:.2f} {names[probabilities[i].argmax()]}",
+            f"{certainty[i]:.2f} {function.names[probabilities[i].argmax()]}",
             _embed_nearest.pixels(folder / files[i]),
         )
         for i in rows
     ]
-    _pictures.draw(picture, lambda path: plotting.labeled_pictures(shown, path))
+    channels = function.of_files.channels
+    _pictures.draw(
+        picture, lambda path: plotting.labeled_pictures(shown, path, channels)
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 
 from moco_keras.plotting import classification
@@ -33,3 +34,17 @@ def test_lines_of_few_labels_are_seen_and_names_apart(lowest, monkeypatch):
     assert len(boxes) == 3
     for a, b in itertools.combinations(boxes, 2):
         assert not a.overlaps(b)
+
+
+def test_mistakes_say_which_channels_they_show(monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        classification, "save", lambda figure, *_: figures.append(figure)
+    )
+    picture = np.zeros((8, 8, 3), "uint8")
+    for channels in (5, 3):
+        classification.mistakes(
+            [(0.9, 0, 1, picture)], ["a", "b"], "mistakes.png", channels
+        )
+    said = [[text.get_text() for text in figure.texts] for figure in figures]
+    assert said == [["Of 5 channels, channels 1, 2 and 3 are shown."], []]

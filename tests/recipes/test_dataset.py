@@ -168,7 +168,8 @@ def test_unlabeled_images_are_tested_with_others(
 
 @pytest.mark.slow
 def test_gray_images_of_sixteen_bits_and_any_size(tmp_path, shallow_networks):
-    record, _ = run("gray_stand_in", tmp_path, image_size=10, turns=True)
+    with pytest.warns(UserWarning, match="a small part of the range of uint16"):
+        record, _ = run("gray_stand_in", tmp_path, image_size=10, turns=True)
     told = record["settings"]
     assert record["data"]["image_shape"] == [10, 10, 1]
     assert (told["channels"], told["value_range"]) == (1, "0,65535")
@@ -220,6 +221,19 @@ def test_fashion_mnist(tmp_path, shallow_networks):
     )
     assert images.test.images.shape == (32, 28, 28, 3)
     assert (np.ptp(images.test.images, axis=-1) == 0).all()
+
+
+def test_12_bits_in_16_are_warned_of():
+    images = np.zeros((8, 8, 8, 1), "uint16")
+    images[0] = 4095
+    some = data.ImageSet(images, np.zeros(8), [], "x-rays")
+    some = dataset._data.Images(some, some, some)
+    words = "from 0 to 4,095, a small part of the range of uint16.*value_range"
+    with pytest.warns(UserWarning, match=words):
+        completed(dataset.DatasetSettings(name="x"), some)
+    completed(dataset.DatasetSettings(name="x", value_range="0,4095"), some)
+    images[0] = 65535
+    completed(dataset.DatasetSettings(name="x"), some)
 
 
 def completed(settings, images):
