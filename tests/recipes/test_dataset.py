@@ -230,10 +230,10 @@ def test_12_bits_in_16_are_warned_of():
     some = dataset._data.Images(some, some, some)
     words = "from 0 to 4,095, a small part of the range of uint16.*value_range"
     with pytest.warns(UserWarning, match=words):
-        completed(dataset.DatasetSettings(name="x"), some)
-    completed(dataset.DatasetSettings(name="x", value_range="0,4095"), some)
+        completed(dataset.DEFAULTS, some)
+    completed(dataclasses.replace(dataset.DEFAULTS, value_range="0,4095"), some)
     images[0] = 65535
-    completed(dataset.DatasetSettings(name="x"), some)
+    completed(dataset.DEFAULTS, some)
 
 
 def completed(settings, images):
