@@ -57,7 +57,7 @@ def convert(pixels, channels, dtype):
     Args:
         pixels: (H, W, C).
         channels: C; 3 of 1 or of 4, the first ones; or 1 of 3.
-        dtype: theirs, or "uint8" of uint16.
+        dtype: theirs; "uint8" of uint16; or "float32", which holds all.
 
     Returns:
         (H, W, channels), of this type.
@@ -67,6 +67,8 @@ def convert(pixels, channels, dtype):
     """
     if dtype == "uint8" and pixels.dtype == "uint16":
         pixels = (pixels >> 8).astype("uint8")
+    if dtype == "float32":
+        pixels = pixels.astype(dtype)
     if pixels.dtype != dtype:
         raise NotAnImageError(f"Pixels of type {pixels.dtype}, not {dtype}")
     found = pixels.shape[-1]

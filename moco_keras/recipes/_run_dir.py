@@ -119,10 +119,16 @@ def _check(folder, record):
         if before.get(name) != now.get(name)
     ]
     if changes:
+        why = ""
+        if now["source"] != before["source"]:
+            why = (
+                " The source is a digest of the images: some were added, "
+                "removed, renamed or changed, or these are others."
+            )
         raise ValueError(
             "A run resumes with what it began with. Received, for "
-            f"{folder}: {', '.join(changes)}. Give the same flags and data, "
-            "or choose another --run_dir."
+            f"{folder}: {', '.join(changes)}.{why} Give the same flags and "
+            "data, or choose another --run_dir."
         )
     if not finished and not _record.has_checkpoint(folder):
         raise FileExistsError(

@@ -401,6 +401,9 @@ def test_conversions():
     np.testing.assert_array_equal(convert(four, 3, "uint8"), four[..., :3])
     deep = gray.astype("uint16") * 257
     np.testing.assert_array_equal(convert(deep, 1, "uint8"), gray)
+    found = convert(deep, 1, "float32")
+    assert found.dtype == "float32"
+    np.testing.assert_array_equal(found, deep)
     for channels, dtype, reason in (
         (5, "uint8", "of 3 channels, not 5"),
         (3, "uint16", "of type uint8, not uint16"),

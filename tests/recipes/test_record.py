@@ -72,6 +72,9 @@ def test_an_unfinished_run_resumes_only_with_its_own_settings(
     few = data.ImageSet(images[:3], np.zeros(3, "int64"), ["noise"], "noise")
     with pytest.raises(ValueError, match=r"train_images=3 \(it began with 16"):
         open_folder(moved, source=few)
+    grown = few._replace(source="folder 12345678")
+    with pytest.raises(ValueError, match="some were added, removed, renamed"):
+        open_folder(moved, source=grown)
     assert (folder / "settings.json").read_text() == written
 
 
