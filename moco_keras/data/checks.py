@@ -73,13 +73,14 @@ def check_images(
         )
     rank = _rank(images)
     if shape is not None and (
-        rank is None or (pixels and rank == 4 and shape[-1] is None)
+        rank is None
+        or (pixels and pixels.channels and rank == 4 and shape[-1] is None)
     ):
         raise ValueError(
             f"{expected} Received: shape={shape}, of which the channels are "
-            f"not known. Set them: pass `{dataset}.map(lambda image: "
-            "tf.ensure_shape(image, (HEIGHT, WIDTH, CHANNELS)))`, before it is "
-            "batched."
+            "not known. Set the shape before images are batched: "
+            f"{remedies.by(remedies.SHAPE, *about)}, with None for a side that "
+            "is not always the same."
         )
     if shape is None or len(shape) != 4:
         received = type(images).__name__ if shape is None else f"shape={shape}"

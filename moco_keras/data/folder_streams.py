@@ -150,7 +150,9 @@ def open_split(folder, split, examples, channels):
             found = reading.read(io.BytesIO(contents))
             return reading.convert(found, channels, dtype), b""
         except NotAnImageError as error:
-            return np.zeros((0, 0, channels), dtype), str(error).encode()
+            return np.zeros((0, 0, channels), dtype), str(
+                error
+            ).encode() or b"?"
 
     def decode(example):
         contents = tf.io.read_file(example["path"])

@@ -210,8 +210,13 @@ class ImageStream(NamedTuple):
                 f"uint8, which end at 255, in {self.source}."
             )
         if pixels and pixels.value_range:
-            for found in self.dataset.take(_SAMPLE):
-                checks.check_images(found["image"][None], pixels=pixels)
+            for i, found in enumerate(self.dataset.take(_SAMPLE)):
+                try:
+                    checks.check_images(found["image"][None], pixels=pixels)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{error} This is image {i} of {self.source}."
+                    ) from None
 
     def load(self, count=None, *, image_size=None):
         """Reads images into memory.

@@ -26,6 +26,7 @@ NEW = "{}[..., None]", "{}[..., None]"
 TO_FLOAT = "{}.astype('float32')", "tf.cast({}, tf.float32)"
 DROP = "{}[..., :3]", "{}[..., :3]"
 ONE = "{}[None]", "{}[None]"
+SHAPE = "{}", "tf.ensure_shape({}, (HEIGHT, WIDTH, CHANNELS))"
 # For each kind of number, ranges of pixels, and code that brings them to
 # [0, 255].
 _RANGES = {

@@ -239,8 +239,7 @@ def _npy(file):
     if len(shape) not in (2, 3):
         raise NotAnImageError(f".npy of shape {shape}, not (H, W, C)")
     channels = shape[2] if len(shape) == 3 else 1
-    # With more channels than rows, images are small squares of many bands.
-    if channels > max(4, shape[0]) and shape[0] != shape[1]:
+    if channels > 4 and 0 < 2 * shape[0] < min(shape[1:]):
         raise NotAnImageError(
             f".npy of shape {shape}, which seems to have its channels first; "
             "np.moveaxis(x, 0, -1) brings them to (H, W, C)"

@@ -112,8 +112,8 @@ def _by_tifffile(file, header):
         if pixels.ndim == 2:
             pixels = pixels[..., None]
         pixels = pixels[..., tiff.channels_of(page)].astype(header.dtype)
-        if page.photometric == 0 and header.dtype == "uint16":
-            pixels = ~pixels  # 0 is white
+        if page.photometric == 0 and header.dtype in ("uint8", "uint16"):
+            pixels = 2**page.bitspersample - 1 - pixels  # 0 is white
     return _oriented(pixels, header.orientation)
 
 

@@ -23,6 +23,7 @@ from moco_keras.version import __version__
 
 # A file may change once more without another time of change.
 _CLOCK = 2e9  # nanoseconds
+_RULES = 2  # one more with every change of what is an image, or of `Header`
 _OPTIONAL = "tifffile", "imagecodecs"  # they decide what can be read
 
 
@@ -48,7 +49,8 @@ class Kept:
         name = hashlib.sha256(real + b"\0" * decoded).hexdigest()[:16]
         self._path = _place() / f"{name}.npz"
         there = [bool(importlib.util.find_spec(name)) for name in _OPTIONAL]
-        self._of = repr((__version__, PIL.__version__, there, decoded)).encode()
+        versions = __version__, PIL.__version__, _RULES
+        self._of = repr((*versions, there, decoded)).encode()
         self._now = time.time_ns()
         self._keys = np.zeros(0, "uint64")
         try:

@@ -79,18 +79,17 @@ def scan(folder, on_bad_image="skip", decode=False):
     if skipped and on_bad_image == "error":
         raise bad_image(*skipped[0])
     found = Scan([], [], [], skipped)
-    for path, verdict in zip(
-        paths, _verdicts(folder, paths, decode), strict=True
-    ):
-        digest, header, reason = verdict
-        if reason is None:
-            found.files.append(path)
-            found.digests.append(digest)
-            found.headers.append(header)
-        elif on_bad_image == "error":
-            raise bad_image(path, reason)
-        else:
-            skipped.append((Path(path), reason))
+    with contextlib.closing(_verdicts(folder, paths, decode)) as verdicts:
+        for path, verdict in zip(paths, verdicts, strict=True):
+            digest, header, reason = verdict
+            if reason is None:
+                found.files.append(path)
+                found.digests.append(digest)
+                found.headers.append(header)
+            elif on_bad_image == "error":
+                raise bad_image(path, reason)
+            else:
+                skipped.append((Path(path), reason))
     if not found.files:
         raise no_image(folder, skipped + left_out)
     return found._replace(skipped=skipped + left_out)

@@ -39,7 +39,7 @@ def _of_tags(file, tags):
     samples -= sum(kind in _ALPHA for kind in tags.get(338, ()))
     # Pillow drops what it does not know: bands of many, and lower bits of some.
     if color in _AS_THEY_ARE and (
-        samples > 4 or (bits > 8 and (samples > 1 or color == 0))
+        samples > 4 or (bits > 8 and (samples > 1 or (color, number) == (0, 1)))
     ):
         return _of_tifffile(file)
     try:

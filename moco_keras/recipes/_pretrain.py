@@ -241,8 +241,6 @@ def _train(settings, images, model, start, folder):
             metrics["linear_probe"] = linear_probe.accuracy(
                 found[0], bank.labels, found[1], test.labels
             )
-        if damaged := _run_files.names_of_damaged(folder / "damaged.csv"):
-            metrics["damaged"] = len(damaged)
         metrics["history"] = log.epochs
         if health:
             metrics["health"] = _health.summary(health.setup, log.epochs)
@@ -251,6 +249,9 @@ def _train(settings, images, model, start, folder):
         metrics["verdict"] = _verdict.of_run(metrics, len(test.images))
         _results.write(folder, model, images, found, metrics, timing)
         _results.print_summary(metrics, bank, speed, folder)
+        damaged = _run_files.names_of_damaged(folder / "damaged.csv")
+        if damaged:  # not in the metrics: some were read for the next epoch
+            print(f"Damaged images, see damaged.csv: {len(damaged):,}")
 
 
 def _print_beginning(settings, start, folder):

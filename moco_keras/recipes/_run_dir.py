@@ -122,8 +122,8 @@ def _check(folder, record):
         why = ""
         if now["source"] != before["source"]:
             why = (
-                " The source is a digest of the images: some were added, "
-                "removed, renamed or changed, or these are others."
+                " Images were added, removed, renamed or changed, or these "
+                "are others."
             )
         raise ValueError(
             "A run resumes with what it began with. Received, for "

@@ -74,7 +74,7 @@ def keep_damaged(path, damaged):
             return
         listed.add(name)
         try:
-            is_new = not path.exists()
+            is_new = not path.exists() or not path.stat().st_size
             with path.open("a", newline="", encoding="utf-8") as file:
                 rows = csv.writer(file)
                 rows.writerows([["file", "reason"]] * is_new)
@@ -95,7 +95,7 @@ def names_of_damaged(path):
     """The images that a list of damaged ones names, a set; of no list empty."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return {row["file"] for row in csv.DictReader(file)}
+            return {row.get("file") for row in csv.DictReader(file)}
     except FileNotFoundError:
         return set()
 

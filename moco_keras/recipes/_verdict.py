@@ -29,11 +29,6 @@ def of_run(metrics, num_tests):
             f"{history[-1]['loss']:.2f} at the end."
         ]
     said += _alikeness(history)
-    if damaged := metrics.get("damaged"):
-        said.append(
-            f"Damaged, and replaced by others: {damaged:,} "
-            f"image{'s' * (damaged > 1)}, see damaged.csv."
-        )
     if "health" not in metrics:
         return [*said, "Its health was not measured."]
     alarms = metrics["health"]["alarms"]

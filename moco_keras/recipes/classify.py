@@ -189,7 +189,7 @@ def _probe(settings):
         why = ""
         if skipped:
             path, reason = skipped[0]
-            why = f" that can be used; the first is {path.name}: {reason}"
+            why = f" that can be used; the first is {printable(path)}: {reason}"
         raise ValueError(
             "--labelled must hold a folder of images for each class. "
             f"Received: {printable(settings.labelled)}, with none{why}."

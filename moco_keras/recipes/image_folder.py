@@ -73,7 +73,7 @@ def read(settings):
         bank = train.only_labelled()
     # Otherwise there is no kNN, only pictures.
     if settings.labelled:
-        about_classes = _about_classes(bank, "--labelled")
+        about_classes = [*bank.notes, *_about_classes(bank, "--labelled")]
     else:
         about_classes = _about_classes(train, "the training images")
     name, tests = _tests(splits, bank)

@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from moco_keras import Checkpoint, augmentations, data, pixel_format
+from moco_keras.data import damaged
 from moco_keras.recipes import _labeled_data, _run_files
 
 
@@ -205,6 +206,18 @@ def test_damaged_images_are_listed_as_they_are_met(folder, tmp_path, capsys):
     path.mkdir()
     stream.damaged.tell(folder / "d.png", "reason")  # without an error
     assert "cannot be written" in capsys.readouterr().out
+
+
+def test_a_list_that_was_cut_off_is_still_one(tmp_path):
+    """As a full disk leaves it."""
+    path = tmp_path / "damaged.csv"
+    path.touch()
+    found = damaged.Damaged()
+    _run_files.keep_damaged(path, found)
+    found.tell(tmp_path / "a.png", "cut off")
+    assert _run_files.names_of_damaged(path) == {str(tmp_path / "a.png")}
+    path.write_text("of another kind\n1\n")
+    assert _run_files.names_of_damaged(path) == {None}
 
 
 def test_images_of_8_bits_are_refused_where_more_are_expected(folder):

@@ -218,10 +218,10 @@ def test_npy_files(dtype, order):
 
 
 def test_channels_that_seem_to_come_first_are_refused():
-    for shape in ((13, 64, 48), (5, 8, 9)):
+    for shape in ((13, 64, 48), (3, 64, 64)):
         with pytest.raises(NotAnImageError, match=r"first; np.moveaxis\(x, 0"):
             headers.of(npy(np.zeros(shape, "uint8")))
-    for shape in ((64, 48, 13), (9, 9, 200), (2, 9, 3)):
+    for shape in ((64, 48, 13), (9, 9, 200), (32, 48, 224), (2, 9, 3)):
         header = headers.of(npy(np.zeros(shape, "uint8")))
         assert (header.height, header.width, header.channels) == shape
 
@@ -241,6 +241,13 @@ def test_0_may_be_white(dtype):
     tifffile.imwrite(file, pixels, photometric="miniswhite")
     expected = np.iinfo(dtype).max - pixels
     np.testing.assert_array_equal(reading.read(file)[..., 0], expected)
+
+
+def test_0_may_be_white_of_12_bits():
+    pixels = np.arange(64, dtype="uint16").reshape(8, 8)
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="miniswhite", bitspersample=12)
+    np.testing.assert_array_equal(reading.read(file)[..., 0], 4095 - pixels)
 
 
 def npy(array):

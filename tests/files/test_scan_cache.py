@@ -59,17 +59,13 @@ def test_a_second_scan_looks_at_no_file(folder, looked_at, monkeypatch):
 
 
 def test_a_scan_that_did_not_end_goes_on(folder, looked_at):
-    """One that was interrupted, and one that ended with an error."""
-    with pytest.raises(ValueError, match="notes.txt"):
+    with pytest.raises(ValueError, match="notes.txt") as error:
         scanning.scan(folder, on_bad_image="error")
     assert len(looked_at) == 13
     looked_at.clear()
-    verdicts = scanning._verdicts(folder, [str(folder / "0/0.jpg")], False)
-    next(verdicts)
-    verdicts.close()
-    assert looked_at == []
     assert len(scanning.scan(folder).files) == 12
     assert looked_at == []
+    del error  # whose frames hold what was not closed
 
 
 def test_what_changed_is_looked_at_again(folder, looked_at):

@@ -171,6 +171,12 @@ def test_pixels_out_of_range_are_skipped(tmp_path, shallow_networks):
     assert take.why_not(tmp_path / "good.npy") is None
     reason = "Pixels from 5000 to 5000, not in [0, 4095]"
     assert take.why_not(tmp_path / "bright.npy") == reason
+    Image.new("L", (8, 8)).save(tmp_path / "photo.png")
+    export = moco_keras.export_encoder(encoder, tmp_path / "of_floats")
+    take = _embed_encoder.of_encoder(export)
+    assert take.why_not(tmp_path / "good.npy") is None
+    reason = "Pixels of 8 bits, not in [0, 4095]"
+    assert take.why_not(tmp_path / "photo.png") == reason
 
 
 def test_an_interrupted_embedding_resumes(settings, monkeypatch):

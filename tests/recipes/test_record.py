@@ -73,7 +73,7 @@ def test_an_unfinished_run_resumes_only_with_its_own_settings(
     with pytest.raises(ValueError, match=r"train_images=3 \(it began with 16"):
         open_folder(moved, source=few)
     grown = few._replace(source="folder 12345678")
-    with pytest.raises(ValueError, match="some were added, removed, renamed"):
+    with pytest.raises(ValueError, match="Images were added, removed, renamed"):
         open_folder(moved, source=grown)
     assert (folder / "settings.json").read_text() == written
 

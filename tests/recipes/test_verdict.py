@@ -33,15 +33,6 @@ def metrics(*knn, raw_pixels=0.3, untrained=0.5, alarms=(), **kwargs):
     return found
 
 
-def test_damaged_images_are_counted():
-    for damaged, words in (
-        (1, "Damaged, and replaced by others: 1 image, see damaged.csv."),
-        (2000, "replaced by others: 2,000 images, see damaged.csv."),
-    ):
-        found = metrics(0.6, 0.7) | {"damaged": damaged}
-        assert words in " ".join(_verdict.of_run(found, 1000))
-
-
 def test_the_standard_error_is_that_of_a_share():
     """Nearly; and it is not 0 where all are right."""
     assert _verdict.standard_error(0.5, 100) == pytest.approx(0.05)
