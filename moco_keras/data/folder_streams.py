@@ -60,17 +60,20 @@ def _pixels(folder, channels):
             f"Types: {found}. Of 16 bits the upper 8 are read, as others have "
             "no more."
         )
-    for what, some in (
-        ("Several pages", [f for f in files if f.header.pages]),
-        ("Transparency", [f for f in files if f.header.alpha]),
+    for what, some, then in (
+        (
+            "Several pages",
+            [file for file in files if file.header.pages],
+            "The first is read of each",
+        ),
+        (
+            "Transparency",
+            [file for file in files if file.header.alpha],
+            "It is ignored",
+        ),
     ):
         if some:
-            rest = {"Several pages": "The first is read of each."}
-            notes.append(
-                f"{what}: {len(some):,}, such as "
-                f"{printable(Path(some[0].path).name)}. "
-                f"{rest.get(what, 'It is ignored.')}"
-            )
+            notes.append(f"{what}: {_some(some)}. {then}.")
     return _Pixels(target, dtype, notes)
 
 
@@ -87,6 +90,11 @@ def _grouped(files, describe):
     return groups
 
 
+def _some(files, of=""):
+    """How many there are, and the name of the first."""
+    return f"{len(files):,}{of}, such as {printable(Path(files[0].path).name)}"
+
+
 def _counted(groups, unit=None):
     """Such as "20 of 1 channel, such as a.png; 1,180 of 3 channels, ..."."""
 
@@ -94,8 +102,7 @@ def _counted(groups, unit=None):
         return f"{value} {unit}{'s' * (value != 1)}" if unit else value
 
     return "; ".join(
-        f"{len(files):,} of {named(value)}, such as "
-        f"{printable(Path(files[0].path).name)}"
+        _some(files, f" of {named(value)}")
         for value, files in sorted(groups.items())
     )
 
@@ -150,9 +157,8 @@ def open_split(folder, split, examples, channels):
             found = reading.read(io.BytesIO(contents))
             return reading.convert(found, channels, dtype), b""
         except NotAnImageError as error:
-            return np.zeros((0, 0, channels), dtype), str(
-                error
-            ).encode() or b"?"
+            reason = str(error) or "It cannot be read"
+            return np.zeros((0, 0, channels), dtype), reason.encode()
 
     def decode(example):
         contents = tf.io.read_file(example["path"])
