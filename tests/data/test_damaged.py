@@ -8,6 +8,7 @@ import sys
 
 import keras
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -250,8 +251,12 @@ def test_two_replicas_meet_it(folder):
         [sys.executable, "-c", _ON_REPLICAS, str(folder)],
         capture_output=True,
         text=True,
-        check=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{programs.ROOT}:{programs.ROOT}/tests/helpers",
+        },
     )
+    assert done.returncode == 0, done.stderr
     losses, names = json.loads(done.stdout.splitlines()[-1])
     assert np.isfinite(losses).all() and names == DAMAGED
     assert done.stderr.count("Damaged, and skipped") == 3
