@@ -33,6 +33,14 @@ class PixelFormat(NamedTuple):
         """Names of the types that images may have."""
         return DTYPES if self.value_range else DTYPES[:1]
 
+    def holds(self, low, high, dtype):
+        """Whether pixels from `low` to `high`, of a type, are in the range."""
+        least, most = self.bounds
+        off = 0
+        if dtype == "float32":  # to which resizing may round them
+            off = 1e-3 * (most - least)
+        return least - off <= low and high <= most + off
+
     def __str__(self):
         """The range, in brackets."""
         low, high = self.bounds

@@ -34,7 +34,7 @@ def seed():
 
 @pytest.fixture(autouse=True)
 def current_folder():
-    """Every test leaves the current folder as it found it, for the next."""
+    """Fails a test that leaves another current folder to the next one."""
     before = Path.cwd()
     yield
     assert Path.cwd() == before, "Change folders by `monkeypatch.chdir`."

@@ -77,8 +77,8 @@ def check_images(
         or (pixels and pixels.channels and rank == 4 and shape[-1] is None)
     ):
         raise ValueError(
-            f"{expected} Received: shape={shape}, of which the channels are "
-            "not known. Set the shape before images are batched: "
+            f"{expected} Received: shape={shape}, whose channels are not "
+            "known. Set the shape before images are batched: "
             f"{remedies.by(remedies.SHAPE, *about)}, with None for a side that "
             "is not always the same."
         )
@@ -166,11 +166,7 @@ def _check_range(images, pixels, expected, about):
             f"them, the first being images[{np.argmin(finite)}]. Leave them "
             "out, or replace such pixels."
         )
-    least, most = pixels.bounds
-    off = 0
-    if dtype == "float32":  # to which resizing may round them
-        off = 1e-3 * (most - least)
-    if low < least - off or high > most + off:
+    if not pixels.holds(low, high, dtype):
         raise ValueError(
             f"{expected} Received: pixels from {low:g} to {high:g}. Build "
             "encoder and augmenter with a `value_range` that holds them, or "

@@ -95,7 +95,7 @@ def decoded(stream, parts, then, size):
                 lambda row, number, x: (row, number, stream.decode(x)),
                 num_parallel_calls=tf.data.AUTOTUNE,
             )
-            # An error of `then` is none of the file.
+            # An error in `then` is not the file's.
             return (some.ignore_errors() if skip else some).map(
                 lambda row, *numbered: (row, then(*numbered)),
                 num_parallel_calls=tf.data.AUTOTUNE,

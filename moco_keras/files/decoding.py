@@ -27,8 +27,8 @@ def decode(contents, channels=3):
         uint8 (H, W, channels).
 
     Raises:
-        tf.errors.InvalidArgumentError: if it is none of these, or damaged, or
-            of more than 50 million pixels, which is checked first.
+        tf.errors.InvalidArgumentError: if it is of another kind, is damaged, or
+            has more than 50 million pixels, which is checked first.
     """
     height, width = tf.unstack(tf.cast(_declared_size(contents), "int64"))
     check = tf.debugging.assert_less_equal(

@@ -112,7 +112,7 @@ def _verdicts(folder, paths, decode):
                     if isinstance(reason, _Unread):
                         keys[i] = 0  # it is not kept
                 yield verdicts[i]
-    finally:  # a scan that is interrupted goes on from there, too
+    finally:  # also of a scan that is interrupted
         if progress.shown:
             keys[[verdict is None for verdict in verdicts]] = 0
             try:

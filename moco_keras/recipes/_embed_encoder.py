@@ -72,18 +72,16 @@ class OfFiles:
     def _read(self, file, header=None):
         """The pixels of a file, as they are taken."""
         header = header or headers.of(file)
-        low, high = self._pixels.bounds
         if header.dtype == "uint16" and self._dtype == "uint8":
             raise NotAnImageError("Pixels of 16 bits, not of 8")
-        if header.dtype == "uint8" and high > 255:
+        if header.dtype == "uint8" and self._pixels.bounds[1] > 255:
             raise NotAnImageError(f"Pixels of 8 bits, not in {self._pixels}")
         pixels = reading.read(file, header)
         pixels = reading.convert(pixels, self.channels, self._dtype)
-        least, most = pixels.min(), pixels.max()
-        off = 1e-3 * (high - low) if pixels.dtype == "float32" else 0
-        if least < low - off or most > high + off:
+        low, high = pixels.min(), pixels.max()
+        if not self._pixels.holds(low, high, self._dtype):
             raise NotAnImageError(
-                f"Pixels from {least:g} to {most:g}, not in {self._pixels}"
+                f"Pixels from {low:g} to {high:g}, not in {self._pixels}"
             )
         return pixels
 
