@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from moco_keras.distribution import accelerators
-from moco_keras.recipes import _settings
+from moco_keras.recipes import _flags
 from moco_keras.system import signals, startup
 
 # Values of a flag that asks for help, as absl takes them; it would exit with 1.
@@ -26,7 +26,7 @@ def run(defaults, work):
         work: function of the settings that the command line asks for.
     """
     logging.set_verbosity(logging.WARNING)  # --verbosity=0 for more
-    _settings.define_flags(defaults)
+    _flags.define(defaults)
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
     # Whoever runs a program does not look for the line that warned.
     warnings.formatwarning = lambda message, *_: f"\nWarning: {message}\n"
@@ -36,7 +36,7 @@ def run(defaults, work):
             if len(argv) > 1:
                 raise ValueError(f"Expected flags only. Received: {argv[1:]}.")
             with signals.answered():
-                work(_settings.from_flags(type(defaults)))
+                work(_flags.read(type(defaults)))
         except (
             ValueError,
             OSError,

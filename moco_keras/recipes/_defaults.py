@@ -34,7 +34,7 @@ OF_EPOCHS = {  # by whether it is a GPU: images in all epochs; least, most
     False: (1_000_000, 5, 400),
     True: (4_000_000, 200, 800),
 }
-_NAMES = ("precision", *_settings.FITTED, *_pixels.FITTED)
+_NAMES = ("precision", "steps_per_epoch", *_settings.FITTED, *_pixels.FITTED)
 _LETTERS = 2**16  # at most, in which the chief tells the others its choice
 _LARGEST_QUEUE = 65536
 _LEARNING_RATE = 0.03 / 256  # of each image of the batch
@@ -60,7 +60,7 @@ def for_device(settings, strategy):
                     chosen[name] = before
         return chosen
 
-    return _complete(settings, choose, strategy)
+    return complete(settings, choose, strategy)
 
 
 def for_pixels(settings, images, strategy):
@@ -74,7 +74,7 @@ def for_pixels(settings, images, strategy):
     Raises:
         ValueError: if a setting must be given, or does not fit.
     """
-    settings = _complete(
+    settings = complete(
         settings, lambda: _pixels.what_fits(settings, images), strategy
     )
     _pixels.check(settings, images)
@@ -96,7 +96,7 @@ def for_images(settings, num_images, strategy):
         check_model(dataclasses.replace(settings, **{**fits, **given}))
         return fits
 
-    return _complete(settings, choose, strategy)
+    return complete(settings, choose, strategy)
 
 
 def what_fits(settings, num_images, on_gpu, replicas=1, most=math.inf):
@@ -217,10 +217,10 @@ def for_memory(settings, asked, model, num_images, strategy):
             "smaller --backbone."
         )
 
-    return _complete(asked, choose, strategy)
+    return complete(asked, choose, strategy)
 
 
-def _complete(settings, choose, strategy):
+def complete(settings, choose, strategy):
     """The settings, completed by the chief's choice of what was not given.
 
     Args:

@@ -9,7 +9,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from moco_keras import data, distribution
@@ -20,42 +19,18 @@ from moco_keras.recipes import (
     _pixels,
     _pretrain,
     _threads,
+    _trial,
     image_folder,
 )
 
-_FEWEST, _MOST = 4, 40  # steps that are measured, after the first
-_SECONDS = 6  # of these steps
-_LONG = 15  # seconds, after which one step is enough
+_SECONDS = 6  # of steps that are measured
+_FEWEST = 4  # batches that are read, to measure how fast
 _FEW_IMAGES = 8  # in a batch, to measure how fast images are read
 _IN_MEMORY = 4096  # images of a data set that are trained on
 _EVALUATED = 5000  # images that a run holds to evaluate with, at most
 _REHEARSED = 1024  # images, at most
 _REHEARSED_SECONDS = 15  # of reading them, at most
 _READ = 4  # times that a rehearsal reads an image
-
-
-class _Clock(keras.callbacks.Callback):
-    """Measures steps, and ends the run when it has measured enough."""
-
-    def __init__(self):
-        super().__init__()
-        self._ends = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._ends.append(time.perf_counter())
-        measured = len(self._ends) - 1  # the first one was compiled
-        took = self._ends[-1] - self._ends[0]
-        if (
-            measured >= _MOST
-            or (measured >= _FEWEST and took > _SECONDS)
-            or took > _LONG
-        ):
-            self.model.stop_training = True
-
-    @property
-    def seconds(self):
-        """Of a step."""
-        return (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
 
 
 def step_seconds(settings, model, found):
@@ -70,10 +45,7 @@ def step_seconds(settings, model, found):
     if found.folder is None:  # its program holds the images in memory
         train = train.load(min(_IN_MEMORY, train.num_examples))
     fit = _pretrain.fitter(model, train, settings.batch_size)
-    clock = _Clock()
-    steps = train.num_examples // settings.batch_size
-    fit(epochs=1 + _MOST // steps, callbacks=[clock], verbose=0)
-    return clock.seconds
+    return _trial.measure(fit, _SECONDS, model.distribute_strategy).step
 
 
 def _repeated(stream, count):

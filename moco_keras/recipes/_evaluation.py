@@ -2,6 +2,7 @@
 
 import numpy as np
 
+import moco_keras
 from moco_keras.data import checks
 from moco_keras.evaluation import features, knn
 
@@ -53,6 +54,22 @@ def why_no_knn(images):
             "their own, and give --images the folder that holds these."
         )
     return None
+
+
+def monitor(settings, model, images):
+    """The `KNNMonitor` of a run, or None where there is no kNN.
+
+    Args:
+        settings: `Settings`.
+        model: that is trained.
+        images: `_data.Images`.
+    """
+    if why_no_knn(images):
+        return None
+    every = settings.knn_every
+    monitor = moco_keras.callbacks.KNNMonitor(images.bank, images.test, every)
+    monitor.set_model(model)
+    return monitor
 
 
 def raw_pixel_accuracy(images):

@@ -55,9 +55,10 @@ def build_model(settings, num_images, image_size, num_replicas=1):
         temperature=settings.temperature,
         symmetric=settings.symmetric,
     )
-    steps_per_epoch = num_images // settings.batch_size
     learning_rate = moco_keras.schedules.EpochCosine(
-        settings.learning_rate, steps_per_epoch, settings.epochs
+        settings.learning_rate,
+        settings.steps_per_epoch or num_images // settings.batch_size,
+        settings.epochs,
     )
     model.compile(
         optimizer=moco_keras.optimizers.SGD(learning_rate, l2=settings.l2)

@@ -1,6 +1,7 @@
 """What every pre-training program does: train, watch, evaluate, export."""
 
 import contextlib
+import dataclasses
 import functools
 import sys
 import time
@@ -18,6 +19,7 @@ from moco_keras.recipes import (
     _evaluation,
     _health,
     _history,
+    _minutes,
     _model,
     _progress,
     _record,
@@ -29,7 +31,7 @@ from moco_keras.recipes import (
     _threads,
     _verdict,
 )
-from moco_keras.system import paths, signals
+from moco_keras.system import paths, signals, startup
 from moco_keras.training import checkpoint_files
 
 
@@ -61,6 +63,9 @@ def pretrain(settings, recipe, read):
         The folder, a `Path`; with many workers, that of the chief, and None to
         the others, which write nothing.
     """
+    began = startup.began()
+    if settings.minutes:
+        settings = dataclasses.replace(settings, epochs=None)
     # First, because TensorFlow must know other hosts before it does anything.
     strategy = distribution.strategy(settings.strategy)
     if settings.batch_size is not None:
@@ -90,7 +95,20 @@ def pretrain(settings, recipe, read):
             strategy,
         )
         _evaluation.check_pixels(images, model.pixels)
-        start = None
+        start, untrained = None, None
+        if settings.minutes and of_device.epochs is None:
+            if folder is not None:
+                print("Measuring the speed of evaluation and steps ...")
+            fit = fitter(model, images.train, settings.batch_size)
+            settings, untrained = _minutes.fit_epochs(
+                settings, fit, model, images, strategy, began
+            )
+            model = _model.build_replicated(
+                settings,
+                images.train.num_examples,
+                images.bank.images.shape[1:3],
+                strategy,
+            )
         if folder is not None:
             _progress.print_overview(given, settings, model, images, strategy)
             if settings.init_from and not _record.has_checkpoint(folder):
@@ -105,7 +123,7 @@ def pretrain(settings, recipe, read):
                 getattr(images.train, "damaged", None),
             )
         with _printing_how_to_resume(folder):
-            _train(settings, images, model, start, folder)
+            _train(settings, images, model, start, untrained, folder)
             # Should the chief fail, all start again.
             distribution.barrier(strategy)
         return folder
@@ -185,19 +203,18 @@ def _printing_how_to_resume(folder):
         raise ValueError(f"{error}\n{how} and --on_alarm=warn") from error
 
 
-def _train(settings, images, model, start, folder):
+def _train(settings, images, model, start, untrained, folder):
     """Trains, and writes the results if there is a folder."""
     train, bank, test, _ = images
-    labelled = _evaluation.why_no_knn(images) is None
     callbacks, metrics = [moco_keras.callbacks.StopOnNaN()], {}
+    monitor = _evaluation.monitor(settings, model, images)
+    labelled = monitor is not None
     if labelled:
-        monitor = moco_keras.callbacks.KNNMonitor(
-            bank, test, every=settings.knn_every
-        )
-        monitor.set_model(model)
-        if folder is not None:
-            print("Evaluating the untrained encoder ...", flush=True)
-        metrics["knn_untrained"] = monitor.evaluate()["knn"]
+        if untrained is None:
+            if folder is not None:
+                print("Evaluating the untrained encoder ...", flush=True)
+            untrained = monitor.evaluate()["knn"]
+        metrics["knn_untrained"] = untrained
         callbacks.append(monitor)
     if health := _health.monitor(settings, train):
         callbacks.append(health)
@@ -222,6 +239,7 @@ def _train(settings, images, model, start, folder):
     with stack:
         history = fitter(model, train, settings.batch_size)(
             epochs=settings.epochs,
+            steps_per_epoch=settings.steps_per_epoch,
             callbacks=[*callbacks, checkpoint],
             verbose="auto" if folder is not None else 0,
         )

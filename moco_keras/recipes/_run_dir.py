@@ -112,6 +112,7 @@ def _check(folder, record):
     if finished and not (folder / _run_files.CONTINUED).exists():
         epochs = before.pop("--epochs")
         _check_continues(folder, epochs, now.pop("--epochs"))
+        before.pop("--minutes", None), now.pop("--minutes")
         after.append(epochs)
     changes = [
         f"{name}={now.get(name)} (it began with {before.get(name)})"

@@ -1,10 +1,6 @@
-"""Settings of the programs: one frozen dataclass, from which flags are made."""
+"""Settings of the programs: frozen dataclasses, of which flags are made."""
 
 import dataclasses
-import sys
-import typing
-
-from absl import flags
 
 from moco_keras import arguments, distribution
 from moco_keras.arguments import COUNT
@@ -185,6 +181,17 @@ class Settings(Bounded):
         512, "images in a step, of all devices", COUNT
     )
     epochs: int | None = setting(200, "passes over the training images", COUNT)
+    steps_per_epoch: int | None = setting(
+        None,
+        "steps that count as an epoch; by default those of all images",
+        COUNT,
+    )
+    minutes: float | None = setting(
+        None,
+        "how long the program may take, instead of --epochs: it measures the "
+        "speed first, and chooses the epochs that there is time for",
+        arguments.POSITIVE,
+    )
     queue_size: int | None = setting(4096, "keys in the queue, K", COUNT)
     momentum: float | None = setting(
         0.99, "of the key encoder, m, in [0, 1]", arguments.FRACTION
@@ -253,47 +260,3 @@ class Settings(Bounded):
                 f"--batch_size={self.batch_size}. Raise it, or lower "
                 "--batch_size."
             )
-
-
-_DEFINERS = {
-    bool: flags.DEFINE_bool,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-}
-
-
-def define_flags(defaults, flag_values=flags.FLAGS):
-    """Makes an absl flag of each field, with the values of `defaults`."""
-    types = typing.get_type_hints(type(defaults))
-    fitted = FITTED if isinstance(defaults, Settings) else ()
-    for field in dataclasses.fields(defaults):
-        default = getattr(defaults, field.name)
-        choices, help = field.metadata["choices"], field.metadata["help"]
-        if default is None and field.name in fitted:
-            help += "; by default what fits the images and the device"
-        if choices:
-            flags.DEFINE_enum(field.name, default, choices, help, flag_values)
-        else:
-            kinds = typing.get_args(types[field.name]) or (types[field.name],)
-            define = _DEFINERS[kinds[0]]
-            define(field.name, default, help, flag_values=flag_values)
-        # `--help` lists the flags of the main module, which this one is not.
-        flag = flag_values[field.name]
-        flag_values.register_key_flag_for_module(sys.argv[0], flag)
-
-
-def from_flags(kind=Settings, flag_values=flags.FLAGS):
-    """The settings that the command line asks for.
-
-    Args:
-        kind: `Settings`, or those of a program that has more.
-
-    Raises:
-        ValueError: if a value is out of range.
-    """
-    values = {
-        field.name: flag_values[field.name].value
-        for field in dataclasses.fields(kind)
-    }
-    return kind(**values)

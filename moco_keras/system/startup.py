@@ -5,6 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
+
+_BEGAN = time.monotonic()
 
 # TensorFlow uses its oneDNN kernels unasked on some processors only; on the
 # others they make a step about twice as fast.
@@ -35,6 +38,11 @@ for line in sys.stdin.buffer:
         sys.stderr.buffer.write(line)
         sys.stderr.flush()
 """
+
+
+def began():
+    """When the program began, of `time.monotonic`; now, if there is none."""
+    return _BEGAN if _PROGRAM else time.monotonic()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from absl import app, flags
 from programs import ROOT
 
 from moco_keras.distribution import accelerators
-from moco_keras.recipes import _cli, _settings
+from moco_keras.recipes import _cli, _flags, _settings
 
 H100 = {"device_name": "NVIDIA H100", "compute_capability": (9, 0)}
 A100 = {"device_name": "NVIDIA A100", "compute_capability": (8, 0)}
@@ -223,8 +223,8 @@ def test_programs_warn_of_an_unused_gpu(monkeypatch):
     monkeypatch.setattr(app, "run", run)
     monkeypatch.setattr(flags, "FLAGS", lambda argv: argv)
     monkeypatch.setattr(_cli, "_lasting", lambda stream: stream)
-    monkeypatch.setattr(_settings, "define_flags", lambda defaults: None)
-    monkeypatch.setattr(_settings, "from_flags", lambda kind: kind())
+    monkeypatch.setattr(_flags, "define", lambda defaults: None)
+    monkeypatch.setattr(_flags, "read", lambda kind: kind())
     _cli.run(_settings.Settings(), lambda _: done.append("worked"))
     assert done == ["asked", "worked"]
 

@@ -22,6 +22,7 @@ from moco_keras import data, plotting, schedules
 from moco_keras.data import textures
 from moco_keras.recipes import (
     _data,
+    _flags,
     _history,
     _pretrain,
     _publishing,
@@ -284,9 +285,9 @@ def test_devices_and_workers_start_from_another_run_and_continue(
         """Trains in this process."""
         values = flags.FlagValues()
         flags.DEFINE_string("flagfile", None, "", values)
-        _settings.define_flags(textures_recipe._DEFAULTS, values)
+        _flags.define(textures_recipe._DEFAULTS, values)
         values(command)
-        settings = _settings.from_flags(flag_values=values)
+        settings = _flags.read(flag_values=values)
         _pretrain.pretrain(settings, command[0], _data.by_name("textures"))
 
     def workers(given, epochs):

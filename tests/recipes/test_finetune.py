@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import flags
 
 import moco_keras
-from moco_keras.recipes import _finetune_results, _settings, finetune
+from moco_keras.recipes import _finetune_results, _flags, finetune
 from moco_keras.recipes.finetune import FinetuneSettings
 
 CLASSES = ["dark one", "h\u00e9ll"]
@@ -269,8 +269,8 @@ def test_what_cannot_be_done_is_said_before_training(
 def test_flag_files_for_imagenet(name, data, protocol):
     values = flags.FlagValues()
     flags.DEFINE_string("flagfile", None, "", values)
-    _settings.define_flags(FinetuneSettings(), values)
+    _flags.define(FinetuneSettings(), values)
     file = programs.ROOT / f"recipes/imagenet_{name}.flags"
     values(["finetune", f"--flagfile={file}"])
     expected = FinetuneSettings(data=data, protocol=protocol)
-    assert _settings.from_flags(FinetuneSettings, values) == expected
+    assert _flags.read(FinetuneSettings, values) == expected

@@ -21,6 +21,7 @@ from moco_keras.distribution import accelerators
 from moco_keras.recipes import (
     _data,
     _evaluation,
+    _flags,
     _model,
     _pretrain,
     _settings,
@@ -317,9 +318,9 @@ def test_a_folder_of_any_name_is_read(tmp_path, monkeypatch):
 def test_a_tilde_stands_for_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     values = flags.FlagValues()
-    _settings.define_flags(_settings.Settings(), values)
+    _flags.define(_settings.Settings(), values)
     values(["program", "--run_dir=~/run", "--output_dir=runs~"])
-    settings = _settings.from_flags(flag_values=values)
+    settings = _flags.read(flag_values=values)
     assert settings.run_dir == f"{tmp_path}/run"
     assert settings.output_dir == "runs~"
 
@@ -445,10 +446,10 @@ def test_presets_are_valid_settings(file):
     of_dataset = "moco_keras.recipes.dataset" in file.read_text()
     defaults = dataset.DEFAULTS if of_dataset else _settings.Settings()
     values = flags.FlagValues()
-    _settings.define_flags(defaults, values)
+    _flags.define(defaults, values)
     flags.DEFINE_string("flagfile", None, "presets", values)
     values(["program", f"--flagfile={file}"])
-    settings = _settings.from_flags(type(defaults), values)
+    settings = _flags.read(type(defaults), values)
     assert (settings == defaults) == (file.stem == "cifar10_v1")
 
 

@@ -11,6 +11,7 @@ from absl import flags
 
 from moco_keras import distribution
 from moco_keras.recipes import (
+    _flags,
     _model,
     _pretrain,
     _settings,
@@ -47,6 +48,7 @@ WRONG = {
             "bn_splits",
             "batch_size",
             "epochs",
+            "steps_per_epoch",
             "queue_size",
             "knn_every",
             "image_size",
@@ -90,9 +92,9 @@ def kinds(defaults):
 def parse(defaults, *given):
     values = flags.FlagValues()
     flags.DEFINE_string("flagfile", None, "", values)
-    _settings.define_flags(defaults, values)
+    _flags.define(defaults, values)
     values(["program", *given])
-    return _settings.from_flags(type(defaults), values)
+    return _flags.read(type(defaults), values)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

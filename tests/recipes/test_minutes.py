@@ -1,0 +1,176 @@
+"""Runs that are told how long they may take."""
+
+import dataclasses
+import json
+import time
+import types
+
+import numpy as np
+import programs
+import pytest
+
+from moco_keras import data, distribution
+from moco_keras.data import textures
+from moco_keras.recipes import (
+    _data,
+    _minutes,
+    _pretrain,
+    _settings,
+    _trial,
+)
+from moco_keras.system import startup
+
+pytestmark = pytest.mark.usefixtures("shallow_networks")
+SETTINGS = _settings.Settings(**programs.TINY | {"epochs": 7})
+
+
+def read(settings):
+    images, labels = textures.draw(24, seed=0)
+    whole = data.ImageSet(images, labels, list(textures.CLASSES), "textures")
+    return _data.Images(whole, whole, whole)
+
+
+def read_unlabeled(settings):
+    return _data.Images(
+        *(x._replace(labels=np.full(24, -1)) for x in read(settings)[:3])
+    )
+
+
+def train(folder, read=read, **changes):
+    settings = dataclasses.replace(SETTINGS, run_dir=str(folder), **changes)
+    return _pretrain.pretrain(settings, "recipe", read)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step", "evaluation", "every", "most", "expected"),
+    [
+        (100, 1, 0, 5, 10, (10, 10)),
+        (99.5, 1, 0, 5, 10, (11, 9)),
+        (109, 1, 0, 5, 10, (12, 9)),
+        (7.9, 1, 0, 5, 10, (1, 7)),
+        (17.9, 1, 10, 5, 10, (1, 7)),  # an evaluation
+        (34.9, 1, 10, 5, 10, (2, 7)),  # after both
+        (150.9, 1, 10, 5, 10, (11, 10)),  # after 1, 5, 10 and 11
+        (150.9, 1, 10, 1, 10, (8, 8)),  # after each
+        (150.9, 1, 10, None, 10, (14, 10)),  # at the end alone
+        (10.5, 1, 10, 5, 10, (1, 0)),  # no time for a step
+        (-3, 1, 10, 5, 10, (1, 0)),
+        (100, 200, 0, 5, 10, (1, 0)),
+    ],
+)
+def test_epochs_fill_the_time(seconds, step, evaluation, every, most, expected):
+    epochs, steps = _minutes.plan(seconds, step, evaluation, every, most)
+    assert (epochs, steps) == expected
+    if not steps:
+        return
+    evaluations = 1
+    if every:
+        evaluations = sum(
+            e in (1, epochs) or e % every == 0 for e in range(1, epochs + 1)
+        )
+    taken = epochs * steps * step + evaluations * evaluation
+    assert 0 <= seconds - taken < 3 * step + evaluation
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds", "steps"),
+    [(0.1, 6, [2, 61]), (4, 6, [2, 3]), (5, 6, [2]), (0.1, 0, [2])],
+)
+def test_a_trial_measures_what_follows_the_first_step(
+    step, seconds, steps, monkeypatch
+):
+    now, taken = [100.0], []
+
+    def fit(epochs, steps_per_epoch, callbacks, verbose):
+        now[0] += 20  # the first step is compiled
+        for i in range(steps_per_epoch):
+            callbacks[0].on_train_batch_end(i)
+            now[0] += step
+        taken.append(steps_per_epoch)
+
+    clock = types.SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr(_trial, "time", clock)
+    strategy = distribution.strategy("none")
+    speed = _trial.measure(fit, seconds, strategy)
+    assert speed == pytest.approx((20, step))
+    assert taken == steps
+
+
+def test_a_run_of_minutes_is_the_run_of_the_epochs_that_it_chose(
+    tmp_path, monkeypatch, capsys
+):
+    """The steps that were measured leave no trace."""
+    monkeypatch.setattr(_minutes, "_LEAST", 0)
+    monkeypatch.setattr(_minutes, "plan", lambda *_: (3, 2))
+    run = train(tmp_path / "run", minutes=5)
+    printed = capsys.readouterr().out
+    assert "--steps_per_epoch=2" in printed and "3 of 2 steps" in printed
+    recorded = json.loads((run / "settings.json").read_text())["settings"]
+    chosen = {k: recorded[k] for k in ("minutes", "epochs", "steps_per_epoch")}
+    assert chosen == {"minutes": 5, "epochs": 3, "steps_per_epoch": 2}
+    other = train(tmp_path / "other", epochs=3, steps_per_epoch=2)
+    (weights, metrics), (others, expected) = map(programs.numbers, (run, other))
+    assert metrics == expected
+    for (path, a), (_, b) in zip(weights, others, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=path)
+    name = "history.csv"
+    assert (run / name).read_text() == (other / name).read_text()
+
+
+def test_a_resumed_run_keeps_the_epochs_that_it_chose(tmp_path, monkeypatch):
+    monkeypatch.setattr(_minutes, "_LEAST", 0)
+    monkeypatch.setattr(_minutes, "plan", lambda *_: (3, 2))
+    end = _pretrain._history.History.on_epoch_end
+
+    def stop(self, epoch, logs=None):
+        end(self, epoch, logs)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_pretrain._history.History, "on_epoch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", minutes=5)
+    monkeypatch.setattr(_minutes, "fit_epochs", None)
+    with pytest.raises(ValueError, match=r"--minutes=6.0 \(it began with 5"):
+        train(tmp_path / "run", minutes=6.0)
+    run = train(tmp_path / "run", minutes=5.0)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert [row["epoch"] for row in metrics["history"]] == [1, 2, 3]
+    # And goes on like any other.
+    train(run, epochs=4)
+    recorded = json.loads((run / "settings.json").read_text())["settings"]
+    assert (recorded["epochs"], recorded["steps_per_epoch"]) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"), [(read, [3, 2]), (read_unlabeled, [5, 2])]
+)
+def test_the_time_is_shared_by_evaluations_and_steps(
+    read, expected, tmp_path, monkeypatch
+):
+    """Of 240 seconds, 120 are for steps of 10.3 and for evaluations of 12."""
+    clock = types.SimpleNamespace(
+        monotonic=lambda: 1000.0, perf_counter=time.perf_counter
+    )
+    monkeypatch.setattr(_minutes, "time", clock)
+    monkeypatch.setattr(startup, "began", lambda: 900.0)
+    timed = _minutes._timed
+    monkeypatch.setattr(
+        _minutes, "_timed", lambda evaluate: (timed(evaluate)[0], 12.0)
+    )
+    monkeypatch.setattr(
+        _trial, "measure", lambda *_: _trial.Speed(start=5.0, step=10.0)
+    )
+    run = train(tmp_path / "run", read, minutes=4)
+    recorded = json.loads((run / "settings.json").read_text())["settings"]
+    assert [recorded[k] for k in ("epochs", "steps_per_epoch")] == expected
+
+
+def test_too_few_minutes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(_minutes, "_LEAST", 0)
+    with pytest.raises(ValueError, match=r"--minutes .* Received: 0.1. Give"):
+        train(tmp_path / "run", minutes=0.1)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="--minutes must be a number that is"):
+        dataclasses.replace(SETTINGS, minutes=0.0)
