@@ -39,6 +39,11 @@ class MoCo(PretrainingModel):
             all replicas, and on one device over the groups of split batch
             norms, so that keys and queries are grouped differently; "split":
             a random one within each replica; "none": that of the queries.
+        view_size: side of the views in pixels, or their height and width, if it
+            is not that of the encoder's images. Smaller views take less time,
+            and objects look as large in them as in whole images that are larger
+            ([Touvron et al., 2019](https://arxiv.org/abs/1906.06423)). All but
+            training then works with images of the encoder's size.
 
     `momentum` and `temperature` may be set at any time, in a callback too, and
     count from the next step on.
@@ -69,9 +74,16 @@ class MoCo(PretrainingModel):
         temperature=0.07,
         symmetric=False,
         shuffle="replicas",
+        view_size=None,
         **kwargs,
     ):
-        super().__init__(encoder, augmenter, momentum=momentum, **kwargs)
+        super().__init__(
+            encoder,
+            augmenter,
+            momentum=momentum,
+            view_size=view_size,
+            **kwargs,
+        )
         self.shuffle = shuffle
         self.queue = KeyQueue(
             arguments.whole(queue_size=queue_size), encoder.output_shape[-1]
@@ -119,9 +131,10 @@ class MoCo(PretrainingModel):
         pairs = self._pairs(*self.training_views(data))
         keys = [self._encode_keys(im_k) for _, im_k in pairs]  # (global N, C)
         loss, correct = 0.0, []
+        query_encoder, _ = self.view_encoders
         with tf.GradientTape() as tape:
             for (im_q, _), k in zip(pairs, keys, strict=True):
-                q = unit_rows(encode(self.query_encoder, im_q))  # (N, C)
+                q = unit_rows(encode(query_encoder, im_q))  # (N, C)
                 of_queries = self._contrast(q, distribution.replica_slice(k))
                 loss += ops.mean(of_queries[0])
                 correct.append(of_queries[1])
@@ -133,9 +146,10 @@ class MoCo(PretrainingModel):
     def losses_of_views(self, im_1, im_2):
         """Those against the queue as it is, by the moving statistics."""
         losses, correct = 0.0, []
+        query_encoder, key_encoder = self.view_encoders
         for im_q, im_k in self._pairs(im_1, im_2):
-            q = unit_rows(self.query_encoder(im_q, training=False))
-            k = unit_rows(self.key_encoder(im_k, training=False))
+            q = unit_rows(query_encoder(im_q, training=False))
+            k = unit_rows(key_encoder(im_k, training=False))
             of_queries = self._contrast(q, k)
             losses += of_queries[0]
             correct.append(of_queries[1])
@@ -155,7 +169,7 @@ class MoCo(PretrainingModel):
         across = self.shuffle == "replicas"
         if self.shuffle != "none":
             im_k, order = shuffle_bn.shuffle(im_k, self._shuffle_seed, across)
-        k = unit_rows(encode(self.key_encoder, im_k))
+        k = unit_rows(encode(self.view_encoders[1], im_k))
         if across:
             return shuffle_bn.unshuffle(distribution.all_gather(k), order)
         if self.shuffle == "split":
@@ -174,6 +188,7 @@ class MoCo(PretrainingModel):
             "temperature": self.temperature,
             "symmetric": self.symmetric,
             "shuffle": self.shuffle,
+            "view_size": self.view_size,
         }
 
     @classmethod

@@ -78,6 +78,33 @@ def normalized(x, value_range, mean, std):
     )(x)
 
 
+def normalized_as(encoder, x):
+    """Adds the layers to a Keras graph that normalize as an encoder does.
+
+    Args:
+        encoder: a functional `keras.Model` from images (N, H, W, C).
+        x: Keras tensor, float (N, h, w, C), of another size.
+
+    Returns:
+        Keras tensor, float32 (N, h, w, C), and the tensor (N, H, W, C) of the
+        encoder that it corresponds to; `x` itself and the encoder's input if
+        the encoder does not normalize.
+    """
+    layer = _rescaling(encoder, _NORMALIZATION)
+    if layer is None:
+        return x, encoder.inputs[0]
+    first = _rescaling(encoder, _RANGE)
+    if first is not None:
+        x = layers.Rescaling(first.scale, first.offset, dtype="float32")(x)
+    scale, offset = (
+        # A row of pixels, which are all alike.
+        np.resize(number, x.shape[2:]).tolist() if np.ndim(number) else number
+        for number in (layer.scale, layer.offset)
+    )
+    x = layers.Rescaling(scale, offset, dtype="float32")(x)
+    return x, layer.output
+
+
 def as_rgb(images, value_range=(0, 255)):
     """Images as they are drawn: gray, or in the first three of their channels.
 

@@ -46,7 +46,7 @@ class ViewSample:
         Raises:
             ValueError: if it cannot cut the views, or take them.
         """
-        encoder, key_encoder = model.query_encoder, model.key_encoder
+        encoder, key_encoder = model.view_encoders
         if self.are_pairs:
             checks.check_views(*self.images, encoder)
         else:
@@ -58,7 +58,9 @@ class ViewSample:
                 f"{self.images.shape}. Pass `(im_q, im_k)`."
             )
         with model.distribute_strategy.scope():
-            queries = encoders.features_and_projections(encoder)
+            queries = model.for_views(
+                encoders.features_and_projections(model.query_encoder)
+            )
         self._model, self._views = model, None
         # Keras's `predict` would take longer than the arithmetic. All replicas
         # hold the same weights, so that one of them can do it. As one function,
@@ -91,7 +93,7 @@ class ViewSample:
 
         At the first use, since by then a training step has compiled the layers.
         """
-        height, width = self._model.query_encoder.input_shape[1:3]
+        height, width = self._model.view_encoders[0].input_shape[1:3]
         batch_size = max(1, _DRAWN // ((height or 224) * (width or 224)))
         numbers = np.arange(len(self.rows)) // batch_size
         takes_pixels = pixel_format.takes_pixels(self._model.query_encoder)

@@ -245,9 +245,10 @@ def check_views(im_q, im_k, encoder):
     for views in (im_q, im_k):
         if not _fits(views, expected):
             raise ValueError(
-                f"The encoder takes images of shape {expected}. Received "
-                f"views of shape {tuple(views.shape[1:])}. Build the encoder "
-                "and the augmenter with the same `image_size`."
+                f"The encoder takes views of shape {expected}. Received views "
+                f"of shape {tuple(views.shape[1:])}. Build the encoder and the "
+                "augmenter with the same `image_size`, or pass the size of the "
+                "views as `view_size`."
             )
 
 

@@ -52,13 +52,18 @@ def default_precision():
 
     Returns:
         "mixed_bfloat16" where all GPUs have units for it, which those of
-        compute capability 8.0 or later do; "float32" elsewhere.
+        compute capability 8.0 or later do, or where there is no GPU and the
+        processor has instructions for it; "float32" elsewhere.
     """
+    if not on_gpu():
+        flags = r"^flags\s*:.*\b(amx_bf16|avx512_bf16)\b"
+        capable = re.search(flags, _text(_PROC / "cpuinfo"), re.M)
+        return "mixed_bfloat16" if capable else "float32"
     capable = [
         details.get("compute_capability", (0, 0)) >= (8, 0)
         for details in map(_details, _gpus())
     ]
-    return "mixed_bfloat16" if capable and all(capable) else "float32"
+    return "mixed_bfloat16" if all(capable) else "float32"
 
 
 def free_memory():

@@ -174,6 +174,38 @@ def features_and_projections(encoder):
     return keras.Model(encoder.input, outputs)
 
 
+def of_size(encoder, image_size):
+    """The same encoder, of the same weights, for images of another size.
+
+    Args:
+        encoder: functional `keras.Model` from images (N, H, W, C).
+        image_size: side of the images in pixels; or their height and width.
+
+    Returns:
+        A functional `keras.Model` from images (N, height, width, C) to what the
+        encoder returns. They share their layers.
+
+    Raises:
+        ValueError: if the encoder can take no other size, because its weights
+            depend on it.
+    """
+    sides = arguments.sides(image_size=image_size)
+    inputs = keras.Input((*sides, encoder.input_shape[-1]), name="images")
+    x, taken = pixel_format.normalized_as(encoder, inputs)
+    rest = keras.Model(taken, encoder.output)
+    try:
+        # Its layers, not a model within the model.
+        outputs = rest.call(x)
+    except ValueError as error:
+        raise ValueError(
+            "The encoder must take images of any size, as those of "
+            "`build_encoder` do, to take images of another size than "
+            f"{encoder.input_shape[1:3]}. Received: image_size="
+            f"{image_size!r}, and a layer that refuses it: {error}"
+        ) from error
+    return keras.Model(inputs, outputs, name=encoder.name)
+
+
 def check_defaults():
     """Refuses settings of Keras that images and encoders here cannot follow.
 

@@ -45,7 +45,8 @@ class Memory(NamedTuple):
             for layer in encoder.layers
             for output in keras.tree.flatten(layer.output)
         ]
-        pixels = math.prod(encoder.input_shape[1:])
+        pixels = math.prod(model.view_encoders[0].input_shape[1:])
+        of_view = pixels / math.prod(encoder.input_shape[1:])
         views = 2 * 4 * pixels
         kept = 1 if model.pixels.value_range is None else 4  # bytes a pixel
         times = 1 + settings.symmetric
@@ -56,7 +57,7 @@ class Memory(NamedTuple):
             # Those that the monitor of health keeps, with two views of each.
             + 3 * _health.SAMPLE * kept * pixels,
             of_image=math.ceil(
-                _OF_OUTPUTS * sum(outputs) * times
+                _OF_OUTPUTS * sum(outputs) * of_view * times
                 + _WAITING * views
                 + 2 * 4 * settings.queue_size * times
             ),

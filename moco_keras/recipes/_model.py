@@ -24,7 +24,7 @@ def build_model(settings, num_images, image_size, num_replicas=1):
     Args:
         settings: `Settings`, complete.
         num_images: to train on.
-        image_size: side of the views, or their height and width.
+        image_size: side of the images, or their height and width.
         num_replicas: devices that share each step.
 
     Raises:
@@ -54,6 +54,7 @@ def build_model(settings, num_images, image_size, num_replicas=1):
         momentum=settings.momentum,
         temperature=settings.temperature,
         symmetric=settings.symmetric,
+        view_size=_pixels.parse_size(settings.view_size, "view_size"),
     )
     learning_rate = moco_keras.schedules.EpochCosine(
         settings.learning_rate,

@@ -33,8 +33,12 @@ def parse_range(text):
         ) from None
 
 
-def parse_size(size):
+def parse_size(size, name="image_size"):
     """A side, or the (height, width) that a text such as "128x256" says.
+
+    Args:
+        size: an integer, a text, or None.
+        name: of the setting.
 
     Raises:
         ValueError: if it says neither.
@@ -46,25 +50,25 @@ def parse_size(size):
         return arguments.sides(image_size=sides if len(sides) > 1 else sides[0])
     except (ValueError, TypeError):
         raise arguments.refusal(
-            "--image_size",
+            f"--{name}",
             size,
             "a side in pixels, or height and width, such as 128x256",
         ) from None
 
 
-def checked_size(text, turns):
+def checked_size(text, turns, name):
     """The side that a text says, or the text itself if it says two.
 
     Raises:
         ValueError: as `parse_size`, or if such views are to be turned.
     """
-    height, width = parse_size(text)
+    height, width = parse_size(text, name)
     if height == width:
         return height
     if turns:
         raise ValueError(
             "--turns needs views that are square. Received: --turns with "
-            f"--image_size={text}. Give one side, or leave --turns out."
+            f"--{name}={text}. Give one side, or leave --turns out."
         )
     return text
 
@@ -226,12 +230,14 @@ def augmenter(settings, image_size):
 
     Args:
         settings: `Settings`.
-        image_size: as in `augmentations.moco_v2`.
+        image_size: as in `augmentations.moco_v2`; that of the views, unless
+            the settings have another.
     """
+    view_size = parse_size(settings.view_size, "view_size")
     name = settings.augmentation or _augmentation_of(settings.channels or 3)
     more = {"turns": settings.turns} if name in WITHOUT_COLOR else {}
     return getattr(moco_keras.augmentations, name)(
-        image_size,
+        view_size or image_size,
         min_area=settings.min_area,
         value_range=parse_range(settings.value_range),
         **more,

@@ -151,7 +151,7 @@ def build(of_device, num_images, image_size, strategy):
     Args:
         of_device: `Settings` that fit the device.
         num_images: to train on.
-        image_size: side of the views, or their height and width.
+        image_size: side of the images, or their height and width.
         strategy: that trains.
 
     Raises:

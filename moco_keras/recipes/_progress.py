@@ -25,7 +25,7 @@ def print_overview(asked, settings, model, images, strategy):
         strategy: that trains.
     """
     encoder, train = model.query_encoder, images.train
-    height, width, channels = encoder.input_shape[1:]
+    height, width, channels = model.view_encoders[0].input_shape[1:]
     steps = train.num_examples // settings.batch_size
     steps = settings.steps_per_epoch or steps
     need = Memory.of(model, settings).needed(

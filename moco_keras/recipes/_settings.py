@@ -172,6 +172,11 @@ class Settings(Bounded):
         "turn views by right angles, for images without an up, with the "
         "augmentations gray and multichannel",
     )
+    view_size: str | int | None = setting(
+        None,
+        "side of the views that are trained on, in pixels, or height and "
+        "width; by default that of the images. Smaller views take less time",
+    )
     min_area: float = setting(
         0.08,
         "smallest part of an image that a view shows",
@@ -219,8 +224,8 @@ class Settings(Bounded):
     seed: int = setting(0, "of everything random", arguments.SEED)
     precision: str = setting(
         "auto",
-        "of the arithmetic: auto is mixed_bfloat16 on GPUs that have units for "
-        "it, and float32 elsewhere",
+        "of the arithmetic: auto is mixed_bfloat16 on GPUs and processors that "
+        "have units for it, and float32 elsewhere",
         choices=("auto", *PRECISIONS),
     )
     knn_every: int = setting(
@@ -237,10 +242,11 @@ class Settings(Bounded):
         """Also refuses what does not fit together."""
         super().__post_init__()
         _pixels.parse_range(self.value_range)
-        size = getattr(self, "image_size", None)
-        if isinstance(size, str):
-            size = _pixels.checked_size(size, self.turns)
-            object.__setattr__(self, "image_size", size)
+        for name in ("image_size", "view_size"):
+            size = getattr(self, name, None)
+            if isinstance(size, str):
+                size = _pixels.checked_size(size, self.turns, name)
+                object.__setattr__(self, name, size)
         if self.normalize not in (None, "auto"):
             _pixels.parse_normalization(self.normalize)
         if None in (self.batch_size, self.queue_size):

@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras import ops
 
 from moco_keras import (
+    arguments,
     distribution,
     keras_private,
     momentum,
@@ -31,6 +32,8 @@ class TwoEncoders(keras.Model):
             projections, (N, D). It becomes the query encoder, and a copy of it
             the key encoder.
         augmenter: layer or callable that cuts random views of images, or None.
+        view_size: side of the views in pixels, or their height and width, where
+            it is not that of the encoder's images.
         kwargs: as in `keras.Model`.
 
     Attributes:
@@ -40,10 +43,11 @@ class TwoEncoders(keras.Model):
         statistics_differ: whether replicas may hold different statistics.
 
     Raises:
-        ValueError: if the encoder does not return one vector an image.
+        ValueError: if the encoder does not return one vector an image, or
+            cannot take views of another size than its images.
     """
 
-    def __init__(self, encoder, augmenter=None, **kwargs):
+    def __init__(self, encoder, augmenter=None, *, view_size=None, **kwargs):
         encoders.check_defaults()
         super().__init__(**kwargs)
         self.autocast = False  # a policy of half precision would round images
@@ -56,6 +60,11 @@ class TwoEncoders(keras.Model):
         self.key_encoder = keras.models.clone_model(encoder)
         model_state.copy_state(encoder, self.key_encoder)
         encoder_checks.check_ranges(augmenter, encoder)
+        if view_size is not None:
+            view_size = arguments.sides(view_size=view_size)
+        self.view_size = view_size
+        pair = [self.for_views(x) for x in (encoder, self.key_encoder)]
+        self._of_views = lambda: pair  # Keras would track and save a list
         self.augmenter = augmenter
         self.image_dtype = None
 
@@ -84,6 +93,17 @@ class TwoEncoders(keras.Model):
     def pixels(self):
         """What images must be, a `PixelFormat`."""
         return pixel_format.of(self.query_encoder)
+
+    @property
+    def view_encoders(self):
+        """The query encoder and the key encoder, for images of views' size."""
+        return self._of_views()
+
+    def for_views(self, encoder):
+        """An encoder of the same layers, for images of views' size."""
+        if self.view_size is None:
+            return encoder
+        return encoders.of_size(encoder, self.view_size)
 
     @property
     def trained_models(self):
@@ -116,7 +136,7 @@ class TwoEncoders(keras.Model):
         else:
             checks.check_images(images, pixels=self.pixels)
             im_1, im_2 = self.augment_twice(images)
-        checks.check_views(im_1, im_2, self.query_encoder)
+        checks.check_views(im_1, im_2, self.view_encoders[0])
         return im_1, im_2
 
     def fixed_views(self, data, number):

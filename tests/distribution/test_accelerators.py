@@ -62,7 +62,6 @@ def test_a_processor_has_a_name(machine, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("gpus", "expected"),
     [
-        ([], "float32"),
         ([A100], "mixed_bfloat16"),
         ([H100, A100], "mixed_bfloat16"),
         ([H100, V100], "float32"),
@@ -73,6 +72,31 @@ def test_precision_fits_all_gpus(machine, gpus, expected):
     machine(*gpus)
     assert accelerators.default_precision() == expected
     assert _settings.Settings().precision == "auto"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu avx512f avx512_bf16 amx_int8", "mixed_bfloat16"),
+        ("fpu amx_bf16", "mixed_bfloat16"),
+        ("fpu avx2 avx512f amx_int8", "float32"),
+        ("", "float32"),
+    ],
+)
+def test_precision_fits_a_processor(
+    flags, expected, machine, monkeypatch, tmp_path
+):
+    machine()
+    cores = [f"processor\t: {i}\nflags\t\t: {flags}\n\n" for i in range(2)]
+    write(tmp_path, cpuinfo="".join(cores))
+    monkeypatch.setattr(accelerators, "_PROC", tmp_path)
+    assert accelerators.default_precision() == expected
+
+
+def test_precision_of_an_unknown_processor(machine, monkeypatch, tmp_path):
+    machine()
+    monkeypatch.setattr(accelerators, "_PROC", tmp_path)  # as if not on Linux
+    assert accelerators.default_precision() == "float32"
 
 
 def write(folder, **files):

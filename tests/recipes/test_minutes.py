@@ -5,6 +5,7 @@ import json
 import time
 import types
 
+import keras
 import numpy as np
 import programs
 import pytest
@@ -165,6 +166,18 @@ def test_the_time_is_shared_by_evaluations_and_steps(
     run = train(tmp_path / "run", read, minutes=4)
     recorded = json.loads((run / "settings.json").read_text())["settings"]
     assert [recorded[k] for k in ("epochs", "steps_per_epoch")] == expected
+
+
+def test_views_may_be_smaller_than_the_images(tmp_path, capsys):
+    """Training works on these, and all else on whole images."""
+    run = train(tmp_path / "run", epochs=2, view_size=16)
+    assert "16x16 pixels, 3 channels" in capsys.readouterr().out
+    model = keras.models.load_model(run / "model.keras")
+    assert model.query_encoder.input_shape == (None, 32, 32, 3)
+    assert model.view_size == (16, 16)
+    assert model.augmenter(np.zeros((2, 32, 32, 3))).shape == (2, 16, 16, 3)
+    again = train(tmp_path / "again", epochs=2, view_size="16x16")
+    assert programs.numbers(run)[1] == programs.numbers(again)[1]
 
 
 def test_too_few_minutes_are_refused(tmp_path, monkeypatch):

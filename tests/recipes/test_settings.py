@@ -52,6 +52,7 @@ WRONG = {
             "queue_size",
             "knn_every",
             "image_size",
+            "view_size",
             "draws",
             "steps",
         ),
@@ -114,10 +115,13 @@ def test_every_number_has_bounds(program):
             assert getattr(parse(defaults, f"--{name}={value}"), name) == value
 
 
-def test_views_that_are_not_square_cannot_be_turned():
-    with pytest.raises(ValueError, match="--turns needs views that are squ"):
-        dataset.DatasetSettings(turns=True, image_size="8x16")
-    assert dataset.DatasetSettings(turns=True, image_size="8x8").turns
+@pytest.mark.parametrize("name", ["image_size", "view_size"])
+def test_views_that_are_not_square_cannot_be_turned(name):
+    words = rf"--turns needs views .*--{name}=8x16"
+    with pytest.raises(ValueError, match=words):
+        dataset.DatasetSettings(turns=True, **{name: "8x16"})
+    square = dataset.DatasetSettings(turns=True, **{name: "8x8"})
+    assert square.turns and getattr(square, name) == 8
 
 
 @pytest.mark.parametrize(

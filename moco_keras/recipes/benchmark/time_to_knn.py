@@ -1,0 +1,106 @@
+"""The kNN accuracy that each library reaches in the same minutes."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from moco_keras import data
+from moco_keras.evaluation import features, knn
+
+FLAG_FILE = Path(__file__).parents[3] / "recipes" / "cifar10_hour.flags"
+_OWN_WIDTH = 64  # of lightly's benchmark
+
+
+def measure(minutes, repeats, peer_command, data_dir):
+    """Lets both sides train in turn; prints a line of JSON for each training.
+
+    Args:
+        minutes: that each may train.
+        repeats: turns of each side; their number is the seed.
+        peer_command: that runs the peer's script, a list; None for our side
+            alone.
+        data_dir: where TFDS keeps its data.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        sides = {"moco_keras": lambda seed: _ours(seed, minutes, data_dir)}
+        if peer_command:
+            train, test = (
+                data.load("cifar10", split, data_dir=data_dir)
+                for split in ("train", "test")
+            )
+            file = folder / "images.npz"
+            np.savez(file, train=train.images, test=test.images)
+            labels = train.labels, test.labels
+            sides["lightly"] = lambda seed: _theirs(
+                peer_command, labels, folder, seed, minutes
+            )
+        found = {name: [] for name in sides}
+        for seed in range(repeats):
+            for name, side in sides.items():
+                line = {
+                    "benchmark": "time_to_knn",
+                    "library": name,
+                    "seed": seed,
+                }
+                line |= side(seed)
+                found[name].append(line["knn"])
+                print(json.dumps(line), flush=True)
+    medians = {name: statistics.median(knns) for name, knns in found.items()}
+    print(json.dumps({"benchmark": "time_to_knn", "median_knn": medians}))
+
+
+def _ours(seed, minutes, data_dir):
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *(sys.executable, "-m", "moco_keras.recipes.cifar10"),
+            f"--flagfile={FLAG_FILE}",
+            f"--minutes={minutes}",
+            f"--seed={seed}",
+            f"--run_dir={folder}",
+        ]
+        if data_dir:
+            command.append(f"--data_dir={data_dir}")
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        metrics, timing, record = (
+            json.loads(Path(folder, f"{name}.json").read_text())
+            for name in ("metrics", "timing", "settings")
+        )
+        history = metrics["history"]
+    return {
+        "knn": metrics["knn_trained"],
+        "minutes": timing["seconds"] / 60,
+        "images_per_second": timing["images_per_second"],
+        "epochs": len(history),
+        "settings": record["settings"],
+    }
+
+
+def _theirs(command, labels, folder, seed, minutes):
+    settings = {
+        "data": str(folder / "images.npz"),
+        "features": str(folder / "features.npz"),
+        "minutes": minutes,
+        "seed": seed,
+        "width": _OWN_WIDTH,
+        "loader_processes": len(os.sched_getaffinity(0)),
+    }
+    ended = subprocess.run(
+        [*command, json.dumps(settings)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    found = np.load(settings["features"])
+    bank, queries = (features.unit_rows(found[n]) for n in ("train", "test"))
+    return {
+        "knn": knn.accuracy(bank, labels[0], queries, labels[1]),
+        **json.loads(ended.stdout.splitlines()[-1]),
+        "settings": settings,
+    }
