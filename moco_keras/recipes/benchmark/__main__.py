@@ -6,6 +6,12 @@ r"""Measures how fast everything is, each piece of work against its rivals.
 
 Each side of a comparison is a process of its own. They take turns; a line of
 JSON gives a side's median, and a last line the ratios.
+
+    python -m moco_keras.recipes.benchmark --only=time_to_knn --minutes=15 \
+        --repeats=1 --peer=lightly --peer_python=/elsewhere/bin/python
+
+trains on CIFAR-10 for so many minutes, with recipes/cifar10_hour.flags and with
+lightly's own settings, and prints the kNN accuracies. It runs only if named.
 """
 
 import json
@@ -20,6 +26,7 @@ from absl import app, flags
 from moco_keras import arguments
 from moco_keras.distribution import accelerators
 from moco_keras.recipes import _cli
+from moco_keras.recipes.benchmark import time_to_knn
 from moco_keras.recipes.benchmark.benchmarks import (
     BENCHMARKS,
     COMMANDS,
@@ -30,7 +37,11 @@ from moco_keras.recipes.benchmark.data_files import make_files
 from moco_keras.recipes.benchmark.sides import OURS, Command, Side
 
 FLAGS = flags.FLAGS
+TIME_TO_KNN = "time_to_knn"
 flags.DEFINE_list("only", list(BENCHMARKS), "benchmarks to run")
+flags.DEFINE_float(
+    "minutes", 15.0, f"of training, in {TIME_TO_KNN}", lower_bound=0.0
+)
 flags.DEFINE_integer("repeats", 5, "turns of each side", lower_bound=1)
 flags.DEFINE_enum(
     "precision",
@@ -65,11 +76,15 @@ def _sides(settings, with_peer):
     if accelerators.on_gpu():
         with_peer = with_peer and work in ENDS_ON_HOST
     if with_peer and work not in NOT_OF_PEER:
-        script = Path(__file__).with_name(f"{FLAGS.peer}_workloads.py")
-        theirs = [_path("peer_python"), str(script)]
         float32 = {**settings, "precision": "float32"}
-        sides.append(Side(FLAGS.peer, theirs, float32))
+        sides.append(Side(FLAGS.peer, _of_peer("workloads"), float32))
     return sides
+
+
+def _of_peer(what):
+    """The command of the peer's script for something."""
+    script = Path(__file__).with_name(f"{FLAGS.peer}_{what}.py")
+    return [_path("peer_python"), str(script)]
 
 
 def _measure(name, files):
@@ -126,12 +141,23 @@ def _report(name, side):
 
 def main(argv):
     """Measures what `--only` lists."""
-    unknown = set(FLAGS.only) - set(BENCHMARKS)
+    known = [*BENCHMARKS, TIME_TO_KNN]
+    unknown = set(FLAGS.only) - set(known)
     if len(argv) > 1 or unknown:
         raise app.UsageError(
-            f"--only must list some of {', '.join(BENCHMARKS)}. Received: "
+            f"--only must list some of {', '.join(known)}. Received: "
             f"{', '.join([*argv[1:], *sorted(unknown)])}."
         )
+    if TIME_TO_KNN in FLAGS.only:
+        FLAGS.only.remove(TIME_TO_KNN)
+        time_to_knn.measure(
+            FLAGS.minutes,
+            FLAGS.repeats,
+            FLAGS.peer and _of_peer("minutes"),
+            FLAGS.data_dir,
+        )
+        if not FLAGS.only:
+            return
     # Several processes share a GPU, this one among them.
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     with tempfile.TemporaryDirectory() as folder:
