@@ -44,9 +44,10 @@ def build_encoder(
     augmentation of this library ends with a normalization.
 
     Args:
-        backbone: "resnet18", "resnet34", "resnet50", or a Keras model from
-            images, float (N, H, W, C), to features, (N, D), or feature maps,
-            (N, h, w, D), which are then averaged.
+        backbone: "resnet18", "resnet34", "resnet50"; "resnet6", a small one for
+            small images on a processor; or a Keras model from images, float
+            (N, H, W, C), to features, (N, D), or feature maps, (N, h, w, D),
+            which are then averaged.
         image_size: side of the images in pixels; or their height and width,
             (H, W).
         projection_dim: length of a projection.
@@ -168,10 +169,22 @@ def features_and_projections(encoder):
     Args and errors: as in `backbone`.
 
     Returns:
-        A functional `keras.Model` to [features (N, D), projections (N, C)].
+        A functional `keras.Model` to [features (N, D), projections (N, C)],
+        float32.
     """
     outputs = [backbone(encoder).output, encoder.output]
-    return keras.Model(encoder.input, outputs)
+    return in_float32(keras.Model(encoder.input, outputs))
+
+
+def in_float32(model):
+    """The same functional model, whose outputs are float32.
+
+    Of bfloat16, many workers could not gather them.
+    """
+    outputs = keras.tree.map_structure(
+        lambda x: layers.Identity(dtype="float32")(x), model.output
+    )
+    return keras.Model(model.input, outputs)
 
 
 def of_size(encoder, image_size):

@@ -1,4 +1,4 @@
-"""ResNet-18, 34 and 50 as torchvision lays them out, with two stems."""
+"""ResNet-18, 34 and 50 as torchvision has them, and a small one; two stems."""
 
 import keras
 from keras import layers
@@ -65,7 +65,11 @@ _BLOCKS = {
     "resnet18": (_basic_block, (2, 2, 2, 2)),
     "resnet34": (_basic_block, (3, 4, 6, 3)),
     "resnet50": (_bottleneck_block, (3, 4, 6, 3)),
+    "resnet6": (_basic_block, (0, 1, 1)),
 }
+# These average pixels before a convolution that others stride: no pixel is left
+# out, and a processor is faster at convolutions without a stride.
+_POOLED = ("resnet6",)
 NAMES = tuple(_BLOCKS)
 STEMS = ("cifar", "imagenet")
 
@@ -75,7 +79,9 @@ def resnet(x, name, stem, width=64, norm=SplitBatchNormalization):
 
     Args:
         x: Keras tensor, float (N, H, W, 3).
-        name: "resnet18", "resnet34" or "resnet50".
+        name: "resnet18", "resnet34", "resnet50"; or "resnet6", for small images
+            on a processor: after its stem, an average pooling and a block,
+            twice.
         stem: "cifar", a 3x3 convolution at full resolution, or "imagenet", a
             7x7 one at stride 2 and a max-pooling at stride 2.
         width: channels of the first stage; each later stage doubles them.
@@ -83,11 +89,13 @@ def resnet(x, name, stem, width=64, norm=SplitBatchNormalization):
 
     Returns:
         Keras tensor, float (N, h, w, D) with D = 8 width, or 32 width for
-        ResNet-50.
+        ResNet-50 and 4 width for "resnet6".
 
     Reference:
         [He et al., 2016](https://arxiv.org/abs/1512.03385), with the stride of
-        a bottleneck in its 3x3 convolution, as in torchvision.
+        a bottleneck in its 3x3 convolution, as in torchvision; pooling in place
+        of strides as in the shortcuts of
+        [He et al., 2019](https://arxiv.org/abs/1812.01187).
     """
     width = arguments.whole(width=width)
     if stem == "cifar":
@@ -104,5 +112,8 @@ def resnet(x, name, stem, width=64, norm=SplitBatchNormalization):
         for i in range(depth):
             stride = 2 if stage > 0 and i == 0 else 1
             block_name = f"stage{stage + 1}_block{i + 1}"
+            if stride > 1 and name in _POOLED:
+                x = layers.AveragePooling2D(2, name=f"{block_name}_pool")(x)
+                stride = 1
             x = block(x, width * 2**stage, stride, norm, block_name)
     return x

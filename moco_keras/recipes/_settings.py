@@ -4,6 +4,7 @@ import dataclasses
 
 from moco_keras import arguments, distribution
 from moco_keras.arguments import COUNT
+from moco_keras.models import resnet
 from moco_keras.recipes import _pixels
 from moco_keras.training import checkpoint
 
@@ -127,7 +128,7 @@ class Settings(Bounded):
     backbone: str | None = setting(
         "resnet18",
         "architecture of the encoder, without its head",
-        choices=("resnet18", "resnet34", "resnet50"),
+        choices=resnet.NAMES,
     )
     stem: str = setting(
         "auto",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import pytorch
 import reference
+import tensorflow as tf
 from fixtures.drawing import draw_weights
 from keras.src.applications import efficientnet
 
@@ -105,6 +106,45 @@ def test_encoders_match_torchvision(case, backbone, size, settings):
     ]
     np.testing.assert_allclose(
         statistics, expected["statistics"], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_small_resnet_pools_before_its_blocks(images):
+    """Against TensorFlow's own operations, with weights that are all used."""
+    encoder = build_encoder("resnet6", 8, 5, width=4)
+    names = [weight.path for weight in encoder.weights]
+    drawn = draw_weights(
+        {n: tuple(w.shape) for n, w in zip(names, encoder.weights, strict=True)}
+    )
+    for weight, (name, value) in zip(encoder.weights, drawn, strict=True):
+        if name.endswith("moving_variance"):
+            value = np.abs(value) + 0.5
+        weight.assign(value)
+
+    def conv(x, name):
+        kernel = encoder.get_layer(name).kernel.value
+        return tf.nn.conv2d(x, kernel, 1, "SAME")
+
+    def norm(x, name):
+        layer = encoder.get_layer(name)
+        scale = layer.gamma / np.sqrt(layer.moving_variance + 1e-5)
+        return (x - layer.moving_mean) * scale + layer.beta
+
+    normalize = keras.Model(
+        encoder.input, encoder.get_layer("normalization").output
+    )
+    x = tf.nn.relu(norm(conv(normalize(images), "stem_conv"), "stem_bn"))
+    for stage in ("stage2_block1", "stage3_block1"):
+        x = tf.nn.avg_pool2d(x, 2, 2, "VALID")
+        y = norm(conv(x, f"{stage}_conv1"), f"{stage}_bn1")
+        y = norm(conv(tf.nn.relu(y), f"{stage}_conv2"), f"{stage}_bn2")
+        x = norm(conv(x, f"{stage}_shortcut_conv"), f"{stage}_shortcut_bn")
+        x = tf.nn.relu(x + y)
+    head = encoder.get_layer("head_projection")
+    expected = tf.reduce_mean(x, (1, 2)) @ head.kernel.value + head.bias
+    assert x.shape[1:] == (2, 2, 16)
+    np.testing.assert_allclose(
+        encoder(images, training=False), expected, rtol=1e-4, atol=1e-4
     )
 
 

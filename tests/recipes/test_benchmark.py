@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from moco_keras import data
 from moco_keras.recipes.benchmark import __main__ as benchmark
-from moco_keras.recipes.benchmark import data_files, sides
+from moco_keras.recipes.benchmark import data_files, sides, time_to_knn
 
 
 def test_unknown_benchmarks_are_refused():
@@ -81,3 +82,63 @@ def test_a_data_set_is_enlarged(textures_dir, tmp_path):
     np.testing.assert_array_equal(
         labels("test", tmp_path), labels("test", textures_dir)
     )
+
+
+# A library whose features are the labels, which it finds in the first pixel.
+_PEER = """
+import json, sys, numpy
+settings = json.loads(sys.argv[1])
+data = numpy.load(settings["data"])
+found = {n: numpy.eye(10)[data[n][:, 0, 0, 0]] for n in ("train", "test")}
+numpy.savez(settings["features"], **found)
+print("a line before")
+print(json.dumps({"minutes": settings["minutes"], "epochs": 0.5}))
+"""
+
+
+def test_both_sides_are_trained_in_turn_and_judged_alike(monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    commands = []
+
+    def load(name, split, data_dir):
+        labels = rng.integers(0, 10, 400)
+        images = np.zeros((400, 32, 32, 3), "uint8")
+        images[:, 0, 0, 0] = labels
+        images[:100, 0, 0, 0] = 0  # for a quarter the features are wrong
+        return data.ImageSet(images, labels, [], name)
+
+    ran = subprocess.run
+
+    def run(command, **kwargs):
+        if command[0] != "peer":
+            commands.append(command)
+            run_dir = next(
+                Path(flag.removeprefix("--run_dir="))
+                for flag in command
+                if flag.startswith("--run_dir=")
+            )
+            for name, content in {
+                "metrics": {"knn_trained": 0.75, "history": [{}, {}]},
+                "timing": {"seconds": 90, "images_per_second": 5.0},
+                "settings": {"settings": {"seed": 1}},
+            }.items():
+                (run_dir / f"{name}.json").write_text(json.dumps(content))
+            return None
+        return ran([sys.executable, "-c", _PEER, *command[1:]], **kwargs)
+
+    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(time_to_knn.subprocess, "run", run)
+    time_to_knn.measure(1.5, 2, ["peer"], "somewhere")
+    *lines, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [line["library"] for line in lines] == ["moco_keras", "lightly"] * 2
+    assert [line["seed"] for line in lines] == [0, 0, 1, 1]
+    assert {line["minutes"] for line in lines} == {1.5}
+    assert lines[0]["knn"] == 0.75 and lines[0]["epochs"] == 2
+    assert lines[1]["knn"] == pytest.approx(0.775, abs=0.03)
+    assert last["median_knn"]["moco_keras"] == 0.75
+    for seed, command in enumerate(commands):
+        assert command[1:3] == ["-m", "moco_keras.recipes.cifar10"]
+        assert f"--flagfile={time_to_knn.FLAG_FILE}" in command
+        assert "--minutes=1.5" in command and f"--seed={seed}" in command
+        assert "--data_dir=somewhere" in command
+    assert time_to_knn.FLAG_FILE.exists()

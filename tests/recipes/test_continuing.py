@@ -278,6 +278,7 @@ def test_devices_and_workers_start_from_another_run_and_continue(
             f"--run_dir={tmp_path}/{name}",
             f"--init_from={given}/model.keras",
             f"--epochs={epochs}",
+            "--precision=mixed_bfloat16",
             *more,
         )
 
@@ -305,7 +306,8 @@ def test_devices_and_workers_start_from_another_run_and_continue(
             assert result.returncode == 0, result.stderr
 
     first = tmp_path / "first"
-    train(programs.smoke(textures_dir, f"--run_dir={first}", "--epochs=1"))
+    begin = programs.smoke(textures_dir, f"--run_dir={first}", "--epochs=1")
+    train([*begin, "--precision=mixed_bfloat16"])
     train(command("alone", first, 1))
     _, *of_devices = command("mirrored", first, 1, "--strategy=mirrored")
     subprocess.run(
