@@ -18,7 +18,8 @@ from moco_keras.key_queue import KeyQueue
 from moco_keras.losses import contrastive_logits, info_nce
 from moco_keras.moco import MoCo
 from moco_keras.models.classifier import build_classifier
-from moco_keras.models.encoders import backbone, build_encoder
+from moco_keras.models.derived import backbone
+from moco_keras.models.encoders import build_encoder
 from moco_keras.momentum import MomentumUpdate
 from moco_keras.shuffle_bn import SplitBatchNormalization
 from moco_keras.training.checkpoint import Checkpoint

@@ -188,7 +188,6 @@ class MoCo(PretrainingModel):
             "temperature": self.temperature,
             "symmetric": self.symmetric,
             "shuffle": self.shuffle,
-            "view_size": self.view_size,
         }
 
     @classmethod

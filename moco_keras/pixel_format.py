@@ -90,10 +90,11 @@ def normalized_as(encoder, x):
         encoder that it corresponds to; `x` itself and the encoder's input if
         the encoder does not normalize.
     """
-    layer = _rescaling(encoder, _NORMALIZATION)
-    if layer is None:
-        return x, encoder.inputs[0]
     first = _rescaling(encoder, _RANGE)
+    layer = _rescaling(encoder, _NORMALIZATION)
+    begins = encoder.inputs[0] if first is None else first.output
+    if layer is None or layer.input is not begins:
+        return x, encoder.inputs[0]
     if first is not None:
         x = layers.Rescaling(first.scale, first.offset, dtype="float32")(x)
     scale, offset = (

@@ -6,7 +6,7 @@ import numpy as np
 from moco_keras import arguments
 from moco_keras.data import checks
 from moco_keras.evaluation import features, knn
-from moco_keras.models import encoders
+from moco_keras.models import derived
 
 
 class KNNMonitor(keras.callbacks.Callback):
@@ -58,7 +58,7 @@ class KNNMonitor(keras.callbacks.Callback):
             checks.check_for(images, encoder, f"`{name}`")
         # Both outputs in one pass, by all replicas.
         with model.distribute_strategy.scope():
-            self._encoder = encoders.features_and_projections(encoder)
+            self._encoder = derived.features_and_projections(encoder)
 
     def extract(self):
         """Sets `features`; returns them with the projections of both sets."""

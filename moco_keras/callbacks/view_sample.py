@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from moco_keras import pixel_format
 from moco_keras.data import checks
-from moco_keras.models import encoders
+from moco_keras.models import derived
 
 _BATCH = 128  # images that are encoded at a time, by both encoders
 _DRAWN = 2**18  # pixels of the images of which views are cut at a time
@@ -59,7 +59,7 @@ class ViewSample:
             )
         with model.distribute_strategy.scope():
             queries = model.for_views(
-                encoders.features_and_projections(model.query_encoder)
+                derived.features_and_projections(model.query_encoder)
             )
         self._model, self._views = model, None
         # Keras's `predict` would take longer than the arithmetic. All replicas

@@ -4,7 +4,7 @@ import numpy as np
 
 from moco_keras import arguments, distribution, pixel_format
 from moco_keras.data import checks
-from moco_keras.models import encoders
+from moco_keras.models import derived
 
 
 def extract(encoder, images, batch_size=256):
@@ -28,7 +28,7 @@ def extract(encoder, images, batch_size=256):
     if query_encoder is not None:
         encoder.average_statistics()  # after an epoch that was interrupted
         with encoder.distribute_strategy.scope():  # for all its replicas
-            encoder = encoders.in_float32(encoders.backbone(query_encoder))
+            encoder = derived.in_float32(derived.backbone(query_encoder))
     if pixel_format.takes_pixels(encoder):
         checks.check_images(images, pixels=pixel_format.of(encoder))
     return unit_rows(outputs(encoder, images, batch_size))

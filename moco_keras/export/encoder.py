@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from moco_keras.export import saved_model
 from moco_keras.export.exported import Exported
-from moco_keras.models import encoders
+from moco_keras.models import derived
 
 _OUTPUTS = ("features", "projection")
 
@@ -107,7 +107,7 @@ class _Encoder(Exported):
                 f"`output` must be one of {', '.join(_OUTPUTS)}. "
                 f"Received: output={output!r}."
             )
-        backbone = encoders.backbone(encoder)
+        backbone = derived.backbone(encoder)
         if output == "features":
             self.model = backbone
         elif len(encoder.layers) == len(backbone.layers):

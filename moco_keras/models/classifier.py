@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from moco_keras import arguments
-from moco_keras.models import encoders, model_files, model_state
+from moco_keras.models import derived, model_files, model_state
 from moco_keras.system import versions
 from moco_keras.system.paths import printable
 
@@ -76,8 +76,8 @@ def build_classifier(encoder, num_classes, *, trainable="all"):
     if hasattr(encoder, "query_encoder"):
         encoder.average_statistics()  # after an epoch that was interrupted
         encoder = encoder.query_encoder
-    encoders.backbone(encoder)  # or it is refused before it is copied
-    backbone = encoders.backbone(model_state.with_whole_batches(encoder))
+    derived.backbone(encoder)  # or it is refused before it is copied
+    backbone = derived.backbone(model_state.with_whole_batches(encoder))
     logits = layers.Dense(
         num_classes,
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),

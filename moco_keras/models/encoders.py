@@ -8,7 +8,7 @@ import keras
 from keras import layers
 
 from moco_keras import arguments, pixel_format
-from moco_keras.models import keras_backbones, resnet
+from moco_keras.models import derived, keras_backbones, resnet
 from moco_keras.shuffle_bn import SplitBatchNormalization
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -18,7 +18,6 @@ CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
 _HEADS = ("linear", "mlp")
 _PIXELS = ("normalized", "raw")
-_FEATURES = "features"  # the layer whose output is the backbone's feature
 
 
 def build_encoder(
@@ -126,97 +125,15 @@ def build_encoder(
         )
         x = resnet.resnet(x, backbone, stem, width, make_norm)
     if len(x.shape) == 4:
-        x = layers.GlobalAveragePooling2D(name=_FEATURES)(x)
+        x = layers.GlobalAveragePooling2D(name=derived.FEATURES)(x)
     else:
-        x = layers.Identity(name=_FEATURES)(x)
+        x = layers.Identity(name=derived.FEATURES)(x)
     if head == "mlp":
         x = layers.ReLU(name="head_relu")(
             _linear(x, x.shape[-1], name="head_hidden")
         )
     x = _linear(x, projection_dim, name="head_projection")
     return keras.Model(inputs, x, name="encoder")
-
-
-def backbone(encoder):
-    """Cuts the projection head off an encoder that `build_encoder` made.
-
-    Args:
-        encoder: a model from `build_encoder`, or one of a `MoCo`'s encoders.
-
-    Returns:
-        A functional `keras.Model` from images, as the encoder takes them, to
-        features (N, D). It shares the encoder's weights, and its batch norms
-        keep their splits. To fine-tune on batches that these do not divide,
-        load `encoder.keras` of an export, which has no splits.
-
-    Raises:
-        ValueError: if the encoder has no layer called "features".
-    """
-    if _FEATURES not in [layer.name for layer in encoder.layers]:
-        raise ValueError(
-            f"The encoder must have a layer called {_FEATURES!r}, where its "
-            "head begins. Build it with `build_encoder`, which takes any "
-            f"functional Keras model as `backbone`. Received: {encoder.name!r} "
-            f"with layers {[layer.name for layer in encoder.layers][:5]}..."
-        )
-    features = encoder.get_layer(_FEATURES).output
-    return keras.Model(encoder.inputs[0], features, name="backbone")
-
-
-def features_and_projections(encoder):
-    """What `backbone` and the encoder itself return, of one pass.
-
-    Args and errors: as in `backbone`.
-
-    Returns:
-        A functional `keras.Model` to [features (N, D), projections (N, C)],
-        float32.
-    """
-    outputs = [backbone(encoder).output, encoder.output]
-    return in_float32(keras.Model(encoder.input, outputs))
-
-
-def in_float32(model):
-    """The same functional model, whose outputs are float32.
-
-    Of bfloat16, many workers could not gather them.
-    """
-    outputs = keras.tree.map_structure(
-        lambda x: layers.Identity(dtype="float32")(x), model.output
-    )
-    return keras.Model(model.input, outputs)
-
-
-def of_size(encoder, image_size):
-    """The same encoder, of the same weights, for images of another size.
-
-    Args:
-        encoder: functional `keras.Model` from images (N, H, W, C).
-        image_size: side of the images in pixels; or their height and width.
-
-    Returns:
-        A functional `keras.Model` from images (N, height, width, C) to what the
-        encoder returns. They share their layers.
-
-    Raises:
-        ValueError: if the encoder can take no other size, because its weights
-            depend on it.
-    """
-    sides = arguments.sides(image_size=image_size)
-    inputs = keras.Input((*sides, encoder.input_shape[-1]), name="images")
-    x, taken = pixel_format.normalized_as(encoder, inputs)
-    rest = keras.Model(taken, encoder.output)
-    try:
-        # Its layers, not a model within the model.
-        outputs = rest.call(x)
-    except ValueError as error:
-        raise ValueError(
-            "The encoder must take images of any size, as those of "
-            "`build_encoder` do, to take images of another size than "
-            f"{encoder.input_shape[1:3]}. Received: image_size="
-            f"{image_size!r}, and a layer that refuses it: {error}"
-        ) from error
-    return keras.Model(inputs, outputs, name=encoder.name)
 
 
 def check_defaults():

@@ -52,7 +52,8 @@ class Memory(NamedTuple):
             for output in keras.tree.flatten(layer.output)
         ]
         pixels = math.prod(model.view_encoders[0].input_shape[1:])
-        of_view = pixels / math.prod(encoder.input_shape[1:])
+        whole = math.prod(encoder.input_shape[1:])
+        of_view = pixels / whole
         views = 2 * 4 * pixels
         kept = 1 if model.pixels.value_range is None else 4  # bytes a pixel
         times = 1 + settings.symmetric
@@ -61,7 +62,7 @@ class Memory(NamedTuple):
             + _COPIES * 4 * encoder.count_params()
             + 2 * 4 * math.prod(model.queue.keys.shape)
             # Those that the monitor of health keeps, with two views of each.
-            + 3 * _health.SAMPLE * kept * pixels,
+            + _health.SAMPLE * kept * (whole + 2 * pixels),
             of_image=math.ceil(
                 _OF_OUTPUTS * sum(outputs) * of_view * times
                 + _WAITING * views

@@ -1,7 +1,6 @@
 """The epochs that there is time for, where --minutes is given."""
 
 import dataclasses
-import itertools
 import time
 
 from moco_keras.evaluation import features
@@ -12,39 +11,50 @@ _LEAST, _MOST = 5, 30  # seconds of measuring
 _BESIDE = 0.03  # of a step's time, for checkpoints and for `HealthMonitor`
 _RESULTS = 15  # seconds, to write the encoder and to draw the pictures
 _SHORT = 10  # seconds of an evaluation, of which compiling may be most
+# Over so many epochs the learning rate, which changes after each, falls as it
+# should; where their evaluations take no more than this part of the time.
+_LEAST_EPOCHS, _EVALUATING = 10, 0.25
+_MOST_EPOCHS = 1000
 
 
-def fit_epochs(settings, fit, model, images, strategy, began):
+def fit_epochs(settings, fitter, model, images, strategy, began):
     """Measures how fast this machine is, and chooses the epochs.
 
     Args:
         settings: `Settings`, complete but for the epochs.
-        fit: `fit` of the model, which needs only the other arguments.
+        fitter: see `_pretrain.fitter`.
         model: that of the settings, which is trained for some steps.
         images: `_data.Images`.
         strategy: that trains.
         began: when the program did, of `time.monotonic`.
 
     Returns:
-        The settings, and the kNN accuracy of the model before its steps, or
-        None where there is none.
+        The settings, and a dict of "knn_untrained" and "knn_raw_pixels", which
+        is empty where there is no kNN.
 
     Raises:
         ValueError: on the chief, if there is not even time for a step.
     """
-    monitor = _evaluation.monitor(settings, model, images)
-    evaluate = monitor and monitor.evaluate
+    monitor, baselines = _evaluation.monitor(settings, model, images), {}
     if monitor is None:  # a run extracts features even so, for its pictures
 
         def evaluate():
             for x in (images.bank, images.test):
                 features.extract(model, x.images)
 
-    found, evaluation = _timed(evaluate)
+    else:
+
+        def evaluate():
+            baselines["knn_untrained"] = monitor.evaluate()["knn"]
+
+    evaluation = _seconds(evaluate)
     if _trial.of_chief(evaluation < _SHORT, strategy):
-        found, evaluation = _timed(evaluate)
+        evaluation = _seconds(evaluate)
+    if monitor:
+        baselines["knn_raw_pixels"] = _evaluation.raw_pixel_accuracy(images)
     seconds = 60 * settings.minutes
     measured = min(max(_LEAST, _MEASURED * seconds), _MOST)
+    fit = fitter(model, images.train, settings.batch_size)
     speed = _trial.measure(fit, measured, strategy)
 
     def choose():
@@ -55,7 +65,7 @@ def fit_epochs(settings, fit, model, images, strategy, began):
             (1 + _BESIDE) * speed.step,
             evaluation,
             settings.knn_every if monitor else None,
-            settings.steps_per_epoch or steps,
+            steps,
         )
         if not steps:
             needed = seconds - left + evaluation + speed.step
@@ -67,10 +77,7 @@ def fit_epochs(settings, fit, model, images, strategy, began):
         return {"epochs": epochs, "steps_per_epoch": steps}
 
     asked = dataclasses.replace(settings, epochs=None, steps_per_epoch=None)
-    return (
-        _defaults.complete(asked, choose, strategy),
-        found and found["knn"],
-    )
+    return _defaults.complete(asked, choose, strategy), baselines
 
 
 def plan(seconds, step, evaluation, knn_every, steps_of_pass):
@@ -82,21 +89,31 @@ def plan(seconds, step, evaluation, knn_every, steps_of_pass):
         evaluation: seconds of an evaluation.
         knn_every: epochs between evaluations, beside the first and the last;
             None for one, after training.
-        steps_of_pass: the most steps of an epoch.
+        steps_of_pass: the most steps of an epoch, unless there would be more
+            than a thousand epochs.
 
     Returns:
         Two integers; no steps if there is no time for them.
     """
 
-    def steps_of(epochs):
-        evaluations = 1
-        if knn_every:
-            rest = range(knn_every, epochs, knn_every)
-            evaluations = len({1, *rest, epochs})
-        left = seconds - evaluations * evaluation
-        return max(0, int(left / step) // epochs)
+    def evaluating(epochs):
+        if not knn_every or epochs == 1:
+            return evaluation
+        between = (epochs - 1) // knn_every - (knn_every == 1)
+        return (2 + between) * evaluation
 
-    fewest = next(e for e in itertools.count(1) if steps_of(e) <= steps_of_pass)
+    def steps_of(epochs):
+        return max(0, int((seconds - evaluating(epochs)) / step) // epochs)
+
+    few = evaluating(_LEAST_EPOCHS) <= _EVALUATING * seconds
+    fewest = next(
+        (
+            epochs
+            for epochs in range(_LEAST_EPOCHS if few else 1, _MOST_EPOCHS)
+            if steps_of(epochs) <= steps_of_pass
+        ),
+        _MOST_EPOCHS,
+    )
     # Steps may be left over, fewer than epochs: some more divide them better.
     epochs = max(
         range(fewest, 2 * fewest), key=lambda epochs: epochs * steps_of(epochs)
@@ -104,7 +121,8 @@ def plan(seconds, step, evaluation, knn_every, steps_of_pass):
     return epochs, steps_of(epochs)
 
 
-def _timed(function):
+def _seconds(function):
+    """How long a function takes."""
     began = time.perf_counter()
-    found = function()
-    return found, time.perf_counter() - began
+    function()
+    return time.perf_counter() - began

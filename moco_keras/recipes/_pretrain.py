@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import sys
 import time
 
@@ -65,7 +66,9 @@ def pretrain(settings, recipe, read):
     """
     began = startup.began()
     if settings.minutes:
-        settings = dataclasses.replace(settings, epochs=None)
+        settings = dataclasses.replace(
+            settings, epochs=None, steps_per_epoch=None
+        )
     # First, because TensorFlow must know other hosts before it does anything.
     strategy = distribution.strategy(settings.strategy)
     if settings.batch_size is not None:
@@ -88,31 +91,28 @@ def pretrain(settings, recipe, read):
         of_device = _defaults.for_device(given, strategy)
         images = _read(of_device, read, strategy)
         of_device = _defaults.for_pixels(of_device, images, strategy)
-        settings, model = build(
-            of_device,
+        about_images = (
             images.train.num_examples,
             images.bank.images.shape[1:3],
             strategy,
         )
+        settings, model = build(of_device, *about_images)
         _evaluation.check_pixels(images, model.pixels)
-        start, untrained = None, None
-        if settings.minutes and of_device.epochs is None:
-            if folder is not None:
-                print("Measuring the speed of evaluation and steps ...")
-            fit = fitter(model, images.train, settings.batch_size)
-            settings, untrained = _minutes.fit_epochs(
-                settings, fit, model, images, strategy, began
-            )
-            model = _model.build_replicated(
-                settings,
-                images.train.num_examples,
-                images.bank.images.shape[1:3],
-                strategy,
-            )
+        start, baselines = None, {}
         if folder is not None:
-            _progress.print_overview(given, settings, model, images, strategy)
             if settings.init_from and not _record.has_checkpoint(folder):
                 start = _start.read(settings.init_from, model)
+        if settings.minutes and of_device.epochs is None:
+            if folder is not None:
+                print("Measuring evaluation and training steps ...", flush=True)
+            settings, baselines = _minutes.fit_epochs(
+                settings, fitter, model, images, strategy, began
+            )
+            del model
+            gc.collect()  # before the other takes its memory
+            model = _model.build_replicated(settings, *about_images)
+        if folder is not None:
+            _progress.print_overview(given, settings, model, images, strategy)
             record = _record.make(settings, recipe, images, strategy)
             _run_dir.open_folder(folder, record)
             _run_files.write_skipped(
@@ -123,7 +123,7 @@ def pretrain(settings, recipe, read):
                 getattr(images.train, "damaged", None),
             )
         with _printing_how_to_resume(folder):
-            _train(settings, images, model, start, untrained, folder)
+            _train(settings, images, model, start, baselines, folder)
             # Should the chief fail, all start again.
             distribution.barrier(strategy)
         return folder
@@ -203,18 +203,17 @@ def _printing_how_to_resume(folder):
         raise ValueError(f"{error}\n{how} and --on_alarm=warn") from error
 
 
-def _train(settings, images, model, start, untrained, folder):
+def _train(settings, images, model, start, baselines, folder):
     """Trains, and writes the results if there is a folder."""
     train, bank, test, _ = images
-    callbacks, metrics = [moco_keras.callbacks.StopOnNaN()], {}
+    callbacks, metrics = [moco_keras.callbacks.StopOnNaN()], dict(baselines)
     monitor = _evaluation.monitor(settings, model, images)
     labelled = monitor is not None
     if labelled:
-        if untrained is None:
+        if not baselines:
             if folder is not None:
                 print("Evaluating the untrained encoder ...", flush=True)
-            untrained = monitor.evaluate()["knn"]
-        metrics["knn_untrained"] = untrained
+            metrics["knn_untrained"] = monitor.evaluate()["knn"]
         callbacks.append(monitor)
     if health := _health.monitor(settings, train):
         callbacks.append(health)
@@ -222,7 +221,7 @@ def _train(settings, images, model, start, untrained, folder):
         _start.give(model, start, model.distribute_strategy)
     checkpoints, stack = None, contextlib.ExitStack()
     if folder is not None:
-        if labelled:
+        if labelled and not baselines:
             metrics["knn_raw_pixels"] = _evaluation.raw_pixel_accuracy(images)
         _evaluation.print_baselines(images, metrics)
         _print_beginning(settings, start, folder)

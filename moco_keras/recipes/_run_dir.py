@@ -111,8 +111,9 @@ def _check(folder, record):
     finished = (folder / "metrics.json").exists()
     if finished and not (folder / _run_files.CONTINUED).exists():
         epochs = before.pop("--epochs")
-        _check_continues(folder, epochs, now.pop("--epochs"))
-        before.pop("--minutes", None), now.pop("--minutes")
+        before.pop("--minutes", None)
+        minutes = now.pop("--minutes")
+        _check_continues(folder, epochs, now.pop("--epochs"), minutes)
         after.append(epochs)
     changes = [
         f"{name}={now.get(name)} (it began with {before.get(name)})"
@@ -140,18 +141,26 @@ def _check(folder, record):
     return after
 
 
-def _check_continues(folder, finished, epochs):
+def _check_continues(folder, finished, epochs, minutes):
     """Refuses a finished run that the given number of epochs does not continue.
 
     Args:
         folder: of the run.
         finished: epochs that it has.
         epochs: that it is to have.
+        minutes: that it may take, or None.
     """
     anew = (
         "To begin another run from its weights, give --init_from="
         f"{folder / 'model.keras'} and another --run_dir."
     )
+    if epochs <= finished and minutes:
+        raise FileExistsError(
+            "A finished run is continued by --epochs, without --minutes. "
+            f"Received: --minutes={minutes:g} and --run_dir={folder}, which "
+            f"holds a run that is finished, with {finished} epochs. Nothing "
+            f"was changed. {anew}"
+        )
     if epochs <= finished:
         raise FileExistsError(
             "--epochs must be more than a finished run has, to continue it. "

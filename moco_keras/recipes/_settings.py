@@ -194,8 +194,9 @@ class Settings(Bounded):
     )
     minutes: float | None = setting(
         None,
-        "how long the program may take, instead of --epochs: it measures the "
-        "speed first, and chooses the epochs that there is time for",
+        "how long the program may take, in place of --epochs: it measures the "
+        "speed first, and chooses the epochs that there is time for, and their "
+        "steps",
         arguments.POSITIVE,
     )
     queue_size: int | None = setting(4096, "keys in the queue, K", COUNT)
@@ -246,7 +247,10 @@ class Settings(Bounded):
         for name in ("image_size", "view_size"):
             size = getattr(self, name, None)
             if isinstance(size, str):
-                size = _pixels.checked_size(size, self.turns, name)
+                turned = self.turns and (
+                    name == "view_size" or not self.view_size
+                )
+                size = _pixels.checked_size(size, turned, name)
                 object.__setattr__(self, name, size)
         if self.normalize not in (None, "auto"):
             _pixels.parse_normalization(self.normalize)

@@ -1,5 +1,6 @@
 """How long a training step takes here, measured on a few of them."""
 
+import math
 import time
 from typing import NamedTuple
 
@@ -23,14 +24,17 @@ class Speed(NamedTuple):
 
 
 class _Clock(keras.callbacks.Callback):
-    """Notes when steps end."""
+    """Notes when steps end, and stops after so many seconds if it is told."""
 
-    def __init__(self):
+    def __init__(self, most=None):
         super().__init__()
-        self.ends = []
+        self.ends, self._most = [], most
 
     def on_train_batch_end(self, batch, logs=None):
         self.ends.append(time.perf_counter())
+        took = self.ends[-1] - self.ends[0]
+        if self._most is not None and took > self._most:
+            self.model.stop_training = True
 
 
 def measure(fit, seconds, strategy):
@@ -38,18 +42,21 @@ def measure(fit, seconds, strategy):
 
     Args:
         fit: `fit` of a compiled model, which needs only the other arguments.
-        seconds: about how long to measure; a step that takes longer is measured
-            alone.
+        seconds: about how long to measure; of a step that takes twice as long
+            one is enough.
         strategy: that trains.
 
     Returns:
         A `Speed`.
     """
     first = _timed(fit, 1)
-    count = of_chief(round(seconds / first.step), strategy)
-    if count < 2:
+    # Its images may have been read while it was compiled. So it says how many
+    # steps to take, at most: workers that do not stop together wait for ever.
+    count = of_chief(math.ceil(seconds / first.step - 0.5), strategy)
+    if count < 1:
         return first
-    return Speed(first.start, _timed(fit, count).step)
+    most = None if distribution.is_multi_worker(strategy) else seconds
+    return Speed(first.start, _timed(fit, count, most).step)
 
 
 def of_chief(number, strategy):
@@ -58,9 +65,9 @@ def of_chief(number, strategy):
     return int(distribution.broadcast(number, strategy)["number"])
 
 
-def _timed(fit, count):
+def _timed(fit, count, most=None):
     """The `Speed` of the first step and of so many after it."""
-    clock, began = _Clock(), time.perf_counter()
+    clock, began = _Clock(most), time.perf_counter()
     fit(epochs=1, steps_per_epoch=1 + count, callbacks=[clock], verbose=0)
-    first, last = clock.ends[0], clock.ends[-1]
-    return Speed(first - began, (last - first) / count)
+    first, *_, last = clock.ends
+    return Speed(first - began, (last - first) / (len(clock.ends) - 1))

@@ -25,7 +25,7 @@ import keras
 
 from moco_keras import arguments, pixel_format, plotting
 from moco_keras.evaluation import linear_probe
-from moco_keras.models import encoders, model_files
+from moco_keras.models import derived, model_files
 from moco_keras.recipes import (
     _classifier_training,
     _cli,
@@ -165,7 +165,7 @@ class _Classifiers:
     def __init__(self, settings, encoder, weights_digest, train, test, out):
         self._seed, self._size = settings.seed, encoder.input_shape[1:3]
         self._train, self._test = train, test
-        backbone = encoders.backbone(encoder)
+        backbone = derived.backbone(encoder)
         self._features = [
             _feature_files.read(
                 out / "features", backbone, f"{weights_digest} {name}", stream

@@ -6,7 +6,6 @@ import tensorflow as tf
 from keras import ops
 
 from moco_keras import (
-    arguments,
     distribution,
     keras_private,
     momentum,
@@ -15,7 +14,7 @@ from moco_keras import (
 )
 from moco_keras.data import checks
 from moco_keras.data.views import augment, random_states
-from moco_keras.models import encoders, model_state
+from moco_keras.models import derived, encoders, model_state
 from moco_keras.training import encoder_checks
 
 _DTYPE = "image_dtype"  # in files
@@ -60,9 +59,7 @@ class TwoEncoders(keras.Model):
         self.key_encoder = keras.models.clone_model(encoder)
         model_state.copy_state(encoder, self.key_encoder)
         encoder_checks.check_ranges(augmenter, encoder)
-        if view_size is not None:
-            view_size = arguments.sides(view_size=view_size)
-        self.view_size = view_size
+        self._view_size = view_size
         pair = [self.for_views(x) for x in (encoder, self.key_encoder)]
         self._of_views = lambda: pair  # Keras would track and save a list
         self.augmenter = augmenter
@@ -95,15 +92,18 @@ class TwoEncoders(keras.Model):
         return pixel_format.of(self.query_encoder)
 
     @property
+    def view_size(self):
+        """As it was given; None if views are as large as images."""
+        return self._view_size
+
+    @property
     def view_encoders(self):
         """The query encoder and the key encoder, for images of views' size."""
         return self._of_views()
 
     def for_views(self, encoder):
         """An encoder of the same layers, for images of views' size."""
-        if self.view_size is None:
-            return encoder
-        return encoders.of_size(encoder, self.view_size)
+        return derived.of_size(encoder, self.view_size)
 
     @property
     def trained_models(self):
@@ -267,6 +267,10 @@ class TwoEncoders(keras.Model):
         """The same, without metrics and random states."""
         trainable = {id(v) for v in self.trainable_variables}
         return [v for v in self.weights if id(v) not in trainable]
+
+    def get_config(self):
+        """The size of the views, by name; a method adds its own arguments."""
+        return {**super().get_config(), "view_size": self.view_size}
 
     # Keras saves weights but no random states, and training could not resume
     # to the same numbers without them.

@@ -60,13 +60,13 @@ class MoCoV3(PretrainingModel):
         return self.compared(views, keys, own, training=False)
 
     def keys_of(self, images, training):
-        return unit_rows(self.key_encoder(images, training=training))
+        return unit_rows(self.view_encoders[1](images, training=training))
 
     def compared(self, views, keys, own, training):
         """Losses and whether they are right; `own` are the rows of the keys."""
         losses, correct = 0.0, []
         for images, k in zip(views, keys[::-1], strict=True):
-            q = self.query_encoder(images, training=training)
+            q = self.view_encoders[0](images, training=training)
             q = unit_rows(self.predictor(q, training=training))
             logits = q @ ops.transpose(k) / self.temperature
             losses += keras.losses.sparse_categorical_crossentropy(

@@ -92,7 +92,7 @@ data = numpy.load(settings["data"])
 found = {n: numpy.eye(10)[data[n][:, 0, 0, 0]] for n in ("train", "test")}
 numpy.savez(settings["features"], **found)
 print("a line before")
-print(json.dumps({"minutes": settings["minutes"], "epochs": 0.5}))
+print(json.dumps({"minutes_of_fit": settings["minutes"], "passes": 0.5}))
 """
 
 
@@ -118,9 +118,18 @@ def test_both_sides_are_trained_in_turn_and_judged_alike(monkeypatch, capsys):
                 if flag.startswith("--run_dir=")
             )
             for name, content in {
-                "metrics": {"knn_trained": 0.75, "history": [{}, {}]},
+                "metrics": {"knn_trained": 0.75},
                 "timing": {"seconds": 90, "images_per_second": 5.0},
-                "settings": {"settings": {"seed": 1}},
+                "settings": {
+                    "settings": {
+                        "epochs": 2,
+                        "steps_per_epoch": 10,
+                        "batch_size": 30,
+                    },
+                    "data": {"train_images": 400},
+                    "device": "some",
+                    "versions": {},
+                },
             }.items():
                 (run_dir / f"{name}.json").write_text(json.dumps(content))
             return None
@@ -132,8 +141,8 @@ def test_both_sides_are_trained_in_turn_and_judged_alike(monkeypatch, capsys):
     *lines, last = map(json.loads, capsys.readouterr().out.splitlines())
     assert [line["library"] for line in lines] == ["moco_keras", "lightly"] * 2
     assert [line["seed"] for line in lines] == [0, 0, 1, 1]
-    assert {line["minutes"] for line in lines} == {1.5}
-    assert lines[0]["knn"] == 0.75 and lines[0]["epochs"] == 2
+    assert {line["minutes_of_fit"] for line in lines} == {1.5}
+    assert lines[0]["knn"] == 0.75 and lines[0]["passes"] == 1.5
     assert lines[1]["knn"] == pytest.approx(0.775, abs=0.03)
     assert last["median_knn"]["moco_keras"] == 0.75
     for seed, command in enumerate(commands):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 import types
+import weakref
 
 import keras
 import numpy as np
@@ -48,15 +49,18 @@ def train(folder, read=read, **changes):
         (100, 1, 0, 5, 10, (10, 10)),
         (99.5, 1, 0, 5, 10, (11, 9)),
         (109, 1, 0, 5, 10, (12, 9)),
-        (7.9, 1, 0, 5, 10, (1, 7)),
-        (17.9, 1, 10, 5, 10, (1, 7)),  # an evaluation
-        (34.9, 1, 10, 5, 10, (2, 7)),  # after both
+        (79.9, 1, 0, 5, 10, (13, 6)),  # ten epochs at the least
+        (100, 1, 8, 5, 10, (10, 7)),  # after 1, 5 and 10
+        (100, 1, 9, 5, 10, (8, 9)),  # which would take more than a fourth
         (150.9, 1, 10, 5, 10, (11, 10)),  # after 1, 5, 10 and 11
         (150.9, 1, 10, 1, 10, (8, 8)),  # after each
         (150.9, 1, 10, None, 10, (14, 10)),  # at the end alone
+        (17.9, 1, 10, 5, 10, (1, 7)),
+        (34.9, 1, 10, 5, 10, (2, 7)),
         (10.5, 1, 10, 5, 10, (1, 0)),  # no time for a step
         (-3, 1, 10, 5, 10, (1, 0)),
-        (100, 200, 0, 5, 10, (1, 0)),
+        (100, 200, 0, 5, 10, (10, 0)),
+        (3600, 0.01, 0.1, 5, 4, (1014, 353)),  # more than a pass in each
     ],
 )
 def test_epochs_fill_the_time(seconds, step, evaluation, every, most, expected):
@@ -70,31 +74,42 @@ def test_epochs_fill_the_time(seconds, step, evaluation, every, most, expected):
             e in (1, epochs) or e % every == 0 for e in range(1, epochs + 1)
         )
     taken = epochs * steps * step + evaluations * evaluation
-    assert 0 <= seconds - taken < 3 * step + evaluation
+    assert 0 <= seconds - taken < 3 * step + evaluation + seconds / 1000
 
 
 @pytest.mark.parametrize(
-    ("step", "seconds", "steps"),
-    [(0.1, 6, [2, 61]), (4, 6, [2, 3]), (5, 6, [2]), (0.1, 0, [2])],
+    ("steps", "seconds", "expected", "taken"),
+    [
+        ([0.1] * 99, 6, 0.1, [2, 61]),
+        ([4] * 5, 6, 4, [2, 2]),
+        ([10, 10, 10, 10], 6, 10, [2, 2]),
+        ([13, 13], 6, 13, [2]),
+        ([0.1, 0.1], 0, 0.1, [2]),
+        # What was read while the first step was compiled takes no time.
+        ([0.1, 0.1, *[2.0] * 9], 6, 2.0, [2, 5]),
+    ],
 )
 def test_a_trial_measures_what_follows_the_first_step(
-    step, seconds, steps, monkeypatch
+    steps, seconds, expected, taken, monkeypatch
 ):
-    now, taken = [100.0], []
+    now, counts, left = [100.0], [], iter(steps)
 
     def fit(epochs, steps_per_epoch, callbacks, verbose):
+        clock = callbacks[0]
+        clock.set_model(types.SimpleNamespace(stop_training=False))
         now[0] += 20  # the first step is compiled
-        for i in range(steps_per_epoch):
-            callbacks[0].on_train_batch_end(i)
-            now[0] += step
-        taken.append(steps_per_epoch)
+        count = 0
+        while count < steps_per_epoch and not clock.model.stop_training:
+            clock.on_train_batch_end(count)
+            now[0] += next(left, steps[-1])
+            count += 1
+        counts.append(count)
 
     clock = types.SimpleNamespace(perf_counter=lambda: now[0])
     monkeypatch.setattr(_trial, "time", clock)
-    strategy = distribution.strategy("none")
-    speed = _trial.measure(fit, seconds, strategy)
-    assert speed == pytest.approx((20, step))
-    assert taken == steps
+    speed = _trial.measure(fit, seconds, distribution.strategy("none"))
+    assert speed == pytest.approx((20, expected))
+    assert counts == taken
 
 
 def test_a_run_of_minutes_is_the_run_of_the_epochs_that_it_chose(
@@ -109,6 +124,10 @@ def test_a_run_of_minutes_is_the_run_of_the_epochs_that_it_chose(
     recorded = json.loads((run / "settings.json").read_text())["settings"]
     chosen = {k: recorded[k] for k in ("minutes", "epochs", "steps_per_epoch")}
     assert chosen == {"minutes": 5, "epochs": 3, "steps_per_epoch": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(_minutes, "fit_epochs", None)
+        with pytest.raises(FileExistsError, match="by --epochs, without --mi"):
+            train(run, minutes=5, epochs=9)
     other = train(tmp_path / "other", epochs=3, steps_per_epoch=2)
     (weights, metrics), (others, expected) = map(programs.numbers, (run, other))
     assert metrics == expected
@@ -145,7 +164,7 @@ def test_a_resumed_run_keeps_the_epochs_that_it_chose(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("read", "expected"), [(read, [3, 2]), (read_unlabeled, [5, 2])]
+    ("read", "expected"), [(read, [3, 2]), (read_unlabeled, [10, 1])]
 )
 def test_the_time_is_shared_by_evaluations_and_steps(
     read, expected, tmp_path, monkeypatch
@@ -156,10 +175,7 @@ def test_the_time_is_shared_by_evaluations_and_steps(
     )
     monkeypatch.setattr(_minutes, "time", clock)
     monkeypatch.setattr(startup, "began", lambda: 900.0)
-    timed = _minutes._timed
-    monkeypatch.setattr(
-        _minutes, "_timed", lambda evaluate: (timed(evaluate)[0], 12.0)
-    )
+    monkeypatch.setattr(_minutes, "_seconds", lambda run: run() or 12.0)
     monkeypatch.setattr(
         _trial, "measure", lambda *_: _trial.Speed(start=5.0, step=10.0)
     )
@@ -174,10 +190,31 @@ def test_views_may_be_smaller_than_the_images(tmp_path, capsys):
     assert "16x16 pixels, 3 channels" in capsys.readouterr().out
     model = keras.models.load_model(run / "model.keras")
     assert model.query_encoder.input_shape == (None, 32, 32, 3)
-    assert model.view_size == (16, 16)
+    assert list(model.view_size) == [16, 16]
     assert model.augmenter(np.zeros((2, 32, 32, 3))).shape == (2, 16, 16, 3)
     again = train(tmp_path / "again", epochs=2, view_size="16x16")
     assert programs.numbers(run)[1] == programs.numbers(again)[1]
+
+
+def test_the_model_that_was_measured_is_let_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(_minutes, "_LEAST", 0)
+    built, alive, build = [], [], _pretrain._model.build_model
+
+    def counted(*args):
+        model = build(*args)
+        built.append(weakref.ref(model))
+        return model
+
+    def fitter(*args):
+        alive.append(sum(model() is not None for model in built))
+        return fit(*args)
+
+    fit = _pretrain.fitter
+    monkeypatch.setattr(_pretrain._model, "build_model", counted)
+    monkeypatch.setattr(_pretrain, "fitter", fitter)
+    monkeypatch.setattr(_minutes, "plan", lambda *_: (1, 2))
+    train(tmp_path / "run", minutes=5)
+    assert len(built) == 2 and alive == [1, 1]
 
 
 def test_too_few_minutes_are_refused(tmp_path, monkeypatch):

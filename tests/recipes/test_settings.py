@@ -122,6 +122,7 @@ def test_views_that_are_not_square_cannot_be_turned(name):
         dataset.DatasetSettings(turns=True, **{name: "8x16"})
     square = dataset.DatasetSettings(turns=True, **{name: "8x8"})
     assert square.turns and getattr(square, name) == 8
+    assert dataset.DatasetSettings(turns=True, image_size="8x16", view_size=8)
 
 
 @pytest.mark.parametrize(

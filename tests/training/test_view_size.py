@@ -6,7 +6,7 @@ import pytest
 
 import moco_keras
 from moco_keras import MoCo, augmentations, callbacks, features, optimizers
-from moco_keras.models import encoders
+from moco_keras.models import derived
 
 pytestmark = pytest.mark.usefixtures("shallow_networks")
 RNG = np.random.default_rng(0)
@@ -80,10 +80,18 @@ def test_a_model_of_keras_may_take_views_of_another_size():
     x = keras.layers.Conv2D(4, 3)(inputs)
     pooled = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
     views = RNG.uniform(0, 255, (4, 8, 8, 3)).astype("float32")
-    small = encoders.of_size(pooled, 8)
+    small = derived.of_size(pooled, 8)
     expected = keras.layers.GlobalAveragePooling2D()(pooled.layers[1](views))
     np.testing.assert_array_equal(small(views), expected)
     assert [id(w) for w in small.weights] == [id(w) for w in pooled.weights]
+    shifted = keras.layers.Lambda(lambda x: x + 1)(inputs)  # before it
+    named = keras.layers.Rescaling(2.0, name="normalization")(shifted)
+    first = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(named))
+    np.testing.assert_allclose(
+        derived.of_size(first, 8)(views),
+        2 * (views.mean((1, 2)) + 1),
+        rtol=1e-5,
+    )
     flat = keras.layers.Dense(4)(keras.layers.Flatten()(x))
     with pytest.raises(ValueError, match="must take images of any size"):
         MoCo(keras.Model(inputs, flat), queue_size=8, view_size=8)

@@ -11,7 +11,8 @@ JSON gives a side's median, and a last line the ratios.
         --repeats=1 --peer=lightly --peer_python=/elsewhere/bin/python
 
 trains on CIFAR-10 for so many minutes, with recipes/cifar10_hour.flags and with
-lightly's own settings, and prints the kNN accuracies. It runs only if named.
+lightly's own settings, and prints the kNN accuracies. It runs only if named, and
+takes the precision that the program has by default.
 """
 
 import json
@@ -40,7 +41,7 @@ FLAGS = flags.FLAGS
 TIME_TO_KNN = "time_to_knn"
 flags.DEFINE_list("only", list(BENCHMARKS), "benchmarks to run")
 flags.DEFINE_float(
-    "minutes", 15.0, f"of training, in {TIME_TO_KNN}", lower_bound=0.0
+    "minutes", 15.0, f"of each side, in {TIME_TO_KNN}", lower_bound=1.0
 )
 flags.DEFINE_integer("repeats", 5, "turns of each side", lower_bound=1)
 flags.DEFINE_enum(

@@ -12,6 +12,7 @@ import json
 import math
 import sys
 import time
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -119,6 +120,7 @@ def train(s):
             break
     step = (ends[-1] - ends[1]) / (len(ends) - 2)
     steps = max(1, round(seconds / step))
+    torch.manual_seed(s["seed"])
     model = _MoCo(s["width"])
     began = time.perf_counter()
     for i, views in enumerate(itertools.islice(_batches(loader), steps)):
@@ -130,9 +132,14 @@ def train(s):
     print(
         json.dumps(
             {
-                "minutes": took / 60,
-                "epochs": steps * _BATCH_SIZE / len(data["train"]),
+                "minutes_of_fit": took / 60,
                 "images_per_second": steps * _BATCH_SIZE / took,
+                "passes": steps * _BATCH_SIZE / len(data["train"]),
+                "device": f"{torch.get_num_threads()} threads",
+                "versions": {
+                    name: metadata.version(name)
+                    for name in ("lightly", "torch", "torchvision")
+                },
             }
         )
     )

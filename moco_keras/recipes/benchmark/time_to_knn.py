@@ -20,8 +20,12 @@ _OWN_WIDTH = 64  # of lightly's benchmark
 def measure(minutes, repeats, peer_command, data_dir):
     """Lets both sides train in turn; prints a line of JSON for each training.
 
+    Our side is the program, with its start, its trial steps and its pictures.
+    Of the peer the training steps alone count. Each has the precision that it
+    has by default: ours is bfloat16 where the processor has units for it.
+
     Args:
-        minutes: that each may train.
+        minutes: that each may take.
         repeats: turns of each side; their number is the seed.
         peer_command: that runs the peer's script, a list; None for our side
             alone.
@@ -72,13 +76,16 @@ def _ours(seed, minutes, data_dir):
             json.loads(Path(folder, f"{name}.json").read_text())
             for name in ("metrics", "timing", "settings")
         )
-        history = metrics["history"]
+    settings, images = record["settings"], record["data"]["train_images"]
+    steps = settings["epochs"] * settings["steps_per_epoch"]
     return {
         "knn": metrics["knn_trained"],
-        "minutes": timing["seconds"] / 60,
+        "minutes_of_fit": timing["seconds"] / 60,
         "images_per_second": timing["images_per_second"],
-        "epochs": len(history),
-        "settings": record["settings"],
+        "passes": steps * settings["batch_size"] / images,
+        "device": record["device"],
+        "versions": record["versions"],
+        "settings": settings,
     }
 
 
