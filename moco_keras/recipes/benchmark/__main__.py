@@ -11,8 +11,7 @@ JSON gives a side's median, and a last line the ratios.
         --repeats=1 --peer=lightly --peer_python=/elsewhere/bin/python
 
 trains on CIFAR-10 for so many minutes, with recipes/cifar10_hour.flags and with
-lightly's own settings, and prints the kNN accuracies. It runs only if named, and
-takes the precision that the program has by default.
+lightly's own settings, and prints the kNN accuracies. It runs only if named.
 """
 
 import json
