@@ -441,7 +441,7 @@ def test_a_monitor_forgets_what_it_knew_of_another_model(make_model, views):
         (lambda images, views: images, "must be pairs of views.*no augmenter"),
         (
             lambda images, views: tuple(x[:, :6] for x in views),
-            "encoder takes images of shape .8, 8, 3.. Received.*.6, 8, 3.",
+            "encoder takes views of shape .8, 8, 3.. Received.*.6, 8, 3.",
         ),
     ],
 )

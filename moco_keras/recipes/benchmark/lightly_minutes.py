@@ -83,7 +83,7 @@ class _MoCo:
             torch.tensor(IMAGENET_NORMALIZE[name])[:, None, None]
             for name in ("mean", "std")
         )
-        self.backbone.eval()
+        self.backbone.train(False)
         with torch.no_grad():
             parts = [
                 self.backbone(
