@@ -10,7 +10,7 @@ _MEASURED = 0.01  # of the time, on steps
 _LEAST, _MOST = 5, 30  # seconds of measuring
 _BESIDE = 0.03  # of a step's time, for checkpoints and for `HealthMonitor`
 _RESULTS = 15  # seconds, to write the encoder and to draw the pictures
-_SHORT = 10  # seconds of an evaluation, of which compiling may be most
+_SHORT = 10  # seconds; a shorter evaluation may be mostly compiling
 # Over so many epochs the learning rate, which changes after each, falls as it
 # should; where their evaluations take no more than this part of the time.
 _LEAST_EPOCHS, _EVALUATING = 10, 0.25

@@ -99,9 +99,9 @@ def pretrain(settings, recipe, read):
         settings, model = build(of_device, *about_images)
         _evaluation.check_pixels(images, model.pixels)
         start, baselines = None, {}
-        if folder is not None:
-            if settings.init_from and not _record.has_checkpoint(folder):
-                start = _start.read(settings.init_from, model)
+        begins = folder is not None and not _record.has_checkpoint(folder)
+        if begins and settings.init_from:
+            start = _start.read(settings.init_from, model)
         if settings.minutes and of_device.epochs is None:
             if folder is not None:
                 print("Measuring evaluation and training steps ...", flush=True)

@@ -1,4 +1,4 @@
-"""Settings of the programs: frozen dataclasses, of which flags are made."""
+"""Settings of the programs: frozen dataclasses, which become flags."""
 
 import dataclasses
 

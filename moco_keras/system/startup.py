@@ -41,7 +41,10 @@ for line in sys.stdin.buffer:
 
 
 def began():
-    """When the program began, of `time.monotonic`; now, if there is none."""
+    """The time at which the program began, as `time.monotonic` counts it.
+
+    Outside of a program, it is the time of the call.
+    """
     return _BEGAN if _PROGRAM else time.monotonic()
 
 

@@ -157,7 +157,7 @@ def test_a_resumed_run_keeps_the_epochs_that_it_chose(tmp_path, monkeypatch):
     run = train(tmp_path / "run", minutes=5.0)
     metrics = json.loads((run / "metrics.json").read_text())
     assert [row["epoch"] for row in metrics["history"]] == [1, 2, 3]
-    # And goes on like any other.
+    # It can be continued like any other run.
     train(run, epochs=4)
     recorded = json.loads((run / "settings.json").read_text())["settings"]
     assert (recorded["epochs"], recorded["steps_per_epoch"]) == (4, 2)

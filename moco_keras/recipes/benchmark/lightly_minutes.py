@@ -1,4 +1,4 @@
-"""Trains lightly's MoCo for some minutes, for an interpreter that has it.
+"""Trains lightly's MoCo for some minutes, where lightly is installed.
 
 Its settings are those of lightly's own CIFAR-10 benchmark: a ResNet-18 whose
 batch norms have eight splits, an MLP head, batches of 128, a symmetric loss, a
