@@ -16,7 +16,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
-_HEADS = ("linear", "mlp")
+HEADS = ("linear", "mlp", "none")
 _PIXELS = ("normalized", "raw")
 
 
@@ -57,7 +57,8 @@ def build_encoder(
         mean, std: mean and standard deviation of each channel, in which
             `value_range` is [0, 1]. By default, for three channels, those of
             CIFAR-10 at up to 64 pixels, and of ImageNet above.
-        head: "linear" (MoCo v1) or "mlp" (v2: D to D, ReLU, D to C).
+        head: "linear" (MoCo v1); "mlp" (v2: D to D, ReLU, D to C); or "none":
+            the features are the projections, C = D, after a batch norm.
         stem: of a ResNet: "cifar", "imagenet", or "auto", the first up to 64
             pixels and the second above.
         width: channels of a ResNet's first stage; 64 in the papers.
@@ -76,12 +77,15 @@ def build_encoder(
 
     Raises:
         ValueError: if a name is unknown, a number is not positive, mean and
-            deviation of the channels are not known, the backbone does not fit,
-            or Keras is set to anything but channels last and float32.
+            deviation of the channels are not known, the backbone or the length
+            of a projection does not fit, or Keras is set to anything but
+            channels last and float32.
 
     Reference:
         v1: [He et al., 2020](https://arxiv.org/abs/1911.05722); v2:
-        [Chen et al., 2020](https://arxiv.org/abs/2003.04297).
+        [Chen et al., 2020](https://arxiv.org/abs/2003.04297); none: Section 4.2
+        of [Chen et al., 2020](https://arxiv.org/abs/2002.05709), with the batch
+        norm of [Luo et al., 2019](https://arxiv.org/abs/1903.07071).
 
     Example:
         >>> encoder = build_encoder("resnet18", image_size=32)
@@ -96,7 +100,7 @@ def build_encoder(
     projection_dim = arguments.whole(projection_dim=projection_dim)
     width = arguments.whole(width=width)
     bn_splits = arguments.whole(bn_splits=bn_splits)
-    _check_choice("head", head, _HEADS)
+    _check_choice("head", head, HEADS)
     _check_choice("stem", stem, ("auto", *resnet.STEMS))
     _check_choice("norm", norm, ("batch", "sync"))
     if norm == "sync" and bn_splits > 1:
@@ -114,25 +118,28 @@ def build_encoder(
         mean, std = _normalization(mean, std, channels, small)
     inputs = keras.Input((*sides, channels), name="images")
     x = pixel_format.normalized(inputs, value_range, mean, std)
+    make_norm = functools.partial(
+        SplitBatchNormalization, bn_splits, synchronized=norm == "sync"
+    )
     if isinstance(backbone, keras.Model):
         x = keras_backbones.apply(backbone, x)
     else:
         _check_choice("backbone", backbone, resnet.NAMES)
         if stem == "auto":
             stem = "cifar" if small else "imagenet"
-        make_norm = functools.partial(
-            SplitBatchNormalization, bn_splits, synchronized=norm == "sync"
-        )
         x = resnet.resnet(x, backbone, stem, width, make_norm)
-    if len(x.shape) == 4:
-        x = layers.GlobalAveragePooling2D(name=derived.FEATURES)(x)
+    if head == "none":
+        x = _pooled(x, "pool")
+        _check_length(projection_dim, x.shape[-1])
+        x = layers.Reshape((1, 1, x.shape[-1]), name="features_map")(x)
+        x = make_norm(name="features_bn")(x)
+        x = layers.Flatten(name=derived.FEATURES)(x)
     else:
-        x = layers.Identity(name=derived.FEATURES)(x)
-    if head == "mlp":
-        x = layers.ReLU(name="head_relu")(
-            _linear(x, x.shape[-1], name="head_hidden")
-        )
-    x = _linear(x, projection_dim, name="head_projection")
+        x = _pooled(x, derived.FEATURES)
+        if head == "mlp":
+            x = _linear(x, x.shape[-1], name="head_hidden")
+            x = layers.ReLU(name="head_relu")(x)
+        x = _linear(x, projection_dim, name="head_projection")
     return keras.Model(inputs, x, name="encoder")
 
 
@@ -162,6 +169,12 @@ def check_defaults():
         )
 
 
+def _pooled(x, name):
+    maps = len(x.shape) == 4
+    pool = layers.GlobalAveragePooling2D if maps else layers.Identity
+    return pool(name=name)(x)
+
+
 def _linear(x, units, name):
     """A dense layer that starts as PyTorch's `nn.Linear` does."""
     bound = x.shape[-1] ** -0.5
@@ -171,6 +184,14 @@ def _linear(x, units, name):
         bias_initializer=keras.initializers.RandomUniform(-bound, bound),
         name=name,
     )(x)
+
+
+def _check_length(projection_dim, length):
+    if projection_dim != length:
+        raise ValueError(
+            f"`projection_dim` must be the length of the features, {length}, "
+            f'with head="none". Received: projection_dim={projection_dim}.'
+        )
 
 
 def _refuse_settings_of_a_resnet(*given):

@@ -39,7 +39,7 @@ def print_overview(asked, settings, model, images, strategy):
     lines = {
         "images": f"{train.num_examples:,} to train on, of {train.source}",
         "encoder": f"{settings.backbone}, width {settings.width}, "
-        f"{_stem(encoder)} stem, {settings.head} head: "
+        f"{_stem(encoder)} stem, {_head(settings)}: "
         f"{encoder.count_params():,} parameters",
         "views": f"{height}x{width} pixels, {channels} "
         f"channel{'s' * (channels > 1)}, {settings.augmentation}",
@@ -75,6 +75,10 @@ def print_overview(asked, settings, model, images, strategy):
             "fit."
         )
     print(end="", flush=True)
+
+
+def _head(settings):
+    return "no head" if settings.head == "none" else f"{settings.head} head"
 
 
 def _stem(encoder):

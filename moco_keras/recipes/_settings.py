@@ -4,7 +4,7 @@ import dataclasses
 
 from moco_keras import arguments, distribution
 from moco_keras.arguments import COUNT
-from moco_keras.models import resnet
+from moco_keras.models import encoders, resnet
 from moco_keras.recipes import _pixels
 from moco_keras.training import checkpoint
 
@@ -137,7 +137,9 @@ class Settings(Bounded):
     )
     width: int | None = setting(64, "channels of the first stage", COUNT)
     head: str = setting(
-        "linear", "projection head of MoCo v1 or v2", choices=("linear", "mlp")
+        "linear",
+        "projection head of MoCo v1 or v2, or none: the features are compared",
+        choices=encoders.HEADS,
     )
     projection_dim: int = setting(128, "length of a projection, C", COUNT)
     bn_splits: int | None = setting(

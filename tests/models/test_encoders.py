@@ -170,6 +170,30 @@ def test_mlp_head_has_a_hidden_layer_of_the_features_size():
     assert mlp.count_params() - linear.count_params() == 64 * 64 + 64
 
 
+def test_without_a_head_normalized_features_are_compared(images):
+    inputs = keras.Input((8, 8, 3))
+    mine = keras.Model(inputs, keras.layers.Conv2D(6, 3)(inputs))
+    encoder = build_encoder(mine, 8, 6, head="none")
+    pooled = keras.Model(encoder.input, encoder.get_layer("pool").output)
+    x = pooled(images).numpy()
+    expected = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+    projections = encoder(images, training=True).numpy()
+    np.testing.assert_allclose(projections, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(
+        backbone(encoder)(images), encoder(images, training=False)
+    )
+
+
+def test_without_a_head_batch_norm_has_its_splits(images):
+    encoder = build_encoder("resnet6", 8, 16, head="none", width=4, bn_splits=2)
+    x = encoder(images, training=True).numpy()
+    for group in np.split(x, 2):
+        np.testing.assert_allclose(group.mean(0), 0, atol=1e-5)
+    message = "length of the features, 16.*projection_dim=128"
+    with pytest.raises(ValueError, match=message):
+        build_encoder("resnet6", 8, head="none", width=4)
+
+
 def test_any_functional_model_is_a_backbone(images):
     inputs = keras.Input((8, 8, 3))
     mine = keras.Model(inputs, keras.layers.Flatten()(inputs))
