@@ -121,7 +121,6 @@ def _convert(exported, model, images, format, path):
         return _write_onnx(compute, images, path)
     with tempfile.TemporaryDirectory() as saved:
         archive = keras.export.ExportArchive()
-        archive.track(model)
         archive.add_endpoint("serving_default", compute, [images])
         archive.write_out(saved, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved)

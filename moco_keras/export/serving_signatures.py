@@ -83,7 +83,11 @@ def write(exported, images, folder):
     )
     contents = tf.TensorSpec((None,), "string", name="image_bytes")
     archive = keras.export.ExportArchive()
-    archive.track(exported.model)
+    # As TensorFlow's own variables, which the endpoints use, too. Those that
+    # `archive.track` adds are Keras's, and each would be written twice.
+    for name in ("variables", "trainable_variables", "non_trainable_variables"):
+        variables = [v.value for v in getattr(exported.model, name)]
+        archive.add_variable_collection(name, variables)
     serve = archive.add_endpoint("serving_default", serve_images, [images_spec])
     if exported.decodes_files:
         archive.add_endpoint("serve_encoded", serve_encoded, [contents])

@@ -8,7 +8,7 @@ from moco_keras.recipes import _defaults, _evaluation, _trial
 
 _MEASURED = 0.01  # of the time, on steps
 _LEAST, _MOST = 5, 30  # seconds of measuring
-_BESIDE = 0.03  # of a step's time, for checkpoints and for `HealthMonitor`
+_BESIDE = 0.05  # of a step's time: checkpoints, `HealthMonitor`, slower hours
 _RESULTS = 15  # seconds, to write the encoder and to draw the pictures
 _SHORT = 10  # seconds; a shorter evaluation may be mostly compiling
 # Over so many epochs the learning rate, which changes after each, falls as it
