@@ -134,7 +134,7 @@ class _Encoder(Exported):
             "features": "features of its backbone",
             "projection": "projection that the loss compares",
         }[self.output]
-        length = "of length 1" if self.normalize else "of any length"
+        length = "of length 1" if self.normalize else "not normalized"
         return "An image encoder that", (
             f"It embeds an image as {self.model.output_shape[1]} numbers: the "
             f"{what}, {length}."

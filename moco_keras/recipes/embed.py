@@ -5,10 +5,11 @@ r"""Embeds a folder of images by an exported encoder, and finds the nearest.
 
 Files of all kinds that docs/images.md lists, of any sizes, in folders of any
 depth. What cannot be read is skipped, and listed in features.skipped.csv. The
-file holds `features`, the embeddings, float32 (N, D), of any length unless the
-encoder was exported with --normalize, and `files`, their N paths within the
-folder. If the program is interrupted, the same command resumes where it was;
-until then its work is in a folder features.npz.[...].partial.
+file holds `features`, the embeddings, float32 (N, D), and `files`, their N
+paths within the folder. The embeddings have length 1 if the encoder was
+exported with --normalize. If the program is interrupted, the same command
+resumes where it was; until then its work is in a folder
+features.npz.[...].partial.
 
 With --neighbours it prints the images that are nearest to another one, and
 draws them in a picture for each query, features-QUERY-[...].png. A file that is

@@ -137,12 +137,13 @@ def test_both_sides_are_trained_in_turn_and_judged_alike(monkeypatch, capsys):
 
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(time_to_knn.subprocess, "run", run)
-    time_to_knn.measure(1.5, 2, ["peer"], "somewhere")
+    time_to_knn.measure(1.5, 2, ["peer"], 16, "somewhere")
     *lines, last = map(json.loads, capsys.readouterr().out.splitlines())
     assert [line["library"] for line in lines] == ["moco_keras", "lightly"] * 2
     assert [line["seed"] for line in lines] == [0, 0, 1, 1]
     assert {line["minutes_of_fit"] for line in lines} == {1.5}
     assert lines[0]["knn"] == 0.75 and lines[0]["passes"] == 1.5
+    assert lines[1]["settings"]["width"] == 16
     assert lines[1]["knn"] == pytest.approx(0.775, abs=0.03)
     assert last["median_knn"]["moco_keras"] == 0.75
     for seed, command in enumerate(commands):

@@ -53,6 +53,13 @@ flags.DEFINE_enum("peer", None, ["lightly"], "library to compare with")
 flags.DEFINE_string(
     "peer_python", sys.executable, "interpreter that has the peer installed"
 )
+flags.DEFINE_integer(
+    "peer_width",
+    time_to_knn.OWN_WIDTH,
+    f"of the peer's ResNet-18 in {TIME_TO_KNN}; its own by default. A narrower "
+    "one sees more images in the same time",
+    lower_bound=1,
+)
 flags.DEFINE_string("data", "textures", "data set of the training images")
 flags.DEFINE_string("data_dir", None, "see the programs that train")
 flags.DEFINE_string("profile", None, "folder for a TensorBoard trace of a step")
@@ -154,6 +161,7 @@ def main(argv):
             FLAGS.minutes,
             FLAGS.repeats,
             FLAGS.peer and _of_peer("minutes"),
+            FLAGS.peer_width,
             FLAGS.data_dir,
         )
         if not FLAGS.only:

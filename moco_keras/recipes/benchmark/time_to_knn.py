@@ -14,10 +14,10 @@ from moco_keras import data
 from moco_keras.evaluation import features, knn
 
 FLAG_FILE = Path(__file__).parents[3] / "recipes" / "cifar10_hour.flags"
-_OWN_WIDTH = 64  # of lightly's benchmark
+OWN_WIDTH = 64  # of the ResNet-18 in lightly's benchmark
 
 
-def measure(minutes, repeats, peer_command, data_dir):
+def measure(minutes, repeats, peer_command, peer_width, data_dir):
     """Lets both sides train in turn; prints a line of JSON for each training.
 
     Our side is the program, with its start, its trial steps and its pictures.
@@ -29,6 +29,7 @@ def measure(minutes, repeats, peer_command, data_dir):
         repeats: turns of each side; their number is the seed.
         peer_command: that runs the peer's script, a list; None for our side
             alone.
+        peer_width: of the first stage of the peer's ResNet-18.
         data_dir: where TFDS keeps its data.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +44,7 @@ def measure(minutes, repeats, peer_command, data_dir):
             np.savez(file, train=train.images, test=test.images)
             labels = train.labels, test.labels
             sides["lightly"] = lambda seed: _theirs(
-                peer_command, labels, folder, seed, minutes
+                peer_command, peer_width, labels, folder, seed, minutes
             )
         found = {name: [] for name in sides}
         for seed in range(repeats):
@@ -89,13 +90,13 @@ def _ours(seed, minutes, data_dir):
     }
 
 
-def _theirs(command, labels, folder, seed, minutes):
+def _theirs(command, width, labels, folder, seed, minutes):
     settings = {
         "data": str(folder / "images.npz"),
         "features": str(folder / "features.npz"),
         "minutes": minutes,
         "seed": seed,
-        "width": _OWN_WIDTH,
+        "width": width,
         "loader_processes": len(os.sched_getaffinity(0)),
     }
     ended = subprocess.run(
