@@ -39,6 +39,8 @@ class HealthMonitor(keras.callbacks.Callback):
             used for `health_same_class` alone. By default those of an
             `ImageSet`.
         num_images: that are trained on; by default N.
+        images_per_epoch: that an epoch has, if you give `fit` its
+            `steps_per_epoch`; by default `num_images`.
         copies: share of these that equal an earlier one; by default it is
             counted if `images` are all that are trained on.
         sample_size: how many images are drawn, at most N.
@@ -70,6 +72,7 @@ class HealthMonitor(keras.callbacks.Callback):
         labels=None,
         *,
         num_images=None,
+        images_per_epoch=None,
         copies=None,
         sample_size=1024,
         on_alarm="warn",
@@ -99,7 +102,10 @@ class HealthMonitor(keras.callbacks.Callback):
         if num_images is not None:
             self.num_images = arguments.whole(num_images=num_images)
         rows = self._sample.rows
-        self._every = math.ceil(_TRAINED * len(rows) / self.num_images)
+        if images_per_epoch is None:
+            images_per_epoch = self.num_images
+        images_per_epoch = arguments.whole(images_per_epoch=images_per_epoch)
+        self._every = math.ceil(_TRAINED * len(rows) / images_per_epoch)
         self._constant = {}
         are_images = not self._sample.are_pairs
         if copies is None and are_images and self.num_images == count:

@@ -21,6 +21,8 @@ _DRIVERS = (
     Path("/usr/lib/wsl/lib/libcuda.so.1"),
 )
 
+_OFF = ("0", "false")  # of a variable that TensorFlow reads
+
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
@@ -53,9 +55,12 @@ def default_precision():
     Returns:
         "mixed_bfloat16" where all GPUs have units for it, which those of
         compute capability 8.0 or later do, or where there is no GPU and the
-        processor has instructions for it; "float32" elsewhere.
+        processor has instructions for it, which TensorFlow uses unless
+        TF_ENABLE_ONEDNN_OPTS is 0; "float32" elsewhere.
     """
     if not on_gpu():
+        if os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower() in _OFF:
+            return "float32"
         flags = r"^flags\s*:.*\b(amx_bf16|avx512_bf16)\b"
         capable = re.search(flags, _text(_PROC / "cpuinfo"), re.M)
         return "mixed_bfloat16" if capable else "float32"

@@ -113,7 +113,8 @@ class _Encoder(Exported):
         elif len(encoder.layers) == len(backbone.layers):
             raise ValueError(
                 'An encoder to export with output="projection" must have a '
-                f"head. Received: {encoder!r}, which ends with its features."
+                f"head. Received: {encoder!r}, which ends with its features. "
+                'Take output="features": the loss compares these.'
             )
         self.output, self.normalize = output, normalize
 

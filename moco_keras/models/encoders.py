@@ -17,13 +17,14 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
 HEADS = ("linear", "mlp", "none")
+PROJECTION_DIM = 128  # of a head
 _PIXELS = ("normalized", "raw")
 
 
 def build_encoder(
     backbone="resnet50",
     image_size=224,
-    projection_dim=128,
+    projection_dim=None,
     *,
     channels=3,
     value_range=None,
@@ -49,7 +50,8 @@ def build_encoder(
             which are then averaged.
         image_size: side of the images in pixels; or their height and width,
             (H, W).
-        projection_dim: length of a projection.
+        projection_dim: length of a projection; by default 128, and with
+            `head="none"` that of the features.
         channels: of the images, C.
         value_range: the darkest and the brightest value of the pixels, such as
             (0, 65535). Images may then be uint8, uint16, int16 or float32. By
@@ -58,7 +60,8 @@ def build_encoder(
             `value_range` is [0, 1]. By default, for three channels, those of
             CIFAR-10 at up to 64 pixels, and of ImageNet above.
         head: "linear" (MoCo v1); "mlp" (v2: D to D, ReLU, D to C); or "none":
-            the features are the projections, C = D, after a batch norm.
+            the features are the projections, C = D, after a batch norm, whose
+            groups must have two images or more.
         stem: of a ResNet: "cifar", "imagenet", or "auto", the first up to 64
             pixels and the second above.
         width: channels of a ResNet's first stage; 64 in the papers.
@@ -97,7 +100,8 @@ def build_encoder(
     channels = arguments.whole(channels=channels)
     if value_range is not None:
         value_range = arguments.value_range(value_range)
-    projection_dim = arguments.whole(projection_dim=projection_dim)
+    if projection_dim is not None:
+        projection_dim = arguments.whole(projection_dim=projection_dim)
     width = arguments.whole(width=width)
     bn_splits = arguments.whole(bn_splits=bn_splits)
     _check_choice("head", head, HEADS)
@@ -130,7 +134,8 @@ def build_encoder(
         x = resnet.resnet(x, backbone, stem, width, make_norm)
     if head == "none":
         x = _pooled(x, "pool")
-        _check_length(projection_dim, x.shape[-1])
+        if projection_dim is not None:
+            _check_length(projection_dim, x.shape[-1])
         x = layers.Reshape((1, 1, x.shape[-1]), name="features_map")(x)
         x = make_norm(name="features_bn")(x)
         x = layers.Flatten(name=derived.FEATURES)(x)
@@ -139,7 +144,7 @@ def build_encoder(
         if head == "mlp":
             x = _linear(x, x.shape[-1], name="head_hidden")
             x = layers.ReLU(name="head_relu")(x)
-        x = _linear(x, projection_dim, name="head_projection")
+        x = _linear(x, projection_dim or PROJECTION_DIM, "head_projection")
     return keras.Model(inputs, x, name="encoder")
 
 
@@ -190,7 +195,8 @@ def _check_length(projection_dim, length):
     if projection_dim != length:
         raise ValueError(
             f"`projection_dim` must be the length of the features, {length}, "
-            f'with head="none". Received: projection_dim={projection_dim}.'
+            f'with head="none". Received: projection_dim={projection_dim}. '
+            "Leave it out."
         )
 
 

@@ -70,8 +70,18 @@ _BLOCKS = {
 # These average pixels before a convolution that others stride: no pixel is left
 # out, and a processor is faster at convolutions without a stride.
 _POOLED = ("resnet6",)
+_LENGTHS = {"resnet6": 4, "resnet50": 32}  # times the width; 8 of others
 NAMES = tuple(_BLOCKS)
 STEMS = ("cifar", "imagenet")
+
+
+def length(name, width):
+    """Length of the features of a ResNet, D.
+
+    Args:
+        name, width: see `resnet`.
+    """
+    return width * _LENGTHS.get(name, 8)
 
 
 def resnet(x, name, stem, width=64, norm=SplitBatchNormalization):
@@ -88,8 +98,7 @@ def resnet(x, name, stem, width=64, norm=SplitBatchNormalization):
         norm: function that makes a batch norm, as `SplitBatchNormalization`.
 
     Returns:
-        Keras tensor, float (N, h, w, D) with D = 8 width, or 32 width for
-        ResNet-50 and 4 width for "resnet6".
+        Keras tensor, float (N, h, w, D), D as `length` says.
 
     Reference:
         [He et al., 2016](https://arxiv.org/abs/1512.03385), with the stride of

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from moco_keras import distribution
 from moco_keras.distribution import accelerators
+from moco_keras.models import encoders, resnet
 from moco_keras.recipes import _pixels, _record, _settings
 from moco_keras.recipes._memory import (
     Memory,
@@ -34,7 +35,13 @@ OF_EPOCHS = {  # by whether it is a GPU: images in all epochs; least, most
     False: (1_000_000, 5, 400),
     True: (4_000_000, 200, 800),
 }
-_NAMES = ("precision", "steps_per_epoch", *_settings.FITTED, *_pixels.FITTED)
+_NAMES = (
+    "precision",
+    "projection_dim",
+    "steps_per_epoch",
+    *_settings.FITTED,
+    *_pixels.FITTED,
+)
 _LETTERS = 2**16  # at most, in which the chief tells the others its choice
 _LARGEST_QUEUE = 65536
 _LEARNING_RATE = 0.03 / 256  # of each image of the batch
@@ -92,6 +99,7 @@ def for_images(settings, num_images, strategy):
     def choose():
         replicas = strategy.num_replicas_in_sync
         fits = what_fits(settings, num_images, accelerators.on_gpu(), replicas)
+        fits["projection_dim"] = _projection_dim(settings)
         given = {n: v for n, v in vars(settings).items() if v is not None}
         check_model(dataclasses.replace(settings, **{**fits, **given}))
         return fits
@@ -202,7 +210,7 @@ def for_memory(settings, asked, model, num_images, strategy):
                 f"would be needed, and {gigabytes(free)} are free.",
                 flush=True,
             )
-            return fits
+            return {**fits, "projection_dim": settings.projection_dim}
         step = math.lcm(replicas, settings.bn_splits)
         most -= most % step
         height, width = model.query_encoder.input_shape[1:3]
@@ -218,6 +226,12 @@ def for_memory(settings, asked, model, num_images, strategy):
         )
 
     return complete(asked, choose, strategy)
+
+
+def _projection_dim(settings):
+    if settings.head == "none":
+        return resnet.length(settings.backbone, settings.width)
+    return encoders.PROJECTION_DIM
 
 
 def complete(settings, choose, strategy):

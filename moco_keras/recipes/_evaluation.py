@@ -5,6 +5,7 @@ import numpy as np
 import moco_keras
 from moco_keras.data import checks
 from moco_keras.evaluation import features, knn
+from moco_keras.evaluation import linear_probe as probe
 
 
 def check_evaluation(images):
@@ -70,6 +71,27 @@ def monitor(settings, model, images):
     monitor = moco_keras.callbacks.KNNMonitor(images.bank, images.test, every)
     monitor.set_model(model)
     return monitor
+
+
+def is_probed(settings, monitor):
+    """Whether a linear probe follows the training: of labels of a folder.
+
+    Args:
+        settings: `Settings`.
+        monitor: that of `monitor`.
+    """
+    return monitor is not None and bool(getattr(settings, "labelled", None))
+
+
+def linear_probe(images, features):
+    """The accuracy of a linear classifier of the features.
+
+    Args:
+        images: `_data.Images`.
+        features: of their bank and of their test images, (N, D) and (M, D).
+    """
+    _, bank, test, _ = images
+    return probe.accuracy(features[0], bank.labels, features[1], test.labels)
 
 
 def raw_pixel_accuracy(images):

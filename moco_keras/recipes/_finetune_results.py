@@ -13,7 +13,7 @@ import numpy as np
 import moco_keras
 from moco_keras import pixel_format, plotting
 from moco_keras.models import classifier
-from moco_keras.recipes import _labeled_data, _pictures, _run_files
+from moco_keras.recipes import _labeled_data, _pictures, _record, _run_files
 from moco_keras.system.paths import printable
 
 _MISTAKES = 24  # that are drawn
@@ -148,7 +148,7 @@ def write(out, model, settings, splits):
         image_dtype=splits.train.image_dtype,
         format=settings.format,
         training={
-            "settings": dataclasses.asdict(settings),
+            "settings": _record.without_places(dataclasses.asdict(settings)),
             "data": splits.train.source,
             "metrics": metrics,
         },

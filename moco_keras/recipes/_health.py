@@ -27,9 +27,11 @@ def monitor(settings, train):
             image_size=_pixels.parse_size(settings.image_size),
         )
         copies = train.copies
+    steps = settings.steps_per_epoch
     return moco_keras.callbacks.HealthMonitor(
         some,
         num_images=count,
+        images_per_epoch=steps and steps * settings.batch_size,
         copies=copies,
         sample_size=SAMPLE,
         on_alarm=settings.on_alarm,

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from moco_keras import arguments, distribution
 from moco_keras.distribution import accelerators
+from moco_keras.models import resnet
 from moco_keras.recipes import _health, _record
 
 # Of the backbones at width 64; they grow with its square.
@@ -18,7 +19,6 @@ _WEIGHTS = {
     "resnet34": 21.3e6,
     "resnet50": 23.5e6,
 }
-_FEATURES = {"resnet6": 4, "resnet50": 32}  # times the width; 8 of others
 # From measurements: docs/performance.md.
 _FIXED = 350 * 2**20  # compiled steps, threads
 _COPIES = 6  # of an encoder's weights: optimizer, gradients, checkpoint, export
@@ -94,7 +94,7 @@ def check_model(settings):
     Raises:
         ValueError: if it needs more memory than is free, and is not resumed.
     """
-    features = settings.width * _FEATURES.get(settings.backbone, 8)
+    features = resnet.length(settings.backbone, settings.width)
     # At the least: both encoders and the optimizer's momentum; the queue.
     needs = {
         "width": 12 * _WEIGHTS[settings.backbone] * (settings.width / 64) ** 2,

@@ -56,10 +56,15 @@ def fit_epochs(settings, fitter, model, images, strategy, began):
     measured = min(max(_LEAST, _MEASURED * seconds), _MOST)
     fit = fitter(model, images.train, settings.batch_size)
     speed = _trial.measure(fit, measured, strategy)
+    results = _RESULTS
+    if _evaluation.is_probed(settings, monitor):
+        results += _seconds(
+            lambda: _evaluation.linear_probe(images, monitor.features)
+        )
 
     def choose():
         steps = images.train.num_examples // settings.batch_size
-        left = seconds - (time.monotonic() - began) - speed.start - _RESULTS
+        left = seconds - (time.monotonic() - began) - speed.start - results
         epochs, steps = plan(
             left,
             (1 + _BESIDE) * speed.step,
@@ -105,11 +110,13 @@ def plan(seconds, step, evaluation, knn_every, steps_of_pass):
     def steps_of(epochs):
         return max(0, int((seconds - evaluating(epochs)) / step) // epochs)
 
-    few = evaluating(_LEAST_EPOCHS) <= _EVALUATING * seconds
+    enough = steps_of(_LEAST_EPOCHS) and (
+        evaluating(_LEAST_EPOCHS) <= _EVALUATING * seconds
+    )
     fewest = next(
         (
             epochs
-            for epochs in range(_LEAST_EPOCHS if few else 1, _MOST_EPOCHS)
+            for epochs in range(_LEAST_EPOCHS if enough else 1, _MOST_EPOCHS)
             if steps_of(epochs) <= steps_of_pass
         ),
         _MOST_EPOCHS,

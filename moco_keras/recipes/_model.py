@@ -75,7 +75,8 @@ def bn_splits_per_replica(settings, num_replicas):
         num_replicas: devices that share each step.
 
     Raises:
-        ValueError: if devices, or groups, would be of unequal sizes.
+        ValueError: if devices, or groups, would be of unequal sizes, or groups
+            of one image without a head.
     """
     of_batch = f"--batch_size={settings.batch_size}"
     per_replica, rest = divmod(settings.batch_size, num_replicas)
@@ -93,5 +94,12 @@ def bn_splits_per_replica(settings, num_replicas):
             "--bn_splits must divide --batch_size into groups of one size. "
             f"Received: --bn_splits={settings.bn_splits}, {of_batch}{devices}. "
             f"Give --bn_splits={fitting}, for example, or other batches."
+        )
+    if settings.head == "none" and per_replica // groups < 2:
+        raise ValueError(
+            "Without a head, --bn_splits must leave two images or more in each "
+            "group: batch norm makes a single one 0. Received: "
+            f"--bn_splits={settings.bn_splits}, {of_batch}, --head=none. Lower "
+            "--bn_splits, or raise --batch_size."
         )
     return groups

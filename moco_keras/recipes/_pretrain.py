@@ -11,7 +11,7 @@ import keras
 
 import moco_keras
 from moco_keras import data, distribution
-from moco_keras.evaluation import alarms, features, linear_probe
+from moco_keras.evaluation import alarms, features
 from moco_keras.recipes import (
     _board,
     _cli,
@@ -66,9 +66,13 @@ def pretrain(settings, recipe, read):
     """
     began = startup.began()
     if settings.minutes:
-        settings = dataclasses.replace(
-            settings, epochs=None, steps_per_epoch=None
-        )
+        if settings.steps_per_epoch is not None:
+            raise ValueError(
+                "--minutes chooses the steps of an epoch. Received: "
+                f"--minutes={settings.minutes:g} and --steps_per_epoch="
+                f"{settings.steps_per_epoch}. Leave one of them out."
+            )
+        settings = dataclasses.replace(settings, epochs=None)
     # First, because TensorFlow must know other hosts before it does anything.
     strategy = distribution.strategy(settings.strategy)
     if settings.batch_size is not None:
@@ -254,16 +258,16 @@ def _train(settings, images, model, start, baselines, folder):
         for name in ("knn", "knn_projection") if labelled else ():
             trained = name.replace("knn", "knn_trained")
             metrics[trained] = log.epochs[-1][name]
-        if labelled and getattr(settings, "labelled", None):
-            metrics["linear_probe"] = linear_probe.accuracy(
-                found[0], bank.labels, found[1], test.labels
-            )
+        if _evaluation.is_probed(settings, monitor):
+            metrics["linear_probe"] = _evaluation.linear_probe(images, found)
         metrics["history"] = log.epochs
         if health:
             metrics["health"] = _health.summary(health.setup, log.epochs)
             known = test if labelled else None
             metrics["chance"] = _health.chance(health.setup, known)
-        metrics["verdict"] = _verdict.of_run(metrics, len(test.images))
+        metrics["verdict"] = _verdict.of_run(
+            metrics, len(test.images), settings.minutes
+        )
         _results.write(folder, model, images, found, metrics, timing)
         _results.print_summary(metrics, bank, speed, folder)
         damaged = _run_files.names_of_damaged(folder / "damaged.csv")

@@ -24,6 +24,8 @@ _MAY_CHANGE = (
     "on_alarm",
     "strategy",
 )
+# Folders of this machine, which exports leave.
+_PLACES = ("data_dir", "output_dir", "run_dir", "out")
 # What settings were called in records of earlier versions.
 _RENAMED = {"encoder": "backbone", "export_dir": "output_dir"}
 # What they did not have yet.
@@ -84,8 +86,20 @@ def training_summary(record, metrics):
         record: that of settings.json.
         metrics: those of metrics.json, whose history is left out.
     """
+    summary = {**record}
+    if "settings" in record:
+        summary["settings"] = without_places(record["settings"])
     last = {k: v for k, v in metrics.items() if k != "history"}
-    return {**record, "metrics": last}
+    return {**summary, "metrics": last}
+
+
+def without_places(settings):
+    """Settings for the record of an export: no folder where a run kept files.
+
+    Args:
+        settings: a dict by name.
+    """
+    return {k: v for k, v in settings.items() if k not in _PLACES}
 
 
 def what_must_stay(record):

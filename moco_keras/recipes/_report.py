@@ -89,7 +89,12 @@ def _summary(record, metrics, epochs, timing):
     verdict = metrics.get("verdict")
     return [
         trained,
-        *(verdict or _verdict.of_run(metrics, about["test_images"])),
+        *(
+            verdict
+            or _verdict.of_run(
+                metrics, about["test_images"], told.get("minutes")
+            )
+        ),
     ]
 
 

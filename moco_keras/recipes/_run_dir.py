@@ -159,7 +159,8 @@ def _check_continues(folder, finished, epochs, minutes):
             "A finished run is continued by --epochs, without --minutes. "
             f"Received: --minutes={minutes:g} and --run_dir={folder}, which "
             f"holds a run that is finished, with {finished} epochs. Nothing "
-            f"was changed. {anew}"
+            "was changed. To continue it, give --minutes=0 and more --epochs. "
+            f"{anew}"
         )
     if epochs <= finished:
         raise FileExistsError(

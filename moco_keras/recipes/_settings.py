@@ -45,7 +45,7 @@ def image_size():
     """The field of programs whose images may have any size."""
     return setting(
         None,
-        "side of the views in pixels; or height and width, such as 128x256",
+        "side of the images in pixels; or height and width, such as 128x256",
     )
 
 
@@ -141,7 +141,12 @@ class Settings(Bounded):
         "projection head of MoCo v1 or v2, or none: the features are compared",
         choices=encoders.HEADS,
     )
-    projection_dim: int = setting(128, "length of a projection, C", COUNT)
+    projection_dim: int | None = setting(
+        None,
+        "length of a projection, C; by default 128, and without a head that of "
+        "the features",
+        COUNT,
+    )
     bn_splits: int | None = setting(
         8,
         "groups of a batch, that of all devices, that batch norm treats apart; "
@@ -188,7 +193,11 @@ class Settings(Bounded):
     batch_size: int | None = setting(
         512, "images in a step, of all devices", COUNT
     )
-    epochs: int | None = setting(200, "passes over the training images", COUNT)
+    epochs: int | None = setting(
+        200,
+        "passes over the training images, or stretches of --steps_per_epoch",
+        COUNT,
+    )
     steps_per_epoch: int | None = setting(
         None,
         "steps that count as an epoch; by default those of all images",
@@ -198,8 +207,8 @@ class Settings(Bounded):
         None,
         "how long the program may take, in place of --epochs: it measures the "
         "speed first, and chooses the epochs that there is time for, and their "
-        "steps",
-        arguments.POSITIVE,
+        "steps; 0, after a file of flags that has it, lets --epochs count",
+        arguments.NOT_NEGATIVE,
     )
     queue_size: int | None = setting(4096, "keys in the queue, K", COUNT)
     momentum: float | None = setting(
@@ -246,6 +255,8 @@ class Settings(Bounded):
         """Also refuses what does not fit together."""
         super().__post_init__()
         _pixels.parse_range(self.value_range)
+        if self.minutes == 0:
+            object.__setattr__(self, "minutes", None)
         for name in ("image_size", "view_size"):
             size = getattr(self, name, None)
             if isinstance(size, str):

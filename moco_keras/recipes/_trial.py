@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from moco_keras import distribution
 
+_LONGER = 8  # times, that a trial may be longer than the one before
+
 
 class Speed(NamedTuple):
     """What was measured, in seconds.
@@ -24,17 +26,14 @@ class Speed(NamedTuple):
 
 
 class _Clock(keras.callbacks.Callback):
-    """Notes when steps end, and stops after so many seconds if it is told."""
+    """Notes when steps end."""
 
-    def __init__(self, most=None):
+    def __init__(self):
         super().__init__()
-        self.ends, self._most = [], most
+        self.ends = []
 
     def on_train_batch_end(self, batch, logs=None):
         self.ends.append(time.perf_counter())
-        took = self.ends[-1] - self.ends[0]
-        if self._most is not None and took > self._most:
-            self.model.stop_training = True
 
 
 def measure(fit, seconds, strategy):
@@ -49,14 +48,17 @@ def measure(fit, seconds, strategy):
     Returns:
         A `Speed`.
     """
-    first = _timed(fit, 1)
-    # Its images may have been read while it was compiled. So it says how many
-    # steps to take, at most: workers that do not stop together wait for ever.
-    count = of_chief(math.ceil(seconds / first.step - 0.5), strategy)
-    if count < 1:
-        return first
-    most = None if distribution.is_multi_worker(strategy) else seconds
-    return Speed(first.start, _timed(fit, count, most).step)
+    first = speed = _timed(fit, 1)
+    count = 1
+    # The first steps may be faster than all others: their images were read
+    # while they waited. So each trial is at most a few times as long as before.
+    while True:
+        wanted = math.ceil(seconds / speed.step - 0.5)
+        more = of_chief(min(wanted, _LONGER * count), strategy)
+        if more < 2 * count:
+            return Speed(first.start, speed.step)
+        count = more
+        speed = _timed(fit, count)
 
 
 def of_chief(number, strategy):
@@ -65,9 +67,9 @@ def of_chief(number, strategy):
     return int(distribution.broadcast(number, strategy)["number"])
 
 
-def _timed(fit, count, most=None):
+def _timed(fit, count):
     """The `Speed` of the first step and of so many after it."""
-    clock, began = _Clock(most), time.perf_counter()
+    clock, began = _Clock(), time.perf_counter()
     fit(epochs=1, steps_per_epoch=1 + count, callbacks=[clock], verbose=0)
     first, *_, last = clock.ends
-    return Speed(first - began, (last - first) / (len(clock.ends) - 1))
+    return Speed(first - began, (last - first) / count)

@@ -7,12 +7,13 @@ _FEW = 100  # test images
 _ALIKE = 0.95  # mean similarity of images, above which nearly all are alike
 
 
-def of_run(metrics, num_tests):
+def of_run(metrics, num_tests, minutes=None):
     """What a finished run has reached, and what to change.
 
     Args:
         metrics: of metrics.json, without the verdict.
         num_tests: how many images tested it.
+        minutes: that it was told to take, or None.
 
     Returns:
         A list of sentences.
@@ -41,9 +42,10 @@ def of_run(metrics, num_tests):
     if num_tests < _FEW and "knn_trained" in metrics:
         advice += f" {num_tests} test images are too few to tell much."
     elif rising:
+        flags = "--minutes=0 " * bool(minutes) + f"--epochs={2 * len(history)}"
         advice += (
-            f" Train longer: --epochs={2 * len(history)} with the --run_dir of "
-            "this run continues it."
+            f" Train longer: {flags} with the --run_dir of this run continues "
+            "it."
         )
     elif better is False:
         advice += (

@@ -127,11 +127,17 @@ def test_the_run_is_the_same_with_and_without(make_model, images):
         np.testing.assert_array_equal(with_it, without)
 
 
+@pytest.mark.parametrize(
+    ("of_epoch", "expected"),
+    [(None, [1, 2, 3, 4, 8, 9]), (32, [1, 2, 3, 4, 6, 8, 9])],
+)
 def test_epochs_at_the_beginning_and_then_some_are_measured(
-    make_model, views, tmp_path
+    of_epoch, expected, make_model, views, tmp_path
 ):
     """One of as many as train on sixteen times the sample."""
-    monitor = callbacks.HealthMonitor(views, sample_size=4)
+    monitor = callbacks.HealthMonitor(
+        views, sample_size=4, images_per_epoch=of_epoch
+    )
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     make_model(ready_views=True).fit(
         views, batch_size=8, epochs=9, verbose=0, callbacks=[monitor, log]
@@ -139,7 +145,7 @@ def test_epochs_at_the_beginning_and_then_some_are_measured(
     with (tmp_path / "log.csv").open() as file:
         values = [r["health_alignment"] for r in csv.DictReader(file)]
     measured = [i + 1 for i, x in enumerate(values) if x != "NA"]
-    assert measured == [1, 2, 3, 4, 8, 9]
+    assert measured == expected
 
 
 def test_a_large_set_is_measured_in_every_epoch(make_model, views):
@@ -356,6 +362,7 @@ def test_views_of_pixels_are_kept_as_bytes(make_model, images):
         ({"sample_size": 0}, "sample_size=0"),
         ({"sample_size": 1}, "two or more.*sample_size=1"),
         ({"num_images": 1.5}, "num_images=1.5"),
+        ({"images_per_epoch": 0}, "images_per_epoch=0"),
         ({"labels": [0]}, "one for each image. Received: 1 of 16"),
         ({"copies": 2.0}, "copies=2.0"),
         ({"images": np.zeros((1, 8, 8, 3), "uint8")}, "two or more.*1"),

@@ -91,6 +91,8 @@ def test_precision_fits_a_processor(
     write(tmp_path, cpuinfo="".join(cores))
     monkeypatch.setattr(accelerators, "_PROC", tmp_path)
     assert accelerators.default_precision() == expected
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    assert accelerators.default_precision() == "float32"
 
 
 def test_precision_of_an_unknown_processor(machine, monkeypatch, tmp_path):

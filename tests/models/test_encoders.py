@@ -13,7 +13,7 @@ from keras.src.applications import efficientnet
 
 import moco_keras
 from moco_keras import backbone, build_encoder, pixel_format
-from moco_keras.models import encoders
+from moco_keras.models import encoders, resnet
 
 pytestmark = pytest.mark.usefixtures("accelerator")
 
@@ -185,13 +185,21 @@ def test_without_a_head_normalized_features_are_compared(images):
 
 
 def test_without_a_head_batch_norm_has_its_splits(images):
-    encoder = build_encoder("resnet6", 8, 16, head="none", width=4, bn_splits=2)
+    encoder = build_encoder("resnet6", 8, head="none", width=4, bn_splits=2)
+    assert encoder.output_shape == (None, 16)
     x = encoder(images, training=True).numpy()
     for group in np.split(x, 2):
         np.testing.assert_allclose(group.mean(0), 0, atol=1e-5)
     message = "length of the features, 16.*projection_dim=128"
     with pytest.raises(ValueError, match=message):
-        build_encoder("resnet6", 8, head="none", width=4)
+        build_encoder("resnet6", 8, 128, head="none", width=4)
+
+
+@pytest.mark.parametrize("name", resnet.NAMES)
+def test_the_length_of_features_is_known_before(name):
+    encoder = build_encoder(name, 32, width=4)
+    length = backbone(encoder).output_shape[1]
+    assert resnet.length(name, 4) == length
 
 
 def test_any_functional_model_is_a_backbone(images):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from absl import app
 
 from moco_keras import data
 from moco_keras.recipes.benchmark import __main__ as benchmark
@@ -82,6 +83,20 @@ def test_a_data_set_is_enlarged(textures_dir, tmp_path):
     np.testing.assert_array_equal(
         labels("test", tmp_path), labels("test", textures_dir)
     )
+
+
+def test_a_peer_on_the_processor_is_not_compared_with_a_gpu(monkeypatch):
+    flags = {"only": ["time_to_knn"], "peer": "lightly"}
+    monkeypatch.setattr(benchmark, "FLAGS", type("Flags", (), flags))
+    monkeypatch.setattr(benchmark.accelerators, "on_gpu", lambda: True)
+    with pytest.raises(app.UsageError, match="set CUDA_VISIBLE_DEVICES=-1"):
+        benchmark.main(["benchmark"])
+
+
+def test_minutes_are_compared_in_a_clone(monkeypatch, tmp_path):
+    monkeypatch.setattr(time_to_knn, "FLAG_FILE", tmp_path / "none.flags")
+    with pytest.raises(FileNotFoundError, match="none.flags. Run the"):
+        time_to_knn.measure(1, 1, None, 64, None)
 
 
 # A library whose features are the labels, which it finds in the first pixel.

@@ -56,6 +56,8 @@ def test_it_leaves_a_classifier_and_what_it_is_worth(
     record = json.loads((out / "classifier/1/classifier.json").read_text())
     assert record["classes"] == CLASSES
     assert record["training"]["metrics"]["test_images"] == 12
+    told = record["training"]["settings"]
+    assert told["epochs"] == 30 and not {"out", "data_dir"} & told.keys()
     dark = rng.integers(0, 128, (5, 8, 8, 3), "uint8")
     assert (probabilities(out, dark).argmax(axis=1) == 0).all()
     for name in ("confusion.png", "mistakes.png", "history.csv"):

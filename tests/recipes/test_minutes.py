@@ -15,10 +15,12 @@ from moco_keras import data, distribution
 from moco_keras.data import textures
 from moco_keras.recipes import (
     _data,
+    _evaluation,
     _minutes,
     _pretrain,
     _settings,
     _trial,
+    image_folder,
 )
 from moco_keras.system import startup
 
@@ -59,7 +61,9 @@ def train(folder, read=read, **changes):
         (34.9, 1, 10, 5, 10, (2, 7)),
         (10.5, 1, 10, 5, 10, (1, 0)),  # no time for a step
         (-3, 1, 10, 5, 10, (1, 0)),
-        (100, 200, 0, 5, 10, (10, 0)),
+        (100, 200, 0, 5, 10, (1, 0)),
+        (100, 20, 0, 5, 10, (1, 5)),  # fewer than ten steps in all
+        (100, 10.1, 0, 5, 4, (3, 3)),
         (3600, 0.01, 0.1, 5, 4, (1014, 353)),  # more than a pass in each
     ],
 )
@@ -80,13 +84,15 @@ def test_epochs_fill_the_time(seconds, step, evaluation, every, most, expected):
 @pytest.mark.parametrize(
     ("steps", "seconds", "expected", "taken"),
     [
-        ([0.1] * 99, 6, 0.1, [2, 61]),
-        ([4] * 5, 6, 4, [2, 2]),
-        ([10, 10, 10, 10], 6, 10, [2, 2]),
+        ([0.1] * 99, 6, 0.1, [2, 9, 61]),
+        ([0.1] * 99, 1.5, 0.1, [2, 9]),
+        ([2] * 9, 6, 2, [2, 4]),
+        ([4] * 5, 6, 4, [2]),
         ([13, 13], 6, 13, [2]),
         ([0.1, 0.1], 0, 0.1, [2]),
-        # What was read while the first step was compiled takes no time.
-        ([0.1, 0.1, *[2.0] * 9], 6, 2.0, [2, 5]),
+        # What was read while the first step was compiled takes no time: the
+        # second trial is too long, but not ten times.
+        ([0.1, 0.1, *[2.0] * 9], 6, 2.0, [2, 9]),
     ],
 )
 def test_a_trial_measures_what_follows_the_first_step(
@@ -95,15 +101,11 @@ def test_a_trial_measures_what_follows_the_first_step(
     now, counts, left = [100.0], [], iter(steps)
 
     def fit(epochs, steps_per_epoch, callbacks, verbose):
-        clock = callbacks[0]
-        clock.set_model(types.SimpleNamespace(stop_training=False))
         now[0] += 20  # the first step is compiled
-        count = 0
-        while count < steps_per_epoch and not clock.model.stop_training:
-            clock.on_train_batch_end(count)
+        for step in range(steps_per_epoch):
+            callbacks[0].on_train_batch_end(step)
             now[0] += next(left, steps[-1])
-            count += 1
-        counts.append(count)
+        counts.append(steps_per_epoch)
 
     clock = types.SimpleNamespace(perf_counter=lambda: now[0])
     monkeypatch.setattr(_trial, "time", clock)
@@ -157,8 +159,10 @@ def test_a_resumed_run_keeps_the_epochs_that_it_chose(tmp_path, monkeypatch):
     run = train(tmp_path / "run", minutes=5.0)
     metrics = json.loads((run / "metrics.json").read_text())
     assert [row["epoch"] for row in metrics["history"]] == [1, 2, 3]
-    # It can be continued like any other run.
-    train(run, epochs=4)
+    # It can be continued like any other run, also where flags give minutes.
+    with pytest.raises(FileExistsError, match="--minutes=0 and more --epochs"):
+        train(run, minutes=5.0, epochs=4)
+    train(run, minutes=0, epochs=4)
     recorded = json.loads((run / "settings.json").read_text())["settings"]
     assert (recorded["epochs"], recorded["steps_per_epoch"]) == (4, 2)
 
@@ -223,4 +227,46 @@ def test_too_few_minutes_are_refused(tmp_path, monkeypatch):
         train(tmp_path / "run", minutes=0.1)
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="--minutes must be a number that is"):
-        dataclasses.replace(SETTINGS, minutes=0.0)
+        dataclasses.replace(SETTINGS, minutes=-1.0)
+
+
+def test_minutes_choose_the_steps_of_an_epoch(tmp_path):
+    with pytest.raises(ValueError, match="--minutes=5 and --steps_per_epoch=2"):
+        train(tmp_path / "run", minutes=5, steps_per_epoch=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_linear_probe_takes_of_the_time(monkeypatch):
+    """The time of one on the untrained features, which is like the last."""
+    strategy = distribution.strategy("none")
+    images = read(SETTINGS)
+    model = _pretrain.build(SETTINGS, 24, 32, strategy)[1]
+    monkeypatch.setattr(_minutes, "_LEAST", 0)
+    monkeypatch.setattr(_minutes, "_seconds", lambda run: run() or 12.0)
+    left, probed = [], []
+    monkeypatch.setattr(
+        _minutes, "plan", lambda seconds, *_: left.append(seconds) or (1, 1)
+    )
+    monkeypatch.setattr(
+        _evaluation,
+        "linear_probe",
+        lambda *given: probed.append(given),
+    )
+    clock = types.SimpleNamespace(
+        monotonic=lambda: 1000.0, perf_counter=time.perf_counter
+    )
+    monkeypatch.setattr(_minutes, "time", clock)
+    monkeypatch.setattr(
+        _trial, "measure", lambda *_: _trial.Speed(start=5.0, step=10.0)
+    )
+    for labelled in (None, "folder"):
+        settings = image_folder.FolderSettings(
+            **dataclasses.asdict(SETTINGS) | {"minutes": 4.0},
+            labelled=labelled,
+        )
+        _minutes.fit_epochs(
+            settings, _pretrain.fitter, model, images, strategy, 900.0
+        )
+    assert left == [240 - 100 - 5 - 15, 240 - 100 - 5 - 15 - 12]
+    ((of, features),) = probed
+    assert of is images and [len(x) for x in features] == [24, 24]

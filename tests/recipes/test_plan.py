@@ -33,6 +33,25 @@ DEFAULTS = image_folder.DEFAULTS
 STRATEGY = tf.distribute.get_strategy()
 
 
+def test_without_a_head_projections_are_as_long_as_features():
+    settings = _settings.Settings(
+        backbone="resnet6", width=8, head="none", batch_size=64
+    )
+    fitting, model = _pretrain.build(settings, 1000, 32, STRATEGY)
+    assert fitting.projection_dim == model.query_encoder.output_shape[1] == 32
+    settings = dataclasses.replace(settings, head="linear")
+    fitting, model = _pretrain.build(settings, 1000, 32, STRATEGY)
+    assert fitting.projection_dim == model.query_encoder.output_shape[1] == 128
+
+
+def test_without_a_head_no_group_is_a_single_image():
+    settings = _settings.Settings(head="none", batch_size=64, bn_splits=32)
+    assert _model.bn_splits_per_replica(settings, 1) == 32
+    settings = dataclasses.replace(settings, bn_splits=64)
+    with pytest.raises(ValueError, match="--bn_splits=64, --batch_size=64"):
+        _model.bn_splits_per_replica(settings, 1)
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("replicas", [1, 2, 3, 8])
@@ -165,7 +184,7 @@ def test_given_flags_are_kept(monkeypatch):
             settings = complete(settings, STRATEGY)
         assert getattr(settings, name) == value
         assert None not in [getattr(settings, n) for n in given]
-    settings = _settings.Settings(precision="float32")
+    settings = _settings.Settings(precision="float32", projection_dim=8)
     assert _defaults.for_device(settings, STRATEGY) == settings
     assert _of_images(settings, STRATEGY) == settings
 

@@ -156,14 +156,20 @@ def test_a_run_without_its_metrics_is_exported(make_model, tmp_path, capsys):
     ready = run / ".ready"
     ready.mkdir(parents=True)
     make_model().save(ready / "model.keras")
-    (run / "settings.json").write_text('{"recipe": "mine"}')
+    settings = {"width": 8, "data_dir": "/home/me", "run_dir": str(run)}
+    record = {"recipe": "mine", "settings": settings}
+    (run / "settings.json").write_text(json.dumps(record))
     export.export(export.ExportSettings(model=str(run)))
     stderr = capsys.readouterr().err
     assert "says less of its training: metrics.json of" in stderr
     assert "settings.json" not in stderr
     version = run / "encoder" / "1"
     record = json.loads((version / "encoder.json").read_text())
-    assert record["training"] == {"recipe": "mine", "metrics": {}}
+    assert record["training"] == {
+        "recipe": "mine",
+        "settings": {"width": 8},  # not where it kept its files
+        "metrics": {},
+    }
     assert (version / "saved_model.pb").is_file()
     assert not ready.exists()
 

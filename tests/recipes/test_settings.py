@@ -64,7 +64,7 @@ WRONG = {
     "momentum": (-0.1, 1.1, math.nan, math.inf, -math.inf),
     "temperature": (0.0, -0.1, 1e-60, 1e60, math.nan, math.inf, -math.inf),
     "learning_rate": (0.0, -0.1, 1e60, math.nan, math.inf, -math.inf),
-    "minutes": (0.0, -0.1, 1e60, math.nan, math.inf, -math.inf),
+    "minutes": (-0.1, 1e60, math.nan, math.inf, -math.inf),
     "l2": (-0.1, 1e60, math.nan, math.inf, -math.inf),
     "checkpoint_every": ("0 steps", "1.5 steps", "-1 minute", "soon", "inf"),
 }

@@ -105,6 +105,12 @@ def test_what_a_run_has_reached(found, num_tests, words):
         assert word in said
 
 
+def test_a_run_of_minutes_is_continued_by_epochs():
+    found = metrics(0.6, 0.7, 0.75, 0.8)
+    for minutes, flags in ((None, ": --epochs=8"), (3, ": --minutes=0 --ep")):
+        assert flags in _verdict.of_run(found, 2000, minutes)[-1]
+
+
 def test_an_alarm_says_what_to_change():
     alarms = [
         {"kind": "collapse", "epoch": 2, "text": "Lower the learning rate."},

@@ -156,6 +156,12 @@ def main(argv):
             f"{', '.join([*argv[1:], *sorted(unknown)])}."
         )
     if TIME_TO_KNN in FLAGS.only:
+        if FLAGS.peer and accelerators.on_gpu():
+            raise app.UsageError(
+                f"--peer of {TIME_TO_KNN} trains on the processor. Received: "
+                f"--peer={FLAGS.peer}, where there is a GPU. Leave it out, or "
+                "set CUDA_VISIBLE_DEVICES=-1, so that both sides do."
+            )
         FLAGS.only.remove(TIME_TO_KNN)
         time_to_knn.measure(
             FLAGS.minutes,

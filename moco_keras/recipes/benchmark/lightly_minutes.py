@@ -113,12 +113,18 @@ def train(s):
     seconds = 60 * s["minutes"]
     torch.manual_seed(s["seed"])
     trial, ends = _MoCo(s["width"]), []
+    # Batches that were read while the first step ran take no time.
+    ready = 1 + loader.num_workers * loader.prefetch_factor
     for views in _batches(loader):
         trial.step(views, 0.06)
         ends.append(time.perf_counter())
-        if len(ends) > 4 and ends[-1] - ends[1] > _MEASURED * seconds:
+        measured = ends[ready:]
+        if (
+            len(measured) > 3
+            and measured[-1] - measured[0] > _MEASURED * seconds
+        ):
             break
-    step = (ends[-1] - ends[1]) / (len(ends) - 2)
+    step = (measured[-1] - measured[0]) / (len(measured) - 1)
     steps = max(1, round(seconds / step))
     torch.manual_seed(s["seed"])
     model = _MoCo(s["width"])

@@ -31,7 +31,16 @@ def measure(minutes, repeats, peer_command, peer_width, data_dir):
             alone.
         peer_width: of the first stage of the peer's ResNet-18.
         data_dir: where TFDS keeps its data.
+
+    Raises:
+        FileNotFoundError: if this is not a clone of the library.
     """
+    if not FLAG_FILE.is_file():
+        raise FileNotFoundError(
+            "Our side trains with recipes/cifar10_hour.flags, which a clone of "
+            f"this library has. Received: no file {FLAG_FILE}. Run the "
+            "benchmark in a clone."
+        )
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         sides = {"moco_keras": lambda seed: _ours(seed, minutes, data_dir)}
