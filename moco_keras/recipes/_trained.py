@@ -81,7 +81,7 @@ def read(settings, pixels=pixel_format.RGB):
             splits, held_out = _labeled_data.of_name(
                 told["name"] if recipe == "dataset" else recipe,
                 required,
-                data_dir=settings.data_dir or told["data_dir"],
+                data_dir=settings.data_dir or told.get("data_dir"),
                 examples=examples,
                 pixels=pixels,
             )
