@@ -35,9 +35,10 @@ slow: $(VENV)/installed
 
 ## Kills runs at many moments, starts them again, and compares: ten minutes.
 SOAK ?= --kills=20 --minutes=4
-soak: $(VENV)/installed
-	PYTHONPATH=. $(BIN)/python tests/helpers/soak.py $(SOAK)
-	PYTHONPATH=. $(BIN)/python tests/helpers/soak.py $(SOAK) --replicas=2
+soak: soak-1 soak-2
+
+soak-%: $(VENV)/installed
+	PYTHONPATH=. $(BIN)/python tests/helpers/soak.py $(SOAK) --replicas=$*
 
 ## Checks on a GPU what needs one, in ten minutes. Fails where there is none.
 gpu: $(VENV)/installed

@@ -79,6 +79,7 @@ class Run:
                 process.kill()
                 process.wait()
                 return True
+            time.sleep(0.001)  # the run needs the core
         assert process.returncode == 0, self.log.read_text()[-2000:]
         return False
 
