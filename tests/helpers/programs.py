@@ -1,4 +1,4 @@
-"""Runs the programs, each in its own process."""
+"""Runs the programs, mostly each in its own process."""
 
 import json
 import os
@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import keras
+from absl import flags
+
+from moco_keras.recipes import _flags, _pretrain
 
 ROOT = Path(__file__).parents[2]
 # Settings of a run that takes seconds.
@@ -19,6 +22,23 @@ TINY = {
     "knn_every": 1,
     "precision": "float32",
     "checkpoint_every": "1 step",
+}
+# What a run with a kNN leaves in its folder.
+RUN_FILES = {
+    "checkpoints",
+    "encoder",
+    "logs",
+    "model.keras",
+    "settings.json",
+    "metrics.json",
+    "timing.json",
+    "history.csv",
+    "curves.png",
+    "health.png",
+    "map.json",
+    "report.html",
+    "views.png",
+    "neighbours.png",
 }
 
 
@@ -66,6 +86,22 @@ def finish(process):
 def run(recipe, *flags, **env):
     """Runs a program to its end."""
     return finish(start(recipe, *flags, **env))
+
+
+def here(command, defaults, read):
+    """Trains in this process, as a program would.
+
+    Args:
+        command: its name and flags.
+        defaults: its `Settings`.
+        read: function from the settings to its images.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string("flagfile", None, "", values)
+    _flags.define(defaults, values)
+    values(command)
+    settings = _flags.read(type(defaults), values)
+    return _pretrain.pretrain(settings, command[0], read)
 
 
 def smoke(data_dir, *flags):

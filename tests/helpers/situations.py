@@ -1,4 +1,4 @@
-"""The four programs, prepared for the situations of `test_situations.py`.
+"""The programs, prepared for the situations of `test_situations.py`.
 
     python tests/helpers/situations.py PROGRAM FOLDER
 
@@ -22,11 +22,10 @@ import tensorflow as tf
 import moco_keras
 from moco_keras.data import textures
 from moco_keras.recipes import (
-    _data,
     _embed_parts,
     _history,
+    _pictures,
     _pretrain,
-    _settings,
     embed,
     export,
     image_folder,
@@ -63,19 +62,12 @@ def damage(path):
 
 
 class Training:
-    """A finished run, whose continuation by an epoch was interrupted.
-
-    Args:
-        recipe: name of the program.
-    """
+    """A finished run, whose continuation by an epoch was interrupted."""
 
     writer = moco_keras, "export_encoder"
     owns = True  # its folder, so that a second process is refused
     finishes = True  # and then refuses to run again
     room = 40_000  # bytes, enough to start with and too few to finish
-
-    def __init__(self, recipe):
-        self.recipe = recipe
 
     def prepare(self, folder):
         write_images(folder / "images")
@@ -90,23 +82,28 @@ class Training:
         raise AssertionError("It was not interrupted.")
 
     def run(self, folder, **changes):
-        kind, read, own = _settings.Settings, _data.by_name("textures"), {}
-        if self.recipe == "image_folder":
-            kind, read = image_folder.FolderSettings, image_folder.read
-            own = {"images": str(folder / "images"), "image_size": 32}
         run_dir = folder / changes.pop("run_dir", "run")
-        settings = kind(
+        settings = image_folder.FolderSettings(
             **programs.TINY,
             backbone="resnet18",
             train_examples=24,
             test_examples=8,
-            data_dir=os.environ["TEXTURES_DIR"],
+            images=str(folder / "images"),
+            image_size=32,
             run_dir=str(run_dir),
-            **own,
         )
         settings = dataclasses.replace(settings, **changes)
-        with shallow.networks():
-            _pretrain.pretrain(settings, self.recipe, read)
+
+        # Drawing takes seconds, and no situation is one of it. Each picture
+        # differs, so that `finished` tells one that was drawn again.
+        def draw(path, draw_to):
+            path.write_bytes(os.urandom(8))
+
+        with (
+            shallow.networks(),
+            mock.patch.object(_pictures, "draw", draw),
+        ):
+            _pretrain.pretrain(settings, "image_folder", image_folder.read)
 
     def finished(self, folder):
         names = ("encoder", "metrics.json", "model.keras", "settings.json")
@@ -121,11 +118,8 @@ class Training:
         return [array for _, array in weights], metrics
 
     def mistake(self, folder):
-        self.run(folder, run_dir="other", batch_size=64)
-
-    def correct(self, folder):
-        self.run(folder, run_dir="other")
-        assert (folder / "other/metrics.json").is_file()
+        """A flag that is refused once the images are read."""
+        self.run(folder, run_dir="other", test_examples=99)
 
     def damage(self, folder):
         """Damages the newest checkpoint; an older one is used instead."""
@@ -183,9 +177,6 @@ class Embedding:
     def mistake(self, folder):
         self.run(folder, out="features.npy")
 
-    def correct(self, folder):
-        self.run(folder)
-
     def damage(self, folder):
         """Damages a part, which is computed again."""
         (part,) = folder.glob("features.*.partial/*.npz")
@@ -194,13 +185,21 @@ class Embedding:
 
 
 class Export:
-    """A run with one exported version, which gets another."""
+    """What an export reads of a run, and one version; it gets another."""
 
     writer = keras.Model, "save"
     owns, finishes, room = False, False, 40_000  # each makes a version
 
     def prepare(self, folder):
-        Training("textures").run(folder, epochs=1)
+        run = folder / "run"
+        run.mkdir()
+        with shallow.networks():
+            encoder = moco_keras.build_encoder("resnet18", 32, width=2)
+        model = moco_keras.MoCo(encoder, queue_size=16)
+        moco_keras.export_encoder(model, run / "encoder")
+        model.save(run / "model.keras")
+        for name in ("settings.json", "metrics.json"):
+            (run / name).write_text("{}")
 
     def run(self, folder, **changes):
         run_dir = str(folder / "run")
@@ -220,9 +219,6 @@ class Export:
     def mistake(self, folder):
         self.run(folder, version=1)
 
-    def correct(self, folder):
-        self.run(folder)
-
     def damage(self, folder):
         """Damages the model, without which nothing can be exported."""
         file = folder / "run/model.keras"
@@ -232,8 +228,7 @@ class Export:
 
 
 PROGRAMS = {
-    "textures": Training("textures"),
-    "image_folder": Training("image_folder"),
+    "image_folder": Training(),
     "embed": Embedding(),
     "export": Export(),
 }

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 import moco_keras
+from moco_keras.recipes import _pictures
 
 
 @pytest.fixture(scope="session")
@@ -22,17 +23,33 @@ def small_export(tmp_path_factory):
 
 
 @pytest.fixture
-def labeled_folder(tmp_path):
-    """Splits train and test; twelve and six images of each of two classes.
+def no_pictures(monkeypatch):
+    """Programs draw nothing, which takes seconds of each run."""
+    monkeypatch.setattr(_pictures, "draw", lambda path, draw_to: None)
 
-    The classes are dark and bright, and have names with special characters.
+
+@pytest.fixture(scope="session")
+def write_labeled():
+    """Writes splits train and test; returns their folder.
+
+    They have twelve and six images of each of two classes. The classes are dark
+    and bright, and have names with special characters.
     """
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 12), ("test", 6)):
-        for name, low in (("dark one", 0), ("h\u00e9ll", 128)):
-            folder = tmp_path / "labeled" / split / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(low, low + 128, (9, 10, 3), "uint8")
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    return tmp_path / "labeled"
+
+    def write(place):
+        rng = np.random.default_rng(0)
+        for split, count in (("train", 12), ("test", 6)):
+            for name, low in (("dark one", 0), ("h\u00e9ll", 128)):
+                folder = place / split / name
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    pixels = rng.integers(low, low + 128, (9, 10, 3), "uint8")
+                    Image.fromarray(pixels).save(folder / f"{i}.png")
+        return place
+
+    return write
+
+
+@pytest.fixture
+def labeled_folder(write_labeled, tmp_path):
+    return write_labeled(tmp_path / "labeled")

@@ -33,6 +33,7 @@ def test_sides_take_turns_and_are_compared(monkeypatch, capsys):
     works = [{**settings, "queue_size": size} for size in (32, 64)]
     monkeypatch.setitem(benchmark.BENCHMARKS, "queue", works)
     monkeypatch.setattr(benchmark, "_common", dict)
+    monkeypatch.setattr(sides.time, "sleep", lambda seconds: None)
     flags = {"repeats": 3, "peer": None}
     monkeypatch.setattr(benchmark, "FLAGS", type("Flags", (), flags))
     benchmark._measure("queue", files={})
@@ -53,10 +54,12 @@ def test_sides_take_turns_and_are_compared(monkeypatch, capsys):
     assert ratio["which_differ_by"] == {"queue_size": [32, 64]}
 
 
-@pytest.mark.slow
 def test_the_error_names_a_side_that_dies():
-    with pytest.raises(ChildProcessError, match="moco_keras ended with exit"):
-        sides.Side("moco_keras", sides.OURS, {"cores": 1})
+    command = [sys.executable, "-c", "raise SystemExit(3)"]
+    with pytest.raises(
+        ChildProcessError, match="moco_keras ended with exit code 3"
+    ):
+        sides.Side("moco_keras", command, {"cores": 1})
 
 
 def test_drawn_photographs_have_realistic_file_sizes():

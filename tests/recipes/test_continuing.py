@@ -14,7 +14,6 @@ import programs
 import pytest
 import soak
 import tensorflow as tf
-from absl import flags
 from replicas import free_ports, tf_config
 
 import moco_keras
@@ -22,7 +21,6 @@ from moco_keras import data, plotting, schedules
 from moco_keras.data import textures
 from moco_keras.recipes import (
     _data,
-    _flags,
     _history,
     _pretrain,
     _publishing,
@@ -140,15 +138,6 @@ def test_a_continued_run_equals_one_that_was_longer_from_the_start(
         "finished after 2 epochs, and continues to 4" in capsys.readouterr().out
     )
     assert before.items() <= contents(run, *RESULTS).items()
-    for epochs in (2, 6):
-        with pytest.raises(ValueError, match=rf"s={epochs} \(it began with 4"):
-            train(run, epochs=epochs)
-
-    def is_metrics(file, value):
-        return file.name == "metrics.json"
-
-    interrupt(monkeypatch, resume, _run_files, "write_json", when=is_metrics)
-    assert before.items() <= contents(run, *RESULTS).items()
 
     def is_last(file, target):
         return target == run / "metrics.json"
@@ -218,29 +207,18 @@ def test_a_failed_picture_does_not_fail_the_run(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_continued_run_has_the_schedule_of_its_new_length(tmp_path):
-    run = train(tmp_path / "run", epochs=1)
-    assert train(run) == run
-    model = keras.saving.load_model(run / "model.keras")
-    schedule = model.optimizer._learning_rate
-    assert (schedule.epochs, schedule.steps_per_epoch) == (2, 3)
-    assert int(model.optimizer.iterations) == int(model.steps) == 2 * 3
-    shutil.rmtree(run / "checkpoints")
-    before = contents(run, "**/*")
-    with pytest.raises(
-        FileNotFoundError, match="--init_from=.*model.keras and"
-    ):
-        train(run, epochs=3)
-    assert contents(run, "**/*") == before
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_starts_from_another(tmp_path, monkeypatch, capsys, seed):
+    """Once it has a checkpoint, it no longer needs the other's file.
 
-
-@pytest.mark.slow
-def test_a_run_starts_from_another(tmp_path, monkeypatch, capsys):
-    """Once it has a checkpoint, it no longer needs the other's file."""
-    first = train(tmp_path / "first", epochs=1)
+    If it is continued, it has the schedule of its new length.
+    """
+    first = tmp_path / "first.keras"
+    build(32, projection_dim=None).save(first)
     file = tmp_path / "given.keras"
-    shutil.copy(first / "model.keras", file)
-    given = {"init_from": str(file), "seed": 1}
+    shutil.copy(first, file)
+    # With the seed of the other, it would begin with its weights anyway.
+    given = {"init_from": str(file), "seed": seed + 1}
     whole = train(tmp_path / "whole", **given)
     assert f"Begins with the weights and the queue of {file}" in (
         capsys.readouterr().out
@@ -257,25 +235,37 @@ def test_a_run_starts_from_another(tmp_path, monkeypatch, capsys):
     record = json.loads((run / "settings.json").read_text())
     assert record["settings"]["init_from"] == str(file)
     with pytest.raises(ValueError, match=r"--init_from=None \(it began with /"):
-        train(run, seed=1, epochs=3)
+        train(run, seed=seed + 1, epochs=3)
     train(run, **given, epochs=3)  # nor does a finished run
+    model = keras.saving.load_model(run / "model.keras")
+    schedule = model.optimizer._learning_rate
+    assert (schedule.epochs, schedule.steps_per_epoch) == (3, 3)
+    assert int(model.optimizer.iterations) == int(model.steps) == 3 * 3
 
-    shutil.copy(first / "model.keras", file)
+    shutil.copy(first, file)
     with pytest.raises(ValueError, match="queue size 16, where.*ask for 24"):
         train(tmp_path / "new", **given, queue_size=24)
     assert not (tmp_path / "new").exists()
+    shutil.rmtree(run / "checkpoints")
+    before = contents(run, "**/*")
+    with pytest.raises(
+        FileNotFoundError, match="--init_from=.*model.keras and"
+    ):
+        train(run, **given, epochs=4)
+    assert contents(run, "**/*") == before
 
 
 @pytest.mark.slow
 def test_devices_and_workers_start_from_another_run_and_continue(
     textures_dir, tmp_path
 ):
-    """Only the chief has the file and the checkpoint."""
+    """Only the chief has the file and the checkpoint, and writes."""
 
     def command(name, given, epochs, *more):
         return programs.smoke(
             textures_dir,
             f"--run_dir={tmp_path}/{name}",
+            f"--output_dir={tmp_path}/runs",
             f"--init_from={given}/model.keras",
             f"--epochs={epochs}",
             "--precision=mixed_bfloat16",
@@ -283,13 +273,8 @@ def test_devices_and_workers_start_from_another_run_and_continue(
         )
 
     def train(command):
-        """Trains in this process."""
-        values = flags.FlagValues()
-        flags.DEFINE_string("flagfile", None, "", values)
-        _flags.define(textures_recipe._DEFAULTS, values)
-        values(command)
-        settings = _flags.read(flag_values=values)
-        _pretrain.pretrain(settings, command[0], _data.by_name("textures"))
+        read = _data.by_name("textures")
+        programs.here(command, textures_recipe._DEFAULTS, read)
 
     def workers(given, epochs):
         ports = free_ports(2)
@@ -301,9 +286,10 @@ def test_devices_and_workers_start_from_another_run_and_continue(
             programs.start_shallow(*command, TF_CONFIG=tf_config(ports, i))
             for i, command in enumerate(commands)
         ]
-        for process in processes:
-            result = programs.finish(process)
+        results = [programs.finish(process) for process in processes]
+        for result in results:
             assert result.returncode == 0, result.stderr
+        assert results[1].stdout == ""
 
     first = tmp_path / "first"
     begin = programs.smoke(textures_dir, f"--run_dir={first}", "--epochs=1")
@@ -318,21 +304,30 @@ def test_devices_and_workers_start_from_another_run_and_continue(
     )
     workers(first, 1)
 
-    losses = {}
-    for path in tmp_path.glob("*/metrics.json"):
-        metrics = json.loads(path.read_text())
-        losses[path.parent.name] = metrics["history"][0]["loss"]
+    found = {
+        path.parent.name: json.loads(path.read_text())
+        for path in tmp_path.glob("*/metrics.json")
+    }
+    losses = {name: x["history"][0]["loss"] for name, x in found.items()}
     assert losses.keys() == {"first", "alone", "mirrored", "workers"}
     for name in ("mirrored", "workers"):
+        # Rounding differences grow through batch norm on few images.
         assert losses[name] == pytest.approx(losses["alone"], abs=0.01)
     assert losses["first"] != pytest.approx(losses["alone"], abs=0.1)
+    alone, together = (
+        {path.name for path in (tmp_path / name).iterdir()}
+        for name in ("alone", "workers")
+    )
+    assert together == alone
+    assert found["workers"]["knn_untrained"] == found["alone"]["knn_untrained"]
 
     shutil.rmtree(first)
     workers(first, 2)
     metrics = json.loads((tmp_path / "workers/metrics.json").read_text())
     assert [epoch["epoch"] for epoch in metrics["history"]] == [1, 2]
     assert (tmp_path / "workers/encoder/2/saved_model.pb").is_file()
-    assert not (tmp_path / "other").exists()
+    for name in ("other", "runs"):
+        assert not (tmp_path / name).exists()
 
 
 def build(image_size=8, queue_size=16, **kwargs):

@@ -12,7 +12,14 @@ from programs import TINY
 
 import moco_keras
 from moco_keras import data
-from moco_keras.recipes import _defaults, _pixels, dataset, few_labels
+from moco_keras.recipes import (
+    _defaults,
+    _evaluation,
+    _history,
+    _pixels,
+    dataset,
+    few_labels,
+)
 
 FEW = {**TINY, "knn_every": 2}
 STRATEGY = tf.distribute.get_strategy()
@@ -149,25 +156,27 @@ def test_bands_without_a_range_are_an_error(tmp_path, shallow_networks):
         run("bands_stand_in", tmp_path)
 
 
-@pytest.mark.slow
-def test_unlabeled_images_are_tested_with_others(
-    tmp_path, shallow_networks, capsys
-):
-    record, metrics = run(
-        "unlabeled_stand_in", tmp_path, split="unlabelled", image_size=8
+def test_unlabeled_images_are_tested_with_others(tmp_path):
+    settings = dataclasses.replace(
+        dataset.DEFAULTS,
+        name="unlabeled_stand_in",
+        data_dir=str(tmp_path / "data"),
+        split="unlabelled",
+        image_size=8,
     )
-    assert record["data"]["train_images"] == 30
-    assert record["data"]["test_images"] == 12
-    assert record["data"]["image_shape"] == [8, 8, 3]
-    assert "knn_trained" in metrics
-    out = capsys.readouterr().out
-    assert "Tests: images of the split test; compared with images of train" in (
-        " ".join(out.split())
-    )
+    images = dataset.read(settings)
+    assert images.train.num_examples == 30
+    assert images.test.images.shape == (12, 8, 8, 3)
+    assert len(images.bank.images) == 20
+    assert _evaluation.why_no_knn(images) is None
+    assert images.notes == [
+        "Tests: images of the split test; compared with images of train"
+    ]
 
 
 @pytest.mark.slow
-def test_gray_images_of_sixteen_bits_and_any_size(tmp_path, shallow_networks):
+@pytest.mark.usefixtures("shallow_networks", "no_pictures")
+def test_gray_images_of_sixteen_bits_and_any_size(tmp_path):
     with pytest.warns(UserWarning, match="a small part of the range of uint16"):
         record, _ = run("gray_stand_in", tmp_path, image_size=10, turns=True)
     told = record["settings"]
@@ -187,7 +196,7 @@ def test_gray_images_of_sixteen_bits_and_any_size(tmp_path, shallow_networks):
     "MOCO_KERAS_DATA_DIR" not in os.environ,
     reason="Fashion-MNIST is read from MOCO_KERAS_DATA_DIR",
 )
-def test_fashion_mnist(tmp_path, shallow_networks):
+def test_fashion_mnist(tmp_path, shallow_networks, monkeypatch):
     """Real images; in gray as they are, in RGB if asked, resumed as before."""
     settings = dataclasses.replace(
         dataset.DEFAULTS,
@@ -197,8 +206,15 @@ def test_fashion_mnist(tmp_path, shallow_networks):
         test_examples=32,
         **{**FEW, "epochs": 1},
     )
+
+    def stop(self, epoch, logs=None):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_history.History, "on_epoch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            dataset.dataset(settings)
     dataset.dataset(settings)
-    dataset.dataset(dataclasses.replace(settings, epochs=2))
     record = json.loads((tmp_path / "settings.json").read_text())
     assert record["data"]["image_shape"] == [28, 28, 1]
     assert record["settings"]["augmentation"] == "gray"

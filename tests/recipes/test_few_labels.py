@@ -1,4 +1,6 @@
+import contextlib
 import functools
+import io
 import json
 import shutil
 
@@ -19,6 +21,10 @@ from moco_keras.recipes import (
 )
 from moco_keras.recipes.few_labels import FewLabelsSettings
 
+# Which share what is measured once.
+pytestmark = pytest.mark.xdist_group("few_labels")
+AMOUNTS = {"labels_per_class": "2,50%", "draws": 2, "steps": 3}
+
 
 @pytest.fixture
 def settings(small_export, labeled_folder, tmp_path):
@@ -26,9 +32,7 @@ def settings(small_export, labeled_folder, tmp_path):
         "encoder": str(small_export),
         "data": str(labeled_folder),
         "out": str(tmp_path / "out"),
-        "labels_per_class": "2,50%",
-        "draws": 2,
-        "steps": 3,
+        **AMOUNTS,
     }
 
 
@@ -36,12 +40,26 @@ def measure(settings, **changes):
     few_labels.few_labels(FewLabelsSettings(**{**settings, **changes}))
 
 
+@pytest.fixture(scope="module")
+def measured(small_export, write_labeled, tmp_path_factory):
+    """The settings of a measurement, its results, and what it printed."""
+    keras.config.set_dtype_policy("float32")  # as `seed` does, which is later
+    place = tmp_path_factory.mktemp("measured")
+    settings = {
+        "encoder": str(small_export),
+        "data": str(write_labeled(place / "labeled")),
+        "out": str(place / "out"),
+        **AMOUNTS,
+    }
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        measure(settings)
+    return settings, place / "out", printed.getvalue()
+
+
 @pytest.mark.slow
-def test_the_table_has_mean_and_error_of_each_method(
-    settings, tmp_path, capsys
-):
-    measure(settings)
-    rows = json.loads((tmp_path / "out" / "few_labels.json").read_text())
+def test_the_table_has_mean_and_error_of_each_method(measured):
+    _, out, printed = measured
+    rows = json.loads((out / "few_labels.json").read_text())
     assert [(row["labels_per_class"], row["method"]) for row in rows] == [
         (amount, method)
         for amount in (2, "50%")
@@ -50,18 +68,17 @@ def test_the_table_has_mean_and_error_of_each_method(
     for row in rows:
         assert 0 <= row["mean"] <= 1 and row["draws"] == 2
         assert row["standard_error"] >= 0
-    printed = capsys.readouterr().out
     assert "from scratch   frozen + probe       fine-tuned" in printed
-    assert (tmp_path / "out" / "few_labels.png").stat().st_size > 10_000
+    assert (out / "few_labels.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
 def test_the_probe_sees_labels_of_the_draw_and_features_alone(
-    settings, small_export, labeled_folder, tmp_path
+    measured, small_export
 ):
-    measure(settings)
-    rows = json.loads((tmp_path / "out" / "few_labels.json").read_text())
-    splits = data.read_splits(labeled_folder)
+    settings, out, _ = measured
+    rows = json.loads((out / "few_labels.json").read_text())
+    splits = data.read_splits(settings["data"])
     train, test = (splits[x].load(image_size=8) for x in ("train", "test"))
     encoder = moco_keras.load_encoder(small_export)
     embedded = [features.unit_rows(encoder(x.images)) for x in (train, test)]
@@ -80,11 +97,12 @@ def test_the_probe_sees_labels_of_the_draw_and_features_alone(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
 def test_it_resumes_with_the_same_result(
-    settings, tmp_path, monkeypatch, capsys
+    measured, tmp_path, monkeypatch, capsys
 ):
-    measure(settings)
-    whole = (tmp_path / "out" / "few_labels.json").read_text()
+    settings, out, _ = measured
+    whole = (out / "few_labels.json").read_text()
     train, calls = _classifier_training.Trainer.accuracy, []
 
     def stop_at_the_fourth(self, *args):
@@ -111,9 +129,11 @@ def test_it_resumes_with_the_same_result(
 
 @pytest.mark.slow
 def test_what_is_measured_is_not_measured_again(
-    settings, tmp_path, monkeypatch
+    measured, tmp_path, monkeypatch
 ):
-    measure(settings, draws=1)
+    settings, out, _ = measured
+    settings = {**settings, "out": str(tmp_path / "out")}
+    shutil.copytree(out, tmp_path / "out")
     trained, train = [], _classifier_training.Trainer.accuracy
     monkeypatch.setattr(
         _classifier_training.Trainer,
@@ -123,13 +143,13 @@ def test_what_is_measured_is_not_measured_again(
     monkeypatch.setattr(_feature_files, "_write", None)  # not called
     path = tmp_path / "out" / "few_labels.json"
     before = path.read_text()
-    measure(settings, draws=1)
+    measure(settings)
     assert trained == [] and path.read_text() == before
     measure(settings, draws=1, steps=1)
     assert len(trained) == 4
-    measure(settings, draws=1)  # what other settings gave has not replaced it
+    measure(settings)  # what other settings gave has not replaced it
     assert len(trained) == 4 and path.read_text() == before
-    measure(settings, draws=2, labels_per_class="2")
+    measure(settings, draws=3, labels_per_class="2")
     assert len(trained) == 4 + 2
 
 

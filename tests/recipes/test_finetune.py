@@ -28,6 +28,19 @@ def settings(small_export, labeled_folder, tmp_path):
     }
 
 
+@pytest.fixture
+def no_results(monkeypatch):
+    """It neither exports nor draws, which takes most of the time."""
+    monkeypatch.setattr(
+        _finetune_results.moco_keras,
+        "export_classifier",
+        lambda *args, **kwargs: None,
+    )
+    monkeypatch.setattr(
+        _finetune_results._pictures, "draw", lambda path, draw_to: None
+    )
+
+
 def train(settings, **changes):
     finetune.finetune(FinetuneSettings(**{**settings, **changes}))
 
@@ -70,8 +83,15 @@ def test_it_leaves_a_classifier_and_what_it_is_worth(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
 def test_it_resumes_to_the_bit(settings, tmp_path, monkeypatch, images):
-    """Even if a backbone drops units."""
+    """Even if a backbone drops units.
+
+    Interrupted at its end, it neither trains on nor leaves a second version.
+    """
+    monkeypatch.setattr(finetune, "_PATIENCE", 0)
+    monkeypatch.setattr(finetune, "_LEAST_PATIENCE", 1)
+    settings["epochs"] = 20
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(6, 3, strides=2)(inputs)
     x = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(x))
@@ -83,8 +103,11 @@ def test_it_resumes_to_the_bit(settings, tmp_path, monkeypatch, images):
 
     def stop(self, epoch, logs=None):
         on_epoch_end(self, epoch, logs)
-        if epoch == 1:
+        if epoch == 0:
             raise KeyboardInterrupt
+
+    def stop_at_the_end(*args):
+        raise KeyboardInterrupt
 
     other = str(tmp_path / "other")
     with monkeypatch.context() as patch:
@@ -92,6 +115,10 @@ def test_it_resumes_to_the_bit(settings, tmp_path, monkeypatch, images):
         with pytest.raises(KeyboardInterrupt):
             train(settings, out=other)
     assert (tmp_path / "other" / "last.keras").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(_finetune_results._pictures, "draw", stop_at_the_end)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, out=other)
     train(settings, out=other)
     assert metrics_of(other) == metrics_of(settings["out"])
     np.testing.assert_array_equal(
@@ -99,6 +126,8 @@ def test_it_resumes_to_the_bit(settings, tmp_path, monkeypatch, images):
     )
     history = (Path(other) / "history.csv").read_text()
     assert history == (tmp_path / "out" / "history.csv").read_text()
+    assert 1 + 1 < len(history.splitlines()) < 1 + 20
+    assert [p.name for p in (tmp_path / "other/classifier").iterdir()] == ["1"]
 
 
 @pytest.mark.slow
@@ -152,6 +181,7 @@ def test_a_protocol_trains_the_last_layer_for_all_its_epochs(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_results")
 def test_listed_labels_alone_are_used(settings, tmp_path, labeled_folder):
     listed = [f"dark one/{i}.png" for i in range(4)]
     listed += [f"train/{CLASSES[1]}/{i}.png" for i in range(6)]
@@ -166,6 +196,7 @@ def test_listed_labels_alone_are_used(settings, tmp_path, labeled_folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_results")
 def test_the_split_val_is_not_trained_on(settings, labeled_folder, tmp_path):
     (labeled_folder / "test").rename(labeled_folder / "val")
     train(settings)
@@ -198,47 +229,18 @@ def test_one_class_is_refused(settings, labeled_folder):
 
 
 @pytest.mark.slow
-def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
-    train(settings)
-    with pytest.raises(FileExistsError, match="--seed. Nothing was changed"):
-        train(settings, seed=1)
-    other = moco_keras.build_encoder("resnet18", 8, width=2)
-    other.save(tmp_path / "other.keras")
-    with pytest.raises(FileExistsError, match="differ: encoder. Nothing was"):
-        train(settings, encoder=str(tmp_path / "other.keras"))
-
-
-@pytest.mark.slow
-def test_an_end_that_was_interrupted_ends_the_same(
-    settings, tmp_path, monkeypatch
-):
-    """It neither trains on nor leaves a second version."""
-    monkeypatch.setattr(finetune, "_PATIENCE", 0)
-    monkeypatch.setattr(finetune, "_LEAST_PATIENCE", 1)
-    train(settings, epochs=20)
-    draw = _finetune_results._pictures.draw
-
-    def stop(*args):
-        raise KeyboardInterrupt
-
-    other = str(tmp_path / "other")
-    monkeypatch.setattr(_finetune_results._pictures, "draw", stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(settings, epochs=20, out=other)
-    monkeypatch.setattr(_finetune_results._pictures, "draw", draw)
-    train(settings, epochs=20, out=other)
-    assert metrics_of(other) == metrics_of(settings["out"])
-    history = (tmp_path / "other" / "history.csv").read_text()
-    assert history == (tmp_path / "out" / "history.csv").read_text()
-    assert len(history.splitlines()) < 1 + 20
-    assert [p.name for p in (tmp_path / "other/classifier").iterdir()] == ["1"]
-
-
-@pytest.mark.slow
-def test_other_images_to_test_with_are_another_command(
-    settings, labeled_folder
+@pytest.mark.usefixtures("no_results")
+def test_a_folder_of_another_command_is_refused(
+    settings, tmp_path, labeled_folder
 ):
     train(settings, epochs=1)
+    with pytest.raises(FileExistsError, match="--seed. Nothing was changed"):
+        train(settings, epochs=1, seed=1)
+    other = moco_keras.build_encoder("resnet6", 8, width=2)
+    other.save(tmp_path / "other.keras")
+    with pytest.raises(FileExistsError, match="differ: encoder. Nothing was"):
+        train(settings, epochs=1, encoder=str(tmp_path / "other.keras"))
+    # Also an image that it only tests with.
     (labeled_folder / "test" / "dark one" / "0.png").unlink()
     with pytest.raises(FileExistsError, match="differ: images. Nothing was"):
         train(settings, epochs=1)

@@ -7,11 +7,13 @@ import os
 import keras
 import pytest
 from PIL import Image
+from programs import RUN_FILES
 
 from moco_keras.data import textures
 from moco_keras.distribution import accelerators
 from moco_keras.evaluation import features, linear_probe
 from moco_keras.recipes import _data, _evaluation, _pretrain, image_folder
+from moco_keras.system.paths import printable
 
 
 def write(folder, **counts):
@@ -185,38 +187,30 @@ def pretrain(**changes):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow_networks")
-def test_a_run_does_not_train_on_the_pictures_of_other_runs(
-    tmp_path, monkeypatch, capsys
-):
-    """They lie in the current folder by default."""
-    write(tmp_path, cats=10, dogs=10)
-    monkeypatch.chdir(tmp_path)
-    records = []
-    for _ in range(2):
-        folder = pretrain(images=".")
-        records.append(json.loads((folder / "settings.json").read_text()))
-    assert folder.parts[:2] == ("saved_models", "image_folder")
-    assert records[0]["data"] == records[1]["data"]
-    assert records[0]["data"]["train_images"] == 20
-    assert records[0]["data"]["classes"] == ["cats", "dogs"]
-    assert "1 The folder of a run: " in capsys.readouterr().out
+def test_a_run_resumes_by_other_paths(tmp_path, monkeypatch, capsys):
+    """Its images were moved, and a link leads to its folder.
 
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("shallow_networks")
-def test_a_run_resumes_by_other_paths(tmp_path, monkeypatch):
-    """Its images were moved, and a link leads to its folder."""
+    That lies among them, as by default, but nothing trains on its pictures.
+    """
     names = {os.fsdecode(b"\xff{0}\n$"): 10, "\U0001f600 \u202e%s": 10}
     write(tmp_path / "images", **names)
-    (tmp_path / "runs").mkdir()
-    pretrain(images=tmp_path / "images", run_dir=tmp_path / "runs" / "1")
-    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    monkeypatch.chdir(tmp_path / "images")
+    run = pretrain(images=".")
+    assert run.parts[:2] == ("saved_models", "image_folder")
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "images").rename(tmp_path / "moved")
+    (tmp_path / "link").symlink_to(tmp_path / "moved" / run.parent)
     monkeypatch.chdir(tmp_path / "moved")
-    pretrain(images=".", run_dir="../link/1", epochs=2)
+    again = f"../link/{run.name}"
+    capsys.readouterr()
+    pretrain(images=".", run_dir=again, epochs=2)
+    assert "1 The folder of a run: " in capsys.readouterr().out
+    about = json.loads((run / "settings.json").read_text())["data"]
+    assert about["train_images"] == 20
+    assert set(about["classes"]) == set(map(printable, names))
     Image.new("RGB", (32, 32)).save(next((tmp_path / "moved").glob("*/3.png")))
     with pytest.raises(ValueError, match=r"source=[0-9a-f]{12} \(it began wi"):
-        pretrain(images=".", run_dir="../link/1", epochs=3)
+        pretrain(images=".", run_dir=again, epochs=3)
 
 
 def test_a_flat_folder_is_evaluated_with_labeled_images(tmp_path):
@@ -242,8 +236,14 @@ def test_splits_of_labeled_images_stay_apart(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow_networks")
-def test_a_run_on_a_flat_folder_ends_with_knn_and_a_probe(tmp_path, capsys):
+def test_a_run_on_a_flat_folder_ends_with_knn_and_a_probe(
+    tmp_path, monkeypatch, capsys
+):
+    """On the branches of a GPU, from images of different sizes."""
+    monkeypatch.setattr(accelerators, "on_gpu", lambda: True)
     write(tmp_path, flat=20, few__cats=10, few__dogs=9)
+    for i, path in enumerate((tmp_path / "flat").iterdir()):
+        Image.open(path).crop((0, 0, 32, 20 + i % 12)).save(path)
     run = pretrain(
         images=str(tmp_path / "flat"),
         labelled=str(tmp_path / "few"),
@@ -260,5 +260,6 @@ def test_a_run_on_a_flat_folder_ends_with_knn_and_a_probe(tmp_path, capsys):
         bank, images.bank.labels, test, images.test.labels
     )
     assert "knn_trained" in metrics
+    assert {path.name for path in run.iterdir()} == RUN_FILES
     printed = capsys.readouterr().out
     assert f"Linear probe, likewise: {metrics['linear_probe']:.3f}" in printed

@@ -10,6 +10,8 @@ import time
 import programs
 import pytest
 
+from moco_keras.recipes import _data, textures
+
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ctrl_c")]
 WHOLE = ("-m", "moco_keras.recipes.textures")
 SHALLOW = programs.shallow("textures")
@@ -23,7 +25,7 @@ class Program:
 
     def __init__(self, data_dir, folder, program, *flags):
         self.run, self._file = folder / "run", folder / "output"
-        flags = (
+        self.flags = (
             f"--data_dir={data_dir}",
             f"--run_dir={self.run}",
             "--train_examples=64",
@@ -33,7 +35,7 @@ class Program:
         )
         with self._file.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, *program, *flags],
+                [sys.executable, *program, *self.flags],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 cwd=programs.ROOT,
@@ -83,32 +85,31 @@ def start(textures_dir, tmp_path):
         program.process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_signal_while_the_first_step_is_compiled(start, number):
+# Here one number at each moment: `test_signals.py` has both.
+def test_one_signal_while_the_first_step_is_compiled(start):
     """The program answers at once; the step ends and is saved."""
     program = start(SHALLOW, *SMALL)
     program.wait_for("Compiling the first step")
     time.sleep(0.5)
     assert "Stopping" not in program.output
-    program.process.send_signal(number)
+    program.process.send_signal(signal.SIGINT)
     program.wait_for("Stopping after this step; a second signal (Ctrl-C)", 3)
-    program.assert_ends(128 + number)
+    program.assert_ends(130)
     assert "saved after 0 epochs and" in program.output
     (steps,) = program.checkpoints
     assert 1 <= steps <= 8
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_two_signals_during_a_long_step(start, number):
+def test_two_signals_during_a_long_step(start):
     """The program ends at once and saves nothing."""
     program = start(WHOLE, *LARGE)
     program.wait_for("Compiling the first step")
     time.sleep(2)
-    program.process.send_signal(number)
+    program.process.send_signal(signal.SIGTERM)
     program.wait_for("Stopping after this step; a second signal (Ctrl-C)", 3)
     time.sleep(0.3)
-    program.process.send_signal(number)
-    program.assert_ends(128 + number, seconds=10)
+    program.process.send_signal(signal.SIGTERM)
+    program.assert_ends(143, seconds=10)
     assert "Stopped at once. Nothing is saved yet." in program.output
     assert program.checkpoints == []
 
@@ -129,7 +130,8 @@ def test_two_signals_after_a_checkpoint(start):
     assert program.checkpoints
 
 
-def test_a_signal_while_results_are_written(start, tmp_path):
+@pytest.mark.usefixtures("shallow_networks")
+def test_a_signal_while_results_are_written(start, capsys):
     """The same command writes them, without training again."""
     program = start(SHALLOW, *SMALL)
     program.wait_until((program.run / ".partial").exists)
@@ -137,9 +139,9 @@ def test_a_signal_while_results_are_written(start, tmp_path):
     program.assert_ends(130)
     assert not (program.run / "metrics.json").exists()
     assert program.checkpoints == [8]
-    again = start(SHALLOW, *SMALL)
-    assert again.process.wait(timeout=200) == 0, again.output
-    assert "Epoch" not in again.output
+    read = _data.by_name("textures")
+    programs.here(["textures", *program.flags], textures._DEFAULTS, read)
+    assert "Epoch" not in capsys.readouterr().out
     assert (program.run / "metrics.json").exists()
 
 

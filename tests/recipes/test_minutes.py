@@ -24,7 +24,7 @@ from moco_keras.recipes import (
 )
 from moco_keras.system import startup
 
-pytestmark = pytest.mark.usefixtures("shallow_networks")
+pytestmark = pytest.mark.usefixtures("shallow_networks", "no_pictures")
 SETTINGS = _settings.Settings(**programs.TINY | {"epochs": 7})
 
 

@@ -92,15 +92,3 @@ def test_ctrl_c_during_startup_ends_a_program_quietly(ctrl_c):
     process.send_signal(signal.SIGINT)
     ended = programs.finish(process)
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
-
-
-@pytest.mark.slow
-def test_a_run_finishes_after_its_readers_close(textures_dir, tmp_path):
-    process = programs.start(
-        *programs.smoke(textures_dir, f"--run_dir={tmp_path}/run")
-    )
-    assert process.stdout.readline()
-    process.stdout.close()
-    process.stderr.close()
-    assert process.wait(timeout=300) == 0
-    assert (tmp_path / "run" / "metrics.json").is_file()

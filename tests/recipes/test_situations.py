@@ -9,10 +9,11 @@ import sys
 import warnings
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from programs import ROOT
-from situations import ODD, PROGRAMS
+from situations import ODD, PROGRAMS, contents
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +26,9 @@ pytestmark = pytest.mark.slow
     ],
     scope="module",
 )
-def prepared(request, textures_dir, tmp_path_factory):
+def prepared(request, tmp_path_factory):
     """A program, and a folder with finished results and unfinished work."""
-    os.environ["TEXTURES_DIR"] = str(textures_dir)
+    keras.config.set_dtype_policy("float32")  # as `seed` does, which is later
     program = PROGRAMS[request.param]
     folder = tmp_path_factory.mktemp("prepared") / "folder"
     folder.mkdir()
@@ -111,22 +112,17 @@ def test_a_second_process_and_a_kill(situation, expected):
     assert_completes(program, folder, expected)
 
 
-def test_a_full_disk(disk, expected):
-    program, folder, _ = disk
+def test_a_read_only_and_a_full_disk(disk, expected):
+    program, folder, remount = disk
+    remount("ro")
+    assert_refused(program, folder, "Read-only|read-only|written to")
+    remount("rw")
     room = os.statvfs(folder)
     size = room.f_bavail * room.f_frsize
     for left in (0, program.room):  # from the start, and later
         (folder / "filler").write_bytes(bytes(size - left))
         assert_refused(program, folder, "No space left on device|make room")
     (folder / "filler").unlink()
-    assert_completes(program, folder, expected)
-
-
-def test_a_read_only_disk(disk, expected):
-    program, folder, remount = disk
-    remount("ro")
-    assert_refused(program, folder, "Read-only|read-only|written to")
-    remount("rw")
     assert_completes(program, folder, expected)
 
 
@@ -144,20 +140,16 @@ def test_a_damaged_file(situation, expected, capfd):
         assert "damaged" in out + err + "".join(str(w.message) for w in caught)
 
 
-def test_a_corrected_flag(situation):
-    _, program, folder = situation
-    before = program.finished(folder)
-    with pytest.raises((OSError, ValueError), match="--|version"):
-        program.mistake(folder)
-    program.correct(folder)
-    after = program.finished(folder)
-    assert {path: after[path] for path in before} == before
-
-
-def test_a_moved_folder(situation, expected, tmp_path, monkeypatch):
+def test_a_corrected_flag_and_a_moved_folder(
+    situation, expected, tmp_path, monkeypatch
+):
     """Renamed, and then reached by a link from another working folder."""
     _, program, folder = situation
     before = program.finished(folder)
+    held = contents(folder), {*folder.rglob("*")}
+    with pytest.raises((OSError, ValueError), match="--|version"):
+        program.mistake(folder)
+    assert (contents(folder), {*folder.rglob("*")}) == held
     folder.rename(tmp_path / ODD)
     assert program.finished(tmp_path / ODD) == before
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ from moco_keras import data
 from moco_keras.data import textures
 from moco_keras.recipes import _data, _pretrain, _settings
 
-pytestmark = pytest.mark.usefixtures("shallow_networks")
+pytestmark = pytest.mark.usefixtures("shallow_networks", "no_pictures")
 SETTINGS = _settings.Settings(**programs.TINY)
 
 
