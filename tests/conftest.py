@@ -86,7 +86,7 @@ def make_model(make_encoder):
     def make(splits=1, optimizer=None, ready_views=False, **kwargs):
         augmenter = None  # tracing one takes most of the time
         if not ready_views:
-            augmenter = moco_keras.augmentations.cifar(8, min_area=0.5)
+            augmenter = moco_keras.augmentations.crop_and_flip(8, min_area=0.5)
         settings = {"queue_size": 32, "temperature": 0.2, **kwargs}
         model = moco_keras.MoCo(make_encoder(splits), augmenter, **settings)
         model.compile(optimizer=optimizer or moco_keras.optimizers.SGD(0.1))

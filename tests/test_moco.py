@@ -17,12 +17,9 @@ from moco_keras.data import inputs
 from moco_keras.distribution import accelerators
 from moco_keras.pixel_format import RGB
 
-# Each part has fast tests of both of its branches.
+# For what asks which of them there is. Each part has fast tests of both.
 _KINDS = ["cpu", pytest.param("gpu", marks=pytest.mark.slow)]
-pytestmark = [
-    pytest.mark.usefixtures("accelerator"),
-    pytest.mark.parametrize("accelerator", _KINDS, indirect=True),
-]
+_BOTH = pytest.mark.parametrize("accelerator", _KINDS, indirect=True)
 
 
 def pairs(count=2, batch=4, seed=0):
@@ -144,8 +141,12 @@ def test_no_gradient_reaches_the_key_encoder(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("splits", [1, 2])
-@pytest.mark.parametrize("ready_pairs", [True, False])
+@pytest.mark.usefixtures("accelerator")
+@pytest.mark.parametrize(
+    ("ready_pairs", "splits", "accelerator"),
+    [(True, 1, "cpu"), (False, 2, "cpu"), (False, 2, "gpu")],
+    indirect=["accelerator"],
+)
 def test_save_load_train_equals_train(
     make_model, images, tmp_path, splits, ready_pairs
 ):
@@ -180,6 +181,8 @@ def with_labels(images):
     return tf.data.Dataset.from_tensor_slices((images, np.zeros(len(images))))
 
 
+@_BOTH
+@pytest.mark.usefixtures("accelerator")
 @pytest.mark.parametrize(
     "form",
     [
@@ -422,6 +425,8 @@ def test_fit_warns_of_an_unused_gpu(make_model, images, monkeypatch):
     assert warned == ["fit"]
 
 
+@_BOTH
+@pytest.mark.usefixtures("accelerator")
 def test_batches_are_read_without_autotuning(images):
     """Options set earlier do not reach past `prefetch_to_device`."""
     strategy = distribution.strategy("none")
@@ -450,6 +455,8 @@ def test_an_augmenter_is_needed_for_images(make_encoder, images):
         model.fit(images, batch_size=8, verbose=0)
 
 
+@_BOTH
+@pytest.mark.usefixtures("accelerator")
 def test_arrays_are_not_copied(images, tmp_path):
     """A memory-mapped file need not fit in memory."""
     np.save(tmp_path / "images.npy", images)
@@ -461,6 +468,8 @@ def test_arrays_are_not_copied(images, tmp_path):
         np.testing.assert_array_equal(batch, np.full((8, 8, 8, 3), 7, "uint8"))
 
 
+@_BOTH
+@pytest.mark.usefixtures("accelerator")
 def test_every_epoch_has_its_own_order_from_the_seed():
     images = np.arange(14, dtype="uint8")[:, None, None, None]
     images = np.broadcast_to(images, (14, 8, 8, 3))

@@ -122,10 +122,14 @@ def test_readme_trains_and_exports(tmp_path):
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
     )
     code = code.replace("draw(2_000", "draw(256")
+    code = f"import shallow; shallow.networks().start()\n{code}"
     subprocess.run(
         [sys.executable, "-c", code],
         check=True,
         cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={
+            "PYTHONPATH": f"{ROOT}:{ROOT}/tests/helpers",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        },
     )
     assert list(tmp_path.glob("saved_models/my_encoder/1/saved_model.pb"))

@@ -229,14 +229,16 @@ def test_images_of_8_bits_are_refused_where_more_are_expected(folder):
 
 _ON_REPLICAS = """
 import json, sys
-import replicas
+import replicas, shallow
 replicas.logical_devices(2)
 import tensorflow as tf
 import moco_keras
 from moco_keras import augmentations, data
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with shallow.networks(), strategy.scope():
     encoder = moco_keras.build_encoder("resnet18", 8, width=2)
-    model = moco_keras.MoCo(encoder, augmentations.cifar(8), queue_size=16)
+    augmenter = augmentations.crop_and_flip(8)
+    model = moco_keras.MoCo(encoder, augmenter, queue_size=16)
     model.compile(optimizer=moco_keras.optimizers.SGD(0.03))
 stream = data.read(sys.argv[1])
 views = data.two_views(stream, model.augmenter, 8)

@@ -10,9 +10,11 @@ import pytest
 def test_deterministic_operations_train_the_same(capfd):
     """A second run and a resumed one end like the first, in `make gpu`, too."""
     check = gpu.CHECKS["determinism"]
-    check = check._replace(settings={**check.settings, "depth": "shallow"})
+    # A CPU needs one kind: its views and head include those of the other.
+    settings = {**check.settings, "depth": "shallow", "kinds": ["moco_v2"]}
+    check = check._replace(settings=settings)
     rows = gpu.rows_of("determinism", check, seconds=250)
-    assert len(rows) == 2 * len(deterministic.KINDS), capfd.readouterr()
+    assert len(rows) == 2, capfd.readouterr()
     for row in rows:
         differ, arrays = map(int, re.findall(r"\d+", row.value))
         assert (differ, row.passed) == (0, True) and arrays > 75, row

@@ -46,7 +46,7 @@ def encoded(rng):
     return files
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def consumer(tmp_path_factory):
     """Runs helpers/serve.c, compiled; skips without a compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")

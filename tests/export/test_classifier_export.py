@@ -52,7 +52,9 @@ def by_falling_probability(probabilities, names):
 
 
 @pytest.mark.slow
-def test_both_signatures_without_keras(images, encoded, tmp_path):
+def test_both_signatures_without_keras(
+    images, encoded, shallow_networks, tmp_path
+):
     images, encoded = np.tile(images, (4, 1, 1, 1)), 4 * encoded
     # In a graph, since bfloat16 would show other roundings outside of one.
     resize = tf.function(
@@ -74,8 +76,8 @@ def test_both_signatures_without_keras(images, encoded, tmp_path):
     folders = [name.split()[0] for name in expected][::2]
     given = tmp_path / "given.npz"
     np.savez(given, images=images, image_bytes=np.array(encoded))
-    found = without_keras.embed(given, folders, "probabilities")
-    classes = without_keras.embed(given, folders, "classes")
+    names = ["probabilities", "classes"]
+    found, classes = without_keras.outputs(given, folders, names).values()
     assert len(found) == len(classes) == 16
     for name, probabilities in found.items():
         wanted = expected[name.rpartition(" ")[0]][: len(probabilities)]
@@ -90,6 +92,7 @@ def test_both_signatures_without_keras(images, encoded, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("consumer")
 def test_a_program_in_c_gets_the_same_probabilities(
     consumer, images, encoded, make_classifier, tmp_path
 ):

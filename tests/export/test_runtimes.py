@@ -38,7 +38,7 @@ def run_litert(path, images, result="embedding"):
     ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)],
 )
 def test_other_runtimes_return_the_same_embeddings(
-    format, file, run, precision, images, tmp_path
+    format, file, run, precision, images, shallow_networks, tmp_path
 ):
     if format == "onnx":
         pytest.importorskip("tf2onnx")

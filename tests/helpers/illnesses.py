@@ -138,6 +138,7 @@ def planted(name, images):
 def run(
     images,
     *,
+    epochs=EPOCHS,
     method="v2",
     width=8,
     seed=0,
@@ -150,7 +151,7 @@ def run(
     temperature=0.2,
     shuffle="replicas",
 ):
-    """Trains; returns the `HealthMonitor`."""
+    """Trains, for no epochs too; returns the `HealthMonitor`."""
     keras.utils.set_random_seed(seed)
     head = {"v1": "linear", "v2": "mlp"}[method]
     views = {"v1": augmentations.cifar, "v2": augmentations.moco_v2}[method]
@@ -174,10 +175,14 @@ def run(
     monitor = HealthMonitor(images)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        if not epochs:  # what is known before training
+            monitor.set_model(model)
+            monitor.on_train_begin()
+            return monitor
         model.fit(
             images,
             batch_size=BATCH,
-            epochs=EPOCHS,
+            epochs=epochs,
             verbose=0,
             callbacks=[monitor],
         )

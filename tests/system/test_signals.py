@@ -178,8 +178,9 @@ with signals.answered(last_words=lambda: "How to resume"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("note", ["None", "print"])
+@pytest.mark.parametrize(
+    ("number", "note"), [(signal.SIGINT, "None"), (signal.SIGTERM, "print")]
+)
 def test_the_second_signal_ends_a_process_in_a_long_call(number, note):
     with subprocess.Popen(
         [sys.executable, "-c", STUCK.format(note=note)],
@@ -190,7 +191,7 @@ def test_the_second_signal_ends_a_process_in_a_long_call(number, note):
     ) as process:
         assert process.stdout.readline() == "ready\n"
         for _ in range(2):
-            time.sleep(2)
+            time.sleep(1)
             process.send_signal(number)
         _, stderr = process.communicate(timeout=10)
     assert process.returncode == 128 + number

@@ -98,8 +98,8 @@ def test_from_array_to_export(kind, shallow_networks, tmp_path):
     assert np.isfinite(logs["loss"] + logs["val_loss"]).all()
     assert {"knn", "health_rank_features"} <= set(logs)
     projections = model.predict(images, verbose=0)
-    found = features.extract(model, images)
-    tensors = tf.data.Dataset.from_tensor_slices(images).batch(8)
+    tensors = tf.data.Dataset.from_tensor_slices(images)
+    tensors = tensors.batch(8, drop_remainder=True)
     np.testing.assert_allclose(
         model.predict(tensors, verbose=0), projections, atol=1e-6
     )

@@ -105,7 +105,7 @@ def slow_disk(monkeypatch):
 def test_an_interrupted_run_resumes_to_the_bit(
     make, images, tmp_path, slow_disk
 ):
-    whole, watch = make(symmetric=True), Watch()
+    whole, watch = make(), Watch()
     train(whole, images, 3, tmp_path / "whole", watch)
     folder = tmp_path / "parts"
     # Within an epoch; at the end of one, which is repeated; in the next.
@@ -115,9 +115,9 @@ def test_an_interrupted_run_resumes_to_the_bit(
         ((2, 0), [6, 7, 8]),
     ):
         with pytest.raises(Died):
-            train(make(symmetric=True), images, 3, folder, Watch(step, die))
+            train(make(), images, 3, folder, Watch(step, die))
         assert saved_steps(folder) == saved
-    other, rest = make(5, symmetric=True), Watch()  # other random states
+    other, rest = make(5), Watch()  # other random states
     assert train(other, images, 3, folder, rest) == [2]
     assert_same_state(other, whole)
     assert rest.called == ["begin", *[(2, i) for i in range(4)], "end"]

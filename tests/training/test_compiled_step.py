@@ -1,7 +1,5 @@
 """Whole steps compiled by XLA, as is Keras's default on one GPU."""
 
-import itertools
-
 import keras
 import numpy as np
 import pytest
@@ -64,6 +62,11 @@ def pictures(size, rng):
     return rng.integers(0, 256, shape, "uint8")
 
 
+def ready_views(rng):
+    shape = (2, STEPS * BATCH, 32, 32, 3)
+    return tuple(rng.uniform(0, 255, shape).astype("float32"))
+
+
 def assert_xla_changes_nothing(data, **kind):
     plain, compiled = (
         train(make_model(jit_compile=jit_compile, **kind), data)
@@ -90,7 +93,8 @@ def test_cifar(rng):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pipeline", "size"),
-    [("cifar", 224), *itertools.product(["moco_v1", "moco_v2"], [32, 224])],
+    # At 224, the one that has all layers of the others.
+    [("moco_v1", 32), ("moco_v2", 32), ("moco_v2", 224)],
 )
 def test_pipelines(pipeline, size, rng):
     images = pictures(size, rng)
@@ -98,25 +102,21 @@ def test_pipelines(pipeline, size, rng):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("norm", "symmetric"), [(2, False), (2, True), ("sync", True)]
-)
-def test_batch_norms(norm, symmetric, rng):
+@pytest.mark.parametrize("norm", [2, "sync"])
+def test_batch_norms(norm, rng):
     """On one replica, synchronized batch norm is plain batch norm."""
     assert_xla_changes_nothing(
-        pictures(32, rng),
-        pipeline="cifar",
+        ready_views(rng),
+        pipeline=None,
         size=32,
         norm=norm,
-        symmetric=symmetric,
+        symmetric=True,
     )
 
 
 @pytest.mark.slow
 def test_ready_views(rng):
-    shape = (2, STEPS * BATCH, 32, 32, 3)
-    views = tuple(rng.uniform(0, 255, shape).astype("float32"))
-    assert_xla_changes_nothing(views, pipeline=None, size=32)
+    assert_xla_changes_nothing(ready_views(rng), pipeline=None, size=32)
 
 
 @pytest.mark.slow
@@ -124,20 +124,17 @@ def test_views_cut_where_images_are_read(rng, tmp_path):
     for i, image in enumerate(pictures(32, rng)):
         keras.utils.save_img(tmp_path / f"{i}.png", image)
     views = data.two_views(
-        data.read(tmp_path), augmentations.moco_v2(32), BATCH
+        data.read(tmp_path), augmentations.crop_and_flip(32), BATCH
     )
     assert_xla_changes_nothing(views, pipeline=None, size=32)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pipeline", ["cifar", "moco_v1", "moco_v2"])
-def test_mixed_precision(pipeline, rng):
+def test_mixed_precision(rng):
     keras.config.set_dtype_policy("mixed_bfloat16")
-    assert_xla_changes_nothing(
-        pictures(32, rng),
-        pipeline=pipeline,
-        size=32,
-    )
+    images = pictures(32, rng)
+    # Other pipelines have no other layers, and all cut views in float32.
+    assert_xla_changes_nothing(images, pipeline="moco_v2", size=32)
 
 
 def batches_of(size, count):
@@ -148,16 +145,21 @@ def batches_of(size, count):
     return tf.data.Dataset.from_tensor_slices(images).batch(size)
 
 
+def as_views(images):
+    images = tf.cast(images, "float32")
+    return images, 255 - images
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_batches_of_unknown_size_must_fit_the_queue(jit_compile):
     """XLA drops assertions, so the step must check the size itself."""
-    model = make_model("cifar", 32, jit_compile, queue_size=20)
-    model.fit(batches_of(20, 2), verbose=0)
+    model = make_model(None, 32, jit_compile, queue_size=20)
+    model.fit(batches_of(20, 2).map(as_views), verbose=0)
     assert int(model.queue.pointer) == 0
     keys = model.queue.keys.numpy()
     with pytest.raises(ValueError, match="`queue_size` must.*got 24.*Raise"):
-        model.fit(batches_of(24, 1), verbose=0)
+        model.fit(batches_of(24, 1).map(as_views), verbose=0)
     np.testing.assert_array_equal(model.queue.keys, keys)
 
 
@@ -170,10 +172,11 @@ def test_splits_must_divide_batches_of_unknown_size(jit_compile):
 
 @pytest.mark.slow
 def test_the_loading_machine_decides_whether_to_compile(tmp_path, rng):
-    model = make_model("cifar", 32, jit_compile=True)
-    model.fit(pictures(32, rng), batch_size=BATCH, verbose=0)
+    views = ready_views(rng)
+    model = make_model(None, 32, jit_compile=True)
+    model.fit(views, batch_size=BATCH, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    fresh = make_model("cifar", 32, "auto")
+    fresh = make_model(None, 32, "auto")
     assert loaded.compiled and loaded.jit_compile is fresh.jit_compile
-    loaded.fit(pictures(32, rng), batch_size=BATCH, verbose=0)
+    loaded.fit(views, batch_size=BATCH, verbose=0)

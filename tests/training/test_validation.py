@@ -109,7 +109,7 @@ def test_evaluate_accepts_all_forms_of_images(make_model, images, form):
 @pytest.mark.slow
 def test_a_stream_is_evaluated_to_its_end(make_model, textures_dir):
     stream = data.read("textures", data_dir=textures_dir, examples=13)
-    views = data.two_views(stream, augmentations.cifar(8), 4)
+    views = data.two_views(stream, augmentations.crop_and_flip(8), 4)
     model = make_model()
     seen = []
     watch = keras.callbacks.LambdaCallback(
