@@ -19,7 +19,7 @@ def test_the_same_seed_draws_the_same_images():
 
 
 @pytest.mark.slow
-def test_moco_learns_textures():
+def test_moco_learns_textures(shallow_networks):
     """A short training run raises kNN well above the untrained encoder's."""
     bank, test = textures.draw(2000, seed=0), textures.draw(400, seed=1)
     encoder = moco_keras.build_encoder(
