@@ -15,14 +15,17 @@ def version(text):
 
 def test_requirements_are_allowed_by_pyproject():
     pyproject = (ROOT / "pyproject.toml").read_text()
-    floors = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', pyproject))
-    del floors["setuptools"]
+    bounds = re.findall(r'"([\w-]+)>=([\d.]+)(?:,<([\d.]+))?"', pyproject)
+    allowed = {name: (least, above) for name, least, above in bounds}
+    del allowed["setuptools"]
     pinned = re.findall(
         r"^([\w-]+)==([\d.]+)", (ROOT / "requirements.txt").read_text(), re.M
     )
-    assert {name for name, _ in pinned} == set(floors)
+    assert {name for name, _ in pinned} == set(allowed)
     for name, exact in pinned:
-        assert version(exact) >= version(floors[name]), name
+        least, above = allowed[name]
+        assert version(exact) >= version(least), name
+        assert not above or version(exact) < version(above), name
 
 
 # Words that only one room may contain.

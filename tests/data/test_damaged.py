@@ -75,6 +75,7 @@ def test_another_image_of_the_batch_stands_in_its_place(folder):
     assert len(whole) == 24
 
 
+@pytest.mark.slow
 def test_a_run_that_meets_damage_resumes_within_a_pass(
     folder, make_model, tmp_path
 ):

@@ -136,18 +136,16 @@ def test_bytes_that_are_not_an_image_are_refused(
     assert good.shape == (2, 6)
 
 
-@pytest.mark.parametrize("shape", [(2, 9, 9, 3), (2, 8, 8, 1), (8, 8, 3)])
-def test_images_of_another_shape_are_refused(
-    shape, kind, make_encoder, tmp_path
-):
+def test_images_of_another_shape_are_refused(kind, make_encoder, tmp_path):
     folder = kind.export(make_encoder(), tmp_path)
     serve = tf.saved_model.load(folder).signatures["serving_default"]
-    found = re.escape(str(list(shape)).replace(" ", ""))
-    with pytest.raises(
-        tf.errors.InvalidArgumentError,
-        match=rf"given/images {found} is not.* expected shape \[\?,8,8,3\]",
-    ):
-        serve(images=tf.zeros(shape, "uint8"))
+    for shape in ([2, 9, 9, 3], [2, 8, 8, 1], [8, 8, 3]):
+        found = re.escape(str(shape).replace(" ", ""))
+        with pytest.raises(
+            tf.errors.InvalidArgumentError,
+            match=rf"given/images {found} is not.* expected shape \[\?,8,8,3\]",
+        ):
+            serve(images=tf.zeros(shape, "uint8"))
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -247,17 +245,18 @@ def test_names_in_the_model_card_are_escaped(make_encoder, tmp_path):
     assert record["name"] == parent.name and record["training"] == training
 
 
-@pytest.mark.parametrize("name", [b"a[b]", b"a\\b", b"*?", b"\xff\n"])
 def test_the_folder_of_an_encoder_may_have_any_name(
-    name, make_encoder, images, tmp_path
+    make_encoder, images, tmp_path
 ):
-    made = make_encoder()
-    plain, odd = tmp_path / "plain", tmp_path / os.fsdecode(name)
-    for path in (plain, odd):
+    made, found = make_encoder(), []
+    for name in (b"plain", b"a[b]", b"a\\b", b"*?", b"\xff\n"):
+        path = tmp_path / os.fsdecode(name)
         assert export_encoder(made, path) == path / "1"
-    encoder = load_encoder(odd)
-    np.testing.assert_array_equal(encoder(images), load_encoder(plain)(images))
-    assert encoder.get_config()["filepath"] == str(odd / "1")
+        encoder = load_encoder(path)
+        found.append(encoder(images))
+        assert encoder.get_config()["filepath"] == str(path / "1")
+    for embeddings in found[1:]:
+        np.testing.assert_array_equal(embeddings, found[0])
 
 
 def test_a_record_that_json_cannot_hold_is_refused(make_encoder, tmp_path):
@@ -591,9 +590,8 @@ def test_versions_count_up_and_are_not_overwritten(
 ):
     encoder = make_encoder()
     assert kind.export(encoder, tmp_path, version=7).name == "7"
-    assert kind.export(encoder, tmp_path).name == "8"
     assert kind.export(encoder, tmp_path, version=np.int64(2)).name == "2"
-    assert kind.export(encoder, tmp_path).name == "9"
+    assert kind.export(encoder, tmp_path).name == "8"
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     with pytest.raises(FileExistsError, match="Nothing was overwritten"):
         kind.export(encoder, tmp_path, version=7)

@@ -547,6 +547,7 @@ def tiny(photos, shallow_networks):
     return found, settings, _model.build_model(settings, 29, 8)
 
 
+@pytest.mark.slow
 def test_steps_and_their_reading_are_measured(tiny, monkeypatch):
     monkeypatch.setattr(_doctor_trial, "_SECONDS", 0)
     found, settings, model = tiny
@@ -556,6 +557,7 @@ def test_steps_and_their_reading_are_measured(tiny, monkeypatch):
     assert int(model.optimizer.iterations) == 2
 
 
+@pytest.mark.slow
 def test_fewer_images_than_a_batch_are_repeated(tiny, monkeypatch):
     """Of large images, few are looked at in time."""
     monkeypatch.setattr(_doctor_trial, "_SECONDS", 0)

@@ -114,6 +114,7 @@ def test_a_trial_measures_what_follows_the_first_step(
     assert counts == taken
 
 
+@pytest.mark.slow
 def test_a_run_of_minutes_is_the_run_of_the_epochs_that_it_chose(
     tmp_path, monkeypatch, capsys
 ):
@@ -139,6 +140,7 @@ def test_a_run_of_minutes_is_the_run_of_the_epochs_that_it_chose(
     assert (run / name).read_text() == (other / name).read_text()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_epochs_that_it_chose(tmp_path, monkeypatch):
     monkeypatch.setattr(_minutes, "_LEAST", 0)
     monkeypatch.setattr(_minutes, "plan", lambda *_: (3, 2))
@@ -188,6 +190,7 @@ def test_the_time_is_shared_by_evaluations_and_steps(
     assert [recorded[k] for k in ("epochs", "steps_per_epoch")] == expected
 
 
+@pytest.mark.slow
 def test_views_may_be_smaller_than_the_images(tmp_path, capsys):
     """Training works on these, and all else on whole images."""
     run = train(tmp_path / "run", epochs=2, view_size=16)
@@ -200,6 +203,7 @@ def test_views_may_be_smaller_than_the_images(tmp_path, capsys):
     assert programs.numbers(run)[1] == programs.numbers(again)[1]
 
 
+@pytest.mark.slow
 def test_the_model_that_was_measured_is_let_go(tmp_path, monkeypatch):
     monkeypatch.setattr(_minutes, "_LEAST", 0)
     built, alive, build = [], [], _pretrain._model.build_model

@@ -19,7 +19,7 @@ def build(image_size, view_size=None, **kwargs):
     encoder = moco_keras.build_encoder(
         "resnet18", image_size, 4, width=2, bn_splits=2, **kwargs
     )
-    augmenter = augmentations.cifar(8, value_range=kwargs.get("value_range"))
+    augmenter = augmentations.crop_and_flip(8)
     model = MoCo(encoder, augmenter, queue_size=32, view_size=view_size)
     model.compile(optimizer=optimizers.SGD(0.1))
     return model
