@@ -22,16 +22,17 @@ demo: $(VENV)/installed
 	  --run_dir="$$(ls -d saved_models/textures/*/ | tail -1)" \
 	  --labels_per_class=10,50 --draws=2 --steps=300
 
-PYTEST := $(BIN)/python -m pytest --numprocesses=2
+PYTEST := $(BIN)/python -m pytest
 
 ## Runs the unit tests.
 test: $(VENV)/installed
-	$(PYTEST) --dist=loadfile -m "not slow"
+	# Three processes on two cores, since each waits now and then.
+	$(PYTEST) --numprocesses=3 --dist=loadfile -m "not slow"
 
 ## Runs the others: whole programs, trainings by several devices and workers.
 slow: $(VENV)/installed
 	# Test by test, but all of an `xdist_group` in one process.
-	$(PYTEST) --dist=loadgroup -m slow
+	$(PYTEST) --numprocesses=2 --dist=loadgroup -m slow
 
 ## Kills runs at many moments, starts them again, and compares: ten minutes.
 SOAK ?= --kills=20 --minutes=4

@@ -28,8 +28,8 @@ def build(image_size, view_size=None, **kwargs):
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {},
-        {"value_range": (-10, 300)},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"value_range": (-10, 300)}, marks=pytest.mark.slow),
         {"value_range": (0, 255), "mean": [0.5] * 3, "std": [0.1, 0.2, 0.3]},
     ],
 )
