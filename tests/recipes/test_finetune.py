@@ -29,15 +29,12 @@ def settings(small_export, labeled_folder, tmp_path):
 
 
 @pytest.fixture
-def no_results(monkeypatch):
+def no_results(no_pictures, monkeypatch):
     """It neither exports nor draws, which takes most of the time."""
     monkeypatch.setattr(
         _finetune_results.moco_keras,
         "export_classifier",
         lambda *args, **kwargs: None,
-    )
-    monkeypatch.setattr(
-        _finetune_results._pictures, "draw", lambda path, draw_to: None
     )
 
 
