@@ -99,7 +99,7 @@ def test_a_peer_on_the_processor_is_not_compared_with_a_gpu(monkeypatch):
 def test_minutes_are_compared_in_a_clone(monkeypatch, tmp_path):
     monkeypatch.setattr(time_to_knn, "FLAG_FILE", tmp_path / "none.flags")
     with pytest.raises(FileNotFoundError, match="none.flags. Run the"):
-        time_to_knn.measure(1, 1, None, 64, None)
+        time_to_knn.measure(1, [0], None, 64, None)
 
 
 # A library whose features are the labels, which it finds in the first pixel.
@@ -114,7 +114,9 @@ print(json.dumps({"minutes_of_fit": settings["minutes"], "passes": 0.5}))
 """
 
 
-def test_both_sides_are_trained_in_turn_and_judged_alike(monkeypatch, capsys):
+def test_both_sides_are_trained_in_turn_and_judged_alike(
+    monkeypatch, capsys, tmp_path
+):
     rng = np.random.default_rng(0)
     commands = []
 
@@ -135,6 +137,7 @@ def test_both_sides_are_trained_in_turn_and_judged_alike(monkeypatch, capsys):
                 for flag in command
                 if flag.startswith("--run_dir=")
             )
+            run_dir.mkdir(parents=True)
             for name, content in {
                 "metrics": {"knn_trained": 0.75},
                 "timing": {"seconds": 90, "images_per_second": 5.0},
@@ -155,16 +158,17 @@ def test_both_sides_are_trained_in_turn_and_judged_alike(monkeypatch, capsys):
 
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(time_to_knn.subprocess, "run", run)
-    time_to_knn.measure(1.5, 2, ["peer"], 16, "somewhere")
+    time_to_knn.measure(1.5, [3, 4], ["peer"], 16, "somewhere", tmp_path)
     *lines, last = map(json.loads, capsys.readouterr().out.splitlines())
     assert [line["library"] for line in lines] == ["moco_keras", "lightly"] * 2
-    assert [line["seed"] for line in lines] == [0, 0, 1, 1]
+    assert [line["seed"] for line in lines] == [3, 3, 4, 4]
     assert {line["minutes_of_fit"] for line in lines} == {1.5}
     assert lines[0]["knn"] == 0.75 and lines[0]["passes"] == 1.5
     assert lines[1]["settings"]["width"] == 16
     assert lines[1]["knn"] == pytest.approx(0.775, abs=0.03)
     assert last["median_knn"]["moco_keras"] == 0.75
-    for seed, command in enumerate(commands):
+    for seed, command in zip((3, 4), commands, strict=True):
+        assert (tmp_path / f"seed_{seed}/metrics.json").exists()
         assert command[1:3] == ["-m", "moco_keras.recipes.cifar10"]
         assert f"--flagfile={time_to_knn.FLAG_FILE}" in command
         assert "--minutes=1.5" in command and f"--seed={seed}" in command

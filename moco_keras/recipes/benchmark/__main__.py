@@ -42,6 +42,17 @@ flags.DEFINE_list("only", list(BENCHMARKS), "benchmarks to run")
 flags.DEFINE_float(
     "minutes", 15.0, f"of each side, in {TIME_TO_KNN}", lower_bound=1.0
 )
+flags.DEFINE_integer(
+    "seed",
+    0,
+    f"of the first turn in {TIME_TO_KNN}; each further turn has the next",
+)
+flags.DEFINE_string(
+    "runs_dir",
+    None,
+    f"keeps the run folders of our side in {TIME_TO_KNN}; one that was stopped "
+    "goes on. By default they are deleted",
+)
 flags.DEFINE_integer("repeats", 5, "turns of each side", lower_bound=1)
 flags.DEFINE_enum(
     "precision",
@@ -165,10 +176,11 @@ def main(argv):
         FLAGS.only.remove(TIME_TO_KNN)
         time_to_knn.measure(
             FLAGS.minutes,
-            FLAGS.repeats,
+            range(FLAGS.seed, FLAGS.seed + FLAGS.repeats),
             FLAGS.peer and _of_peer("minutes"),
             FLAGS.peer_width,
             FLAGS.data_dir,
+            FLAGS.runs_dir and _path("runs_dir"),
         )
         if not FLAGS.only:
             return

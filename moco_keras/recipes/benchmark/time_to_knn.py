@@ -17,7 +17,7 @@ FLAG_FILE = Path(__file__).parents[3] / "recipes" / "cifar10_hour.flags"
 OWN_WIDTH = 64  # of the ResNet-18 in lightly's benchmark
 
 
-def measure(minutes, repeats, peer_command, peer_width, data_dir):
+def measure(minutes, seeds, peer_command, peer_width, data_dir, runs_dir=None):
     """Lets both sides train in turn; prints a line of JSON for each training.
 
     Our side is the program, with its start, its trial steps and its pictures.
@@ -26,11 +26,13 @@ def measure(minutes, repeats, peer_command, peer_width, data_dir):
 
     Args:
         minutes: that each may take.
-        repeats: turns of each side; their number is the seed.
+        seeds: of the turns of each side.
         peer_command: that runs the peer's script, a list; None for our side
             alone.
         peer_width: of the first stage of the peer's ResNet-18.
         data_dir: where TFDS keeps its data.
+        runs_dir: folder that keeps the run folders of our side, `seed_0` and
+            so on. One that was stopped goes on. None: they are deleted.
 
     Raises:
         FileNotFoundError: if this is not a clone of the library.
@@ -43,7 +45,12 @@ def measure(minutes, repeats, peer_command, peer_width, data_dir):
         )
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        sides = {"moco_keras": lambda seed: _ours(seed, minutes, data_dir)}
+        runs = Path(runs_dir or folder / "runs")
+        sides = {
+            "moco_keras": lambda seed: _ours(
+                seed, minutes, data_dir, runs / f"seed_{seed}"
+            )
+        }
         if peer_command:
             train, test = (
                 data.load("cifar10", split, data_dir=data_dir)
@@ -56,7 +63,7 @@ def measure(minutes, repeats, peer_command, peer_width, data_dir):
                 peer_command, peer_width, labels, folder, seed, minutes
             )
         found = {name: [] for name in sides}
-        for seed in range(repeats):
+        for seed in seeds:
             for name, side in sides.items():
                 line = {
                     "benchmark": "time_to_knn",
@@ -70,22 +77,21 @@ def measure(minutes, repeats, peer_command, peer_width, data_dir):
     print(json.dumps({"benchmark": "time_to_knn", "median_knn": medians}))
 
 
-def _ours(seed, minutes, data_dir):
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "moco_keras.recipes.cifar10"),
-            f"--flagfile={FLAG_FILE}",
-            f"--minutes={minutes}",
-            f"--seed={seed}",
-            f"--run_dir={folder}",
-        ]
-        if data_dir:
-            command.append(f"--data_dir={data_dir}")
-        subprocess.run(command, check=True, stdout=sys.stderr)
-        metrics, timing, record = (
-            json.loads(Path(folder, f"{name}.json").read_text())
-            for name in ("metrics", "timing", "settings")
-        )
+def _ours(seed, minutes, data_dir, run_dir):
+    command = [
+        *(sys.executable, "-m", "moco_keras.recipes.cifar10"),
+        f"--flagfile={FLAG_FILE}",
+        f"--minutes={minutes}",
+        f"--seed={seed}",
+        f"--run_dir={run_dir}",
+    ]
+    if data_dir:
+        command.append(f"--data_dir={data_dir}")
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    metrics, timing, record = (
+        json.loads((run_dir / f"{name}.json").read_text())
+        for name in ("metrics", "timing", "settings")
+    )
     settings, images = record["settings"], record["data"]["train_images"]
     steps = settings["epochs"] * settings["steps_per_epoch"]
     return {
