@@ -28,7 +28,9 @@ def extract(encoder, images, batch_size=256):
     if query_encoder is not None:
         encoder.average_statistics()  # after an epoch that was interrupted
         with encoder.distribute_strategy.scope():  # for all its replicas
-            encoder = derived.in_float32(derived.backbone(query_encoder))
+            encoder = derived.with_float32_outputs(
+                derived.backbone(query_encoder)
+            )
     if pixel_format.takes_pixels(encoder):
         checks.check_images(images, pixels=pixel_format.of(encoder))
     return unit_rows(outputs(encoder, images, batch_size))

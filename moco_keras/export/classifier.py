@@ -52,8 +52,9 @@ def export_classifier(
     requested, there is also a file for another runtime, `classifier.onnx` or
     `classifier.tflite`: from `images` to `probabilities`, computed in float32.
 
-    Every part is loaded again, and must classify a batch as the model does,
-    before the version gets its number.
+    The SavedModel computes in float32, and `classifier.keras` in the precision
+    of the classifier. Every part is loaded again, and must classify a batch as
+    the model does, before the version gets its number.
 
     Args:
         model: a classifier from `build_classifier`, usually trained.

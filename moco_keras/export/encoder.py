@@ -50,11 +50,14 @@ def export_encoder(
     are for pre-training only. If the package tensorflow-serving-api is
     installed, there are requests in `assets.extra` with which a server warms
     up. If requested, there is also a file for another runtime, `encoder.onnx`
-    or `encoder.tflite`: from `images` to `embedding`, computed in float32.
+    or `encoder.tflite`: from `images` to `embedding`, in float32 as well.
 
-    Every part is loaded again, and must embed a batch as the encoder does,
-    before the version gets its number. If an epoch of a `MoCo` was interrupted,
-    batch norm's moving statistics are averaged over its replicas first.
+    The SavedModel computes in float32, whatever the precision of the encoder,
+    so that it returns the same on every processor, to rounding. `encoder.keras`
+    keeps the precision. Every part is loaded again, and must embed a batch as
+    the encoder does, before the version gets its number. If an epoch of a
+    `MoCo` was interrupted, batch norm's moving statistics are averaged over its
+    replicas first.
 
     Args:
         model: a `MoCo`, or an encoder from `build_encoder`.

@@ -136,7 +136,8 @@ def _model_card(exported, record):
         f'    serve = {kind}.signatures["{signature}"]',
         f'    serve({given})["{result}"]',
         "",
-        f"`{kind}.keras` is the same {kind} for fine-tuning with Keras.",
+        f"`{kind}.keras` is the same {kind} for fine-tuning with Keras, in the "
+        "precision of its training. The SavedModel computes in float32.",
         *_other_runtime(record["other_runtime"], result),
         "",
         *exported.section(),

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from moco_keras import keras_private
 from moco_keras.export import verification
-from moco_keras.models import model_state
 
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
 _ONNX = ("tf2onnx", "onnx", "onnxruntime")
@@ -38,33 +37,15 @@ def check(format):
         )
 
 
-def in_float32(model):
-    """The same model, with the same state, that computes in float32.
-
-    The other runtimes have few operations in bfloat16.
-    """
-
-    def compute_in_float32(config):
-        dtype = config.get("dtype")
-        if dtype is not None:
-            computed = keras.dtype_policies.get(dtype).compute_dtype
-            if tf.as_dtype(computed).is_floating:
-                config["dtype"] = "float32"
-
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")  # of layers within layers
-    try:
-        return model_state.reconfigured(model, compute_in_float32)
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
-def write(exported, images, format, folder):
+def write(exported, model, images, expected, format, folder):
     """Writes the file of a model for another runtime, and runs it.
 
     Args:
         exported: an `Exported`.
+        model: its model, in float32: the other runtimes have few operations in
+            bfloat16.
         images: (N, H, W, C), to check it on.
+        expected: the model's results for the images, float32 (N, D).
         format: "onnx" or "litert".
         folder: a `Path`, where the file is to be.
 
@@ -78,8 +59,7 @@ def write(exported, images, format, folder):
     file = exported.kind + SUFFIXES[format]
     spec = tf.TensorSpec((None, *images.shape[1:]), images.dtype, name="images")
     try:
-        float32 = in_float32(exported.model)
-        run = _convert(exported, float32, spec, format, folder / file)
+        run = _convert(exported, model, spec, format, folder / file)
         found = run(images)
     except Exception as error:  # each converter and runtime has its own
         reason = (str(error).strip() or repr(error)).splitlines()[0]
@@ -90,15 +70,8 @@ def write(exported, images, format, folder):
             f"{reason.rpartition('error: ')[2]}. Nothing was exported. Replace "
             "the layer, or export without `format`."
         ) from error
-    # Not with the model, which may round to bfloat16. That the copy has its
-    # state was checked with the .keras file, which is copied the same way.
-    verification.check(
-        exported,
-        file,
-        found,
-        exported.function(float32)(images)[exported.result],
-        verification.tolerance_of(float32),
-    )
+    tolerance = verification.tolerance_of(model)
+    verification.check(exported, file, found, expected, tolerance)
     return file
 
 

@@ -1,5 +1,6 @@
 """SavedModels for TensorFlow Serving and others, written as versions."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -91,21 +92,31 @@ def write(exported, request):
         paths.plain(scratch) as folder,
     ):
         partial = folder / "version"
+        results = exported.function(exported.model)(images)[exported.result]
+        verification.check_finite(exported, results)
+        with _errors_of_layers(exported):
+            float32 = model_state.with_float32(exported.model)
         signatures, expected = serving_signatures.write(
-            exported, images, partial
+            exported, float32, images, partial
         )
         serving_warmup.write(partial, exported)
-        loaded = _write_keras(exported, partial / f"{kind}.keras")
+        with _errors_of_layers(exported):
+            loaded = _write_keras(exported.model, partial / f"{kind}.keras")
+        # In the precision of the model: between two precisions, rounding may
+        # change results by more than any tolerance. That the copy in float32
+        # has the model's state follows, since it is copied the same way.
         verification.check(
             exported,
             f"{kind}.keras",
             exported.function(loaded)(images)[exported.result],
-            expected,
+            results,
             verification.tolerance_of(exported.model),
         )
         file = None
         if request.format is not None:
-            file = runtimes.write(exported, images, request.format, partial)
+            file = runtimes.write(
+                exported, float32, images, expected, request.format, partial
+            )
         model_card.write(
             exported,
             partial,
@@ -117,11 +128,17 @@ def write(exported, request):
         return versions.add_version(partial, path, request.version)
 
 
-def _write_keras(exported, path):
+def _write_keras(model, path):
     """Writes the model for fine-tuning; returns what others will load."""
+    model_state.with_whole_batches(model).save(path)
+    return keras.models.load_model(path)
+
+
+@contextlib.contextmanager
+def _errors_of_layers(exported):
+    """Raises an error that says what Keras needs to copy or load a layer."""
     try:
-        model_state.with_whole_batches(exported.model).save(path)
-        return keras.models.load_model(path)
+        yield
     except (NotImplementedError, TypeError, ValueError) as error:
         cause = error
         while cause.__context__ is not None:  # the model's, its part's, ...

@@ -7,6 +7,24 @@ from moco_keras.distribution import accelerators
 from moco_keras.models import model_state
 
 
+def check_finite(exported, results):
+    """Refuses a model that has diverged.
+
+    Args:
+        exported: an `Exported`.
+        results: of its model, float32 (N, D).
+
+    Raises:
+        ValueError: if one of them is NaN or infinite.
+    """
+    if not np.isfinite(results).all():
+        raise ValueError(
+            f"An exported {exported.kind} must return numbers. Received one "
+            "that returns NaN or infinity for images of noise. Export an "
+            "earlier state of it, and train with `callbacks.StopOnNaN`."
+        )
+
+
 def check(exported, name, found, expected, tolerance):
     """Refuses a part of an export that does not return what it should.
 
@@ -60,7 +78,4 @@ def tolerance_of(model):
         tf.config.experimental.tensor_float_32_execution_enabled()
     ):
         return 0.05
-    half = {"bfloat16", "float16"}
-    if half & {layer.compute_dtype for layer in model_state.layers(model)}:
-        return 0.05
-    return 1e-4
+    return 0.05 if model_state.computes_in(model, *model_state.HALF) else 1e-4

@@ -44,10 +44,10 @@ def features_and_projections(encoder):
         float32.
     """
     outputs = [backbone(encoder).output, encoder.output]
-    return in_float32(keras.Model(encoder.input, outputs))
+    return with_float32_outputs(keras.Model(encoder.input, outputs))
 
 
-def in_float32(model):
+def with_float32_outputs(model):
     """The same functional model, whose outputs are float32.
 
     Of bfloat16, many workers could not gather them.

@@ -7,6 +7,8 @@ from keras import ops
 
 from moco_keras import keras_private
 
+HALF = ("bfloat16", "float16")
+
 
 def copy_state(source, target):
     """Copies the state of a model to another, as saving and loading would.
@@ -81,6 +83,44 @@ def with_whole_batches(encoder):
             config |= {"splits": 1, "synchronized": False}
 
     return reconfigured(encoder, by_whole_batches)
+
+
+def computes_in(model, *dtypes):
+    """Whether a layer of a model computes in one of these types, by name."""
+    return any(layer.compute_dtype in dtypes for layer in layers(model))
+
+
+def with_float32(model):
+    """Replaces half precision in a model by float32.
+
+    Quantized layers stay as they are.
+
+    Args:
+        model: as in `reconfigured`.
+
+    Returns:
+        The model itself, if it has no layer in half precision; else a copy.
+    """
+    if not computes_in(model, *HALF):
+        return model
+
+    def compute_in_float32(config):
+        dtype = config.get("dtype")
+        if dtype is None:
+            return
+        policy = keras.dtype_policies.get(dtype)
+        quantized = isinstance(
+            policy, keras.dtype_policies.QuantizedDTypePolicy
+        )
+        if policy.compute_dtype in HALF and not quantized:
+            config["dtype"] = "float32"
+
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # of layers within layers
+    try:
+        return reconfigured(model, compute_in_float32)
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 def _configs(part):

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+USUAL = (1, 5, 10, 50, 200)
+
 
 class Amount(NamedTuple):
     """How many labels each class has: a number, or a part of its images.
@@ -56,6 +58,16 @@ def parse(text, flag):
             f"{flag} must name each amount once. Received: {flag}={text}."
         )
     return amounts
+
+
+def usual(labels):
+    """The usual amounts, those that each class has images for.
+
+    Args:
+        labels: int (N,), of all images that may be drawn.
+    """
+    _, counts = np.unique(labels, return_counts=True)
+    return [Amount(n) for n in USUAL if n <= min(counts, default=0)]
 
 
 def check(amount, labels, class_names, flag):

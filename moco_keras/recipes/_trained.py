@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from moco_keras import pixel_format
+from moco_keras.distribution import accelerators
+from moco_keras.models import model_files, model_state
 from moco_keras.recipes import _labeled_data, _record
 from moco_keras.system import versions
 from moco_keras.system.paths import printable
@@ -47,6 +49,27 @@ def check(settings):
             "export to it: `python -m moco_keras.recipes.export --path=FOLDER`."
         )
     return folder
+
+
+def load(file):
+    """Loads an encoder, to train it further or to compute its features.
+
+    One in bfloat16 becomes one in float32 where the device has no units for
+    bfloat16, and would take several times as long.
+
+    Args:
+        file: a `Path`, of a .keras file that holds a `MoCo` or an encoder.
+
+    Raises:
+        FileNotFoundError, ValueError: as `model_files.load`.
+    """
+    model = model_files.load(file, "--encoder")
+    encoder = getattr(model, "query_encoder", model)
+    if accelerators.default_precision() == "float32" and (
+        model_state.computes_in(encoder, "bfloat16")
+    ):
+        return model_state.with_float32(encoder)
+    return encoder
 
 
 def read(settings, pixels=pixel_format.RGB):

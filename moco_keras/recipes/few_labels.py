@@ -1,7 +1,8 @@
-"""Measures what a few labels buy: from scratch, frozen and fine-tuned.
+r"""Measures what a few labels buy: from scratch, frozen and fine-tuned.
 
     python -m moco_keras.recipes.few_labels --run_dir=saved_models/textures/TIME
-    python -m moco_keras.recipes.few_labels --encoder=FOLDER --data=FOLDER
+    python -m moco_keras.recipes.few_labels --encoder=FOLDER --data=FOLDER \
+        --out=FOLDER
 
 For each number of labels a class it draws labeled images several times, and
 trains three classifiers on each draw: the same network from scratch, a logistic
@@ -25,7 +26,7 @@ import keras
 
 from moco_keras import arguments, pixel_format, plotting
 from moco_keras.evaluation import linear_probe
-from moco_keras.models import derived, model_files
+from moco_keras.models import derived, model_state
 from moco_keras.recipes import (
     _classifier_training,
     _cli,
@@ -46,6 +47,7 @@ from moco_keras.version import __version__
 
 _METHODS = ("scratch", "probe", "finetuned")
 _FLAG = "--labels_per_class"
+_USUAL = ", ".join(map(str, _label_draws.USUAL))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +72,10 @@ class FewLabelsSettings(_settings.Bounded):
     out: str | None = _settings.path(
         None, "the folder for the results; by default that of the run"
     )
-    labels_per_class: str = _settings.setting(
-        "1,5,10,50,200",
-        'numbers of labels for each class, or parts of its images, as "1%,10%"',
+    labels_per_class: str | None = _settings.setting(
+        None,
+        'numbers of labels for each class, or parts of its images, as "1%,10%";'
+        f" by default those of {_USUAL} that each class has images for",
     )
     draws: int = _settings.setting(
         5, "how often labels are drawn", arguments.COUNT
@@ -88,16 +91,20 @@ class FewLabelsSettings(_settings.Bounded):
 
 def few_labels(settings):
     """Measures, and prints and draws the results."""
-    amounts = _label_draws.parse(settings.labels_per_class, _FLAG)
+    amounts = None
+    if settings.labels_per_class is not None:
+        amounts = _label_draws.parse(settings.labels_per_class, _FLAG)
     folder = _trained.check(settings)
     out = Path(settings.out or settings.run_dir or "")
     if not (settings.out or settings.run_dir):
         raise ValueError(
             "--out must be given with --encoder: a folder for the results."
         )
-    encoder = model_files.load(folder / "encoder.keras", "--encoder")
+    encoder = _trained.load(folder / "encoder.keras")
     print("Reading the images ...", flush=True)
     train, test = _trained.read(settings, pixel_format.of(encoder))
+    if amounts is None:
+        amounts = _label_draws.usual(train.labels)
     for amount in amounts:
         _label_draws.check(amount, train.labels, train.class_names, _FLAG)
     with _run_files.readable_write_errors(out / "few_labels.json"):
@@ -166,9 +173,15 @@ class _Classifiers:
         self._seed, self._size = settings.seed, encoder.input_shape[1:3]
         self._train, self._test = train, test
         backbone = derived.backbone(encoder)
+        precision = sorted(
+            {x.compute_dtype for x in model_state.layers(encoder)}
+        )
         self._features = [
             _feature_files.read(
-                out / "features", backbone, f"{weights_digest} {name}", stream
+                out / "features",
+                backbone,
+                f"{weights_digest} {precision} {name}",
+                stream,
             )
             for stream, name in ((train, "train"), (test, "test"))
         ]
@@ -178,6 +191,7 @@ class _Classifiers:
         self.about = {  # all that decides on an accuracy
             "version": __version__,
             "encoder": weights_digest,
+            "precision": precision,
             "images": _feature_files.digest(train, self._size),
             "test_images": _feature_files.digest(test, self._size),
             "training": self._trainer.about,

@@ -34,7 +34,7 @@ from moco_keras import (
 )
 from moco_keras.evaluation import protocols
 from moco_keras.export import runtimes
-from moco_keras.models import classifier, model_files
+from moco_keras.models import classifier
 from moco_keras.recipes import (
     _classifier_training,
     _cli,
@@ -44,6 +44,7 @@ from moco_keras.recipes import (
     _labeled_data,
     _run_files,
     _settings,
+    _trained,
 )
 from moco_keras.system import ownership
 from moco_keras.system.paths import printable
@@ -145,10 +146,8 @@ def _finetune(settings, out):
     print(f"Training on: {distribution.describe(strategy)}")
     print("Reading the images ...", flush=True)
     published = _PROTOCOLS.get(settings.protocol)
-    encoder = model_files.load(
-        classifier.encoder_file(settings.encoder), "--encoder"
-    )
-    pixels = pixel_format.of(getattr(encoder, "query_encoder", encoder))
+    encoder = _trained.load(classifier.encoder_file(settings.encoder))
+    pixels = pixel_format.of(encoder)
     keras.utils.set_random_seed(settings.seed)  # after what loading draws
     splits = _finetune_data.read(settings, published is None, pixels)
     for note in splits.notes:
@@ -162,7 +161,7 @@ def _finetune(settings, out):
         if last.exists():
             model = keras.saving.load_model(last)
         else:
-            model = _build(settings, protocol, splits)
+            model = _build(encoder, settings, protocol, splits)
     _train(model, settings, protocol, splits, out)
     chosen = last if splits.validation is None else out / "best.keras"
     model = keras.saving.load_model(chosen)  # on one device
@@ -189,9 +188,9 @@ def _steps(settings, train):
     return math.ceil(train.num_examples / settings.batch_size)
 
 
-def _build(settings, protocol, splits):
+def _build(encoder, settings, protocol, splits):
     model = classifier.build_classifier(
-        settings.encoder,
+        encoder,
         len(splits.class_names),
         trainable=protocol.trainable,
     )

@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 import without_keras
 from programs import ROOT
+from tensorflow.core.protobuf import saved_model_pb2
 
 import moco_keras
 from moco_keras import export_encoder, load_encoder
@@ -31,15 +32,22 @@ def embed(encoder, images, normalize=False):
     return embedding
 
 
+def in_float32(encoder):
+    """An encoder of the same kind and weights, which computes in float32."""
+    keras.config.set_dtype_policy("float32")
+    twin = moco_keras.build_encoder("resnet18", 8, width=4)
+    twin.set_weights(encoder.get_weights())
+    return twin
+
+
 @pytest.mark.slow
 def test_both_signatures_without_keras(
     images, encoded, shallow_networks, tmp_path
 ):
     images, encoded = np.tile(images, (4, 1, 1, 1)), 4 * encoded
-    # In a graph, since bfloat16 would show other roundings outside of one.
-    resize = tf.function(evaluation(8), reduce_retracing=True)
     sized = [
-        resize(tf.io.decode_image(x, channels=3)[None])[0] for x in encoded
+        evaluation(8)(tf.io.decode_image(x, channels=3)[None])[0]
+        for x in encoded
     ]
     expected = {}
     for precision, output, normalize in (
@@ -52,6 +60,7 @@ def test_both_signatures_without_keras(
             encoder, tmp_path / precision, output=output, normalize=normalize
         )
         assert folder == tmp_path / precision / "1"
+        encoder = in_float32(encoder)
         if output == "features":
             encoder = moco_keras.backbone(encoder)
         for key, x in {"images": images, "image_bytes": sized}.items():
@@ -427,19 +436,24 @@ class Random(keras.layers.Layer):
 
     def call(self, inputs):
         shape = keras.ops.shape(inputs)
-        return inputs + keras.random.normal(shape, seed=self.seed)
+        return inputs + keras.random.normal(
+            shape, dtype=inputs.dtype, seed=self.seed
+        )
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (Forgetful(), "`encoder.keras` of an export must return what"),
-        (Random(), "`serving_default` of an export must return what"),
+        (Forgetful, "`encoder.keras` of an export must return what"),
+        (Random, "`serving_default` of an export must return what"),
     ],
 )
 def test_an_export_that_differs_from_its_encoder_is_refused(
-    layer, message, tmp_path
+    layer, message, precision, tmp_path
 ):
+    keras.config.set_dtype_policy(precision)
+    layer = layer()
     layer.factor = 3.0
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3)(layer(inputs))
@@ -447,6 +461,46 @@ def test_an_export_that_differs_from_its_encoder_is_refused(
     with pytest.raises(ValueError, match=message):
         export_encoder(encoder, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_an_export_computes_in_float32(precision, kind, tmp_path):
+    keras.config.set_dtype_policy(precision)
+    encoder = moco_keras.build_encoder("resnet18", 8, width=4)
+    folder = kind.export(encoder, tmp_path)
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((folder / "saved_model.pb").read_bytes())
+    nodes = str(saved.meta_graphs[0].graph_def)
+    assert "type: DT_FLOAT" in nodes
+    assert "type: DT_HALF" not in nodes and "type: DT_BFLOAT16" not in nodes
+    keras.config.set_dtype_policy("float32")
+    (file,) = folder.glob("*.keras")
+    layers = model_state.layers(keras.models.load_model(file))
+    assert precision in {layer.dtype_policy.name for layer in layers}
+
+
+def test_features_that_hardly_differ_are_exported_in_half_precision(
+    images, tmp_path
+):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3)(inputs)
+    x = keras.layers.Rescaling(0.001, offset=1)(x)  # 8 bits round it to 1
+    encoder = moco_keras.build_encoder(keras.Model(inputs, x), 8, head="none")
+    encoder.get_layer("features_bn").moving_mean.assign(np.ones(4))
+    encoder.get_layer("features_bn").moving_variance.assign(np.full(4, 1e-6))
+    export_encoder(encoder, tmp_path)
+    found = load_encoder(tmp_path)(images).numpy()
+    difference = found - encoder.predict(images, verbose=0).astype("float32")
+    assert np.abs(difference).max() > 0.05 * np.abs(found).max()
+
+
+def test_an_overflow_in_half_precision_is_not_exported(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    encoder = moco_keras.build_encoder("resnet6", 8, width=4)
+    encoder.get_layer("stem_bn").gamma.assign([1e7] * 4)
+    with pytest.raises(ValueError, match="must return numbers.*StopOnNaN"):
+        export_encoder(encoder, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 import moco_keras
-from moco_keras.export import runtimes
 from moco_keras.models import model_state
 
 register = keras.saving.register_keras_serializable(package="test_model_state")
@@ -95,7 +94,7 @@ def test_an_encoder_in_float32_keeps_its_state(dtype, images):
     expected = make_encoder(2)
     keras.config.set_dtype_policy(dtype)
     encoder = make_encoder(2)
-    found = runtimes.in_float32(encoder)
+    found = model_state.with_float32(encoder)
     assert keras.config.dtype_policy().name == dtype
     dtypes = {layer.compute_dtype for layer in model_state.layers(found)}
     assert dtypes <= {"float32", "int32"}

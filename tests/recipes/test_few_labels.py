@@ -127,6 +127,13 @@ def test_it_resumes_with_the_same_result(
     assert not list((tmp_path / "other").glob("*.partial*"))
 
 
+def test_by_default_each_class_has_images_for_the_amounts():
+    labels = np.repeat([3, 5], [60, 49])
+    assert [a.name for a in _label_draws.usual(labels)] == [1, 5, 10]
+    assert [a.name for a in _label_draws.usual(np.arange(9))] == [1]
+    assert len(_label_draws.usual(np.repeat([0, 1], 200))) == 5
+
+
 @pytest.mark.slow
 def test_what_is_measured_is_not_measured_again(
     measured, tmp_path, monkeypatch
@@ -151,6 +158,9 @@ def test_what_is_measured_is_not_measured_again(
     assert len(trained) == 4 and path.read_text() == before
     measure(settings, draws=3, labels_per_class="2")
     assert len(trained) == 4 + 2
+    measure(settings, draws=1, labels_per_class=None)  # 12 images a class
+    rows = json.loads(path.read_text())
+    assert {row["labels_per_class"] for row in rows} == {1, 5, 10}
 
 
 def test_a_file_of_accuracies_that_cannot_be_read_is_named(settings, tmp_path):
