@@ -101,6 +101,19 @@ def test_an_encoder_in_float32_keeps_its_state(dtype, images):
     assert_same(found, expected, images)
 
 
+def test_quantized_layers_stay_as_they_are(images):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    encoder = moco_keras.build_encoder("resnet6", 8, width=4, head="mlp")
+    encoder.get_layer("head_hidden").quantize("int8")
+    found = model_state.with_float32(encoder)
+    names = {x.name: x.dtype_policy.name for x in model_state.layers(found)}
+    assert names["stem_conv"] == "float32"
+    assert names["head_hidden"] == "int8_from_mixed_bfloat16"
+    np.testing.assert_allclose(
+        found(images), encoder(images), rtol=0, atol=0.05
+    )
+
+
 def test_state_is_copied_between_encoders(images):
     source, target = make_encoder(2), make_encoder(3)
     discretize(target).bin_boundaries = discretize(source).bin_boundaries

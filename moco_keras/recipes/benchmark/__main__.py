@@ -50,8 +50,8 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "runs_dir",
     None,
-    f"keeps the run folders of our side in {TIME_TO_KNN}; one that was stopped "
-    "goes on. By default they are deleted",
+    f"folder that keeps the runs of our side in {TIME_TO_KNN}, and resumes one "
+    "that was stopped; by default runs are deleted",
 )
 flags.DEFINE_integer("repeats", 5, "turns of each side", lower_bound=1)
 flags.DEFINE_enum(

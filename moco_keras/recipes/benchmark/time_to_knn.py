@@ -31,8 +31,8 @@ def measure(minutes, seeds, peer_command, peer_width, data_dir, runs_dir=None):
             alone.
         peer_width: of the first stage of the peer's ResNet-18.
         data_dir: where TFDS keeps its data.
-        runs_dir: folder that keeps the run folders of our side, `seed_0` and
-            so on. One that was stopped goes on. None: they are deleted.
+        runs_dir: folder that keeps the runs of our side, in `seed_0` and so
+            on, and resumes one that was stopped; None to delete them.
 
     Raises:
         FileNotFoundError: if this is not a clone of the library.
