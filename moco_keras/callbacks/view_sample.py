@@ -9,7 +9,7 @@ from moco_keras.data import checks
 from moco_keras.models import derived
 
 _BATCH = 128  # images that are encoded at a time, by both encoders
-_DRAWN = 2**18  # pixels of the images of which views are cut at a time
+_DRAWN = 2**18  # pixels of views of one encoder that are cut at a time
 
 
 class ViewSample:

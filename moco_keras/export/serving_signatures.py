@@ -82,8 +82,9 @@ def write(exported, model, images, folder):
     )
     contents = tf.TensorSpec((None,), "string", name="image_bytes")
     archive = keras.export.ExportArchive()
-    # As TensorFlow's own variables, which the endpoints use, too. Those that
-    # `archive.track` adds are Keras's, and each would be written twice.
+    archive.track(model)  # for tables that its layers look things up in
+    # In place of Keras's variables, which it adds, TensorFlow's own: those the
+    # endpoints use. Otherwise each would be written twice.
     for name in ("variables", "trainable_variables", "non_trainable_variables"):
         variables = [v.value for v in getattr(model, name)]
         archive.add_variable_collection(name, variables)

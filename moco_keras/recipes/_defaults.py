@@ -35,13 +35,13 @@ OF_EPOCHS = {  # by whether it is a GPU: images in all epochs; least, most
     False: (1_000_000, 5, 400),
     True: (4_000_000, 200, 800),
 }
-_NAMES = (
+_KEPT = (  # by a run that is resumed
     "precision",
-    "projection_dim",
     "steps_per_epoch",
     *_settings.FITTED,
     *_pixels.FITTED,
 )
+_NAMES = ("projection_dim", *_KEPT)
 _LETTERS = 2**16  # at most, in which the chief tells the others its choice
 _LARGEST_QUEUE = 65536
 _LEARNING_RATE = 0.03 / 256  # of each image of the batch
@@ -61,7 +61,7 @@ def for_device(settings, strategy):
             **OF_DEVICE[accelerators.on_gpu()],
         }
         if settings.run_dir:
-            for name in _NAMES:
+            for name in _KEPT:
                 before = _record.recorded_setting(settings.run_dir, name)
                 if before is not None:
                     chosen[name] = before
@@ -221,8 +221,8 @@ def for_memory(settings, asked, model, num_images, strategy):
             f"images of {height}x{width} pixels, which need about "
             f"{gigabytes(need)}; {gigabytes(free)} are free. "
             + (f"Set --batch_size={most}, or lower" if most > 0 else "Lower")
-            + " --width, or --image_size where the program has it, or take a "
-            "smaller --backbone."
+            + " --width or --view_size, or --image_size where the program has "
+            "it, or take a smaller --backbone."
         )
 
     return complete(asked, choose, strategy)

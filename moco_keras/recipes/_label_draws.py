@@ -67,7 +67,7 @@ def usual(labels):
         labels: int (N,), of all images that may be drawn.
     """
     _, counts = np.unique(labels, return_counts=True)
-    return [Amount(n) for n in USUAL if n <= min(counts, default=0)]
+    return [Amount(n) for n in USUAL if n <= min(counts)]
 
 
 def check(amount, labels, class_names, flag):

@@ -1,6 +1,7 @@
 """The epochs that there is time for, where --minutes is given."""
 
 import dataclasses
+import math
 import time
 
 from moco_keras.evaluation import features
@@ -107,23 +108,26 @@ def plan(seconds, step, evaluation, knn_every, steps_of_pass):
         between = (epochs - 1) // knn_every - (knn_every == 1)
         return (2 + between) * evaluation
 
-    def steps_of(epochs):
+    def room(epochs):
         return max(0, int((seconds - evaluating(epochs)) / step) // epochs)
 
-    enough = steps_of(_LEAST_EPOCHS) and (
+    def steps_of(epochs):
+        most = steps_of_pass if epochs < _MOST_EPOCHS else math.inf
+        return min(room(epochs), most)
+
+    enough = room(_LEAST_EPOCHS) and (
         evaluating(_LEAST_EPOCHS) <= _EVALUATING * seconds
     )
+    least = _LEAST_EPOCHS if enough else 1
     fewest = next(
-        (
-            epochs
-            for epochs in range(_LEAST_EPOCHS if enough else 1, _MOST_EPOCHS)
-            if steps_of(epochs) <= steps_of_pass
-        ),
+        (e for e in range(least, _MOST_EPOCHS) if room(e) <= steps_of_pass),
         _MOST_EPOCHS,
     )
     # Steps may be left over, fewer than epochs: some more divide them better.
+    # One epoch fewer may save an evaluation, which takes more than they do.
     epochs = max(
-        range(fewest, 2 * fewest), key=lambda epochs: epochs * steps_of(epochs)
+        range(max(least, fewest - 1), 2 * fewest),
+        key=lambda epochs: epochs * steps_of(epochs),
     )
     return epochs, steps_of(epochs)
 

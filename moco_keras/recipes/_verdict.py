@@ -22,7 +22,7 @@ def of_run(metrics, num_tests, minutes=None):
     better = rising = None
     if "knn_trained" in metrics:
         compared, better = _compared(metrics, num_tests)
-        trend, rising = _trend(history, num_tests)
+        trend, rising = _trend(history, num_tests, minutes)
         said = [compared, trend]
     else:
         said = [
@@ -93,7 +93,7 @@ def _compared(metrics, num_tests):
     ), better
 
 
-def _trend(history, num_tests):
+def _trend(history, num_tests, minutes):
     """A sentence on kNN by epoch, and whether it still rises, if known."""
     known = [(row["epoch"], row["knn"]) for row in history if "knn" in row]
     last_epoch, last = known[-1]
@@ -101,9 +101,10 @@ def _trend(history, num_tests):
     if len(known) < 3:
         return "It was measured too seldom for a trend.", None
     if _is_clear(best, last, num_tests):
+        time = "minutes" if minutes else "epochs"
         return (
             f"It is past its best: {_accuracy(best, num_tests)} in epoch "
-            f"{epoch}. Fewer --epochs, or a lower --learning_rate, may end "
+            f"{epoch}. Fewer --{time}, or a lower --learning_rate, may end "
             "higher."
         ), False
     before = next(x for e, x in reversed(known) if e <= 0.75 * last_epoch)

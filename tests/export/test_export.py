@@ -208,6 +208,24 @@ def test_an_export_holds_only_the_encoder(make_model, tmp_path):
     assert sum(numbers) == backbone.count_params()
 
 
+def test_an_export_holds_the_table_of_a_lookup(images, tmp_path):
+    """It is no variable, and the layer would fail where it is loaded."""
+    inputs = keras.Input((8, 8, 3))
+    lookup = keras.layers.IntegerLookup(vocabulary=[3, 1, 2, 0])
+    level = lookup(keras.ops.cast(keras.ops.floor(inputs), "int64"))
+    x = keras.layers.GlobalAveragePooling2D()(keras.ops.cast(level, "float32"))
+    backbone = keras.Model(inputs, x)
+    encoder = moco_keras.build_encoder(backbone, 8, pixels="raw", head="none")
+    folder = export_encoder(encoder, tmp_path)
+    images = images // 64
+    signature = tf.saved_model.load(folder).signatures["serving_default"]
+    np.testing.assert_allclose(
+        signature(images=tf.constant(images))["embedding"],
+        np.mean(np.array([4, 2, 3, 1])[images], axis=(1, 2)),
+        rtol=0.01,
+    )
+
+
 def test_an_export_describes_itself(make_encoder, tmp_path):
     training = {"settings": {"epochs": 3}, "metrics": {"knn": 0.5}}
     folder = export_encoder(

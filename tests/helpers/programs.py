@@ -52,6 +52,13 @@ def start_shallow(recipe, *flags, **env):
     return _start([*shallow(recipe), *flags], {"PYTHONPATH": str(ROOT), **env})
 
 
+def start_code(code, *flags, **env):
+    """Starts Python code, which may import the helpers."""
+    return _start(
+        ["-c", code, *flags], {"PYTHONPATH": f"{ROOT}/tests/helpers", **env}
+    )
+
+
 def shallow(recipe):
     """What to give to Python, to start a program with shallow networks."""
     program = ROOT / "tests" / "helpers" / "shallow.py"

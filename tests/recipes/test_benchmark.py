@@ -160,12 +160,12 @@ def test_both_sides_are_trained_in_turn_and_judged_alike(
     monkeypatch.setattr(time_to_knn.subprocess, "run", run)
     time_to_knn.measure(1.5, [3, 4], ["peer"], 16, "somewhere", tmp_path)
     *lines, last = map(json.loads, capsys.readouterr().out.splitlines())
-    assert [line["library"] for line in lines] == ["moco_keras", "lightly"] * 2
+    assert [line["library"] for line in lines] == ["lightly", "moco_keras"] * 2
     assert [line["seed"] for line in lines] == [3, 3, 4, 4]
     assert {line["minutes_of_fit"] for line in lines} == {1.5}
-    assert lines[0]["knn"] == 0.75 and lines[0]["passes"] == 1.5
-    assert lines[1]["settings"]["width"] == 16
-    assert lines[1]["knn"] == pytest.approx(0.775, abs=0.03)
+    assert lines[0]["settings"]["width"] == 16
+    assert lines[0]["knn"] == pytest.approx(0.775, abs=0.03)
+    assert lines[1]["knn"] == 0.75 and lines[1]["passes"] == 1.5
     assert last["median_knn"]["moco_keras"] == 0.75
     for seed, command in zip((3, 4), commands, strict=True):
         assert (tmp_path / f"seed_{seed}/metrics.json").exists()
@@ -173,4 +173,8 @@ def test_both_sides_are_trained_in_turn_and_judged_alike(
         assert f"--flagfile={time_to_knn.FLAG_FILE}" in command
         assert "--minutes=1.5" in command and f"--seed={seed}" in command
         assert "--data_dir=somewhere" in command
+        assert "--precision=auto" in command
+    with pytest.raises(FileExistsError, match="begin with --seed=5"):
+        time_to_knn.measure(1.5, [4, 5], None, 16, None, tmp_path)
+    assert len(commands) == 2
     assert time_to_knn.FLAG_FILE.exists()

@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -255,19 +252,32 @@ def test_a_run_starts_from_another(tmp_path, monkeypatch, capsys, seed):
     assert contents(run, "**/*") == before
 
 
+# Shallow networks, trained for a minute that is one pass. The chief alone says
+# how long that is.
+_A_MINUTE = """
+import json, os, runpy, shallow
+from moco_keras.recipes import _minutes
+_minutes._LEAST = 0
+_minutes.plan = lambda *_: (1, 8)
+if json.loads(os.environ["TF_CONFIG"])["task"]["index"]:
+    del _minutes.plan
+with shallow.networks():
+    runpy.run_module("moco_keras.recipes.textures", run_name="__main__")
+"""
+
+
 @pytest.mark.slow
 def test_devices_and_workers_start_from_another_run_and_continue(
     textures_dir, tmp_path
 ):
     """Only the chief has the file and the checkpoint, and writes."""
 
-    def command(name, given, epochs, *more):
+    def command(name, given, *more):
         return programs.smoke(
             textures_dir,
             f"--run_dir={tmp_path}/{name}",
             f"--output_dir={tmp_path}/runs",
             f"--init_from={given}/model.keras",
-            f"--epochs={epochs}",
             "--precision=mixed_bfloat16",
             *more,
         )
@@ -276,14 +286,14 @@ def test_devices_and_workers_start_from_another_run_and_continue(
         read = _data.by_name("textures")
         programs.here(command, textures_recipe._DEFAULTS, read)
 
-    def workers(given, epochs):
+    def workers(start, given, *more):
         ports = free_ports(2)
         commands = [
-            command("workers", given, epochs),
-            command("other", tmp_path / "gone", epochs),
+            command("workers", given, *more),
+            command("other", tmp_path / "gone", *more),
         ]
         processes = [
-            programs.start_shallow(*command, TF_CONFIG=tf_config(ports, i))
+            start(*command, TF_CONFIG=tf_config(ports, i))
             for i, command in enumerate(commands)
         ]
         results = [programs.finish(process) for process in processes]
@@ -294,15 +304,19 @@ def test_devices_and_workers_start_from_another_run_and_continue(
     first = tmp_path / "first"
     begin = programs.smoke(textures_dir, f"--run_dir={first}", "--epochs=1")
     train([*begin, "--precision=mixed_bfloat16"])
-    train(command("alone", first, 1))
-    _, *of_devices = command("mirrored", first, 1, "--strategy=mirrored")
-    subprocess.run(
-        [sys.executable, "-c", soak.TWO_DEVICES, *of_devices],
-        check=True,
-        cwd=programs.ROOT,
-        env={**os.environ, "PYTHONPATH": f"{programs.ROOT}/tests/helpers"},
+    train(command("alone", first, "--epochs=1"))
+    _, *of_devices = command(
+        "mirrored", first, "--epochs=1", "--strategy=mirrored"
     )
-    workers(first, 1)
+    mirrored = programs.finish(
+        programs.start_code(soak.TWO_DEVICES, *of_devices)
+    )
+    assert mirrored.returncode == 0, mirrored.stderr
+    workers(
+        lambda _, *flags, **env: programs.start_code(_A_MINUTE, *flags, **env),
+        first,
+        "--minutes=1",
+    )
 
     found = {
         path.parent.name: json.loads(path.read_text())
@@ -322,7 +336,7 @@ def test_devices_and_workers_start_from_another_run_and_continue(
     assert found["workers"]["knn_untrained"] == found["alone"]["knn_untrained"]
 
     shutil.rmtree(first)
-    workers(first, 2)
+    workers(programs.start_shallow, first, "--minutes=0", "--epochs=2")
     metrics = json.loads((tmp_path / "workers/metrics.json").read_text())
     assert [epoch["epoch"] for epoch in metrics["history"]] == [1, 2]
     assert (tmp_path / "workers/encoder/2/saved_model.pb").is_file()

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import programs
 import pytest
+from PIL import Image
 
 from moco_keras import data, distribution
 from moco_keras.data import textures
@@ -40,8 +41,21 @@ def read_unlabeled(settings):
     )
 
 
-def train(folder, read=read, **changes):
-    settings = dataclasses.replace(SETTINGS, run_dir=str(folder), **changes)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images as files, of which a long one is damaged where no scan looks."""
+    place = tmp_path_factory.mktemp("images")
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), "uint8")
+    for i, image in enumerate([*textures.draw(23, seed=0)[0], noise]):
+        Image.fromarray(image).save(place / f"{i}.png")
+    contents = bytearray((place / "23.png").read_bytes())
+    contents[12_500:13_000] = bytes(500)
+    (place / "23.png").write_bytes(contents)
+    return place
+
+
+def train(folder, read=read, settings=SETTINGS, **changes):
+    settings = dataclasses.replace(settings, run_dir=str(folder), **changes)
     return _pretrain.pretrain(settings, "recipe", read)
 
 
@@ -55,10 +69,12 @@ def train(folder, read=read, **changes):
         (100, 1, 8, 5, 10, (10, 7)),  # after 1, 5 and 10
         (100, 1, 9, 5, 10, (8, 9)),  # which would take more than a fourth
         (150.9, 1, 10, 5, 10, (11, 10)),  # after 1, 5, 10 and 11
-        (150.9, 1, 10, 1, 10, (8, 8)),  # after each
+        (150.9, 1, 10, 1, 10, (7, 10)),  # after each
         (150.9, 1, 10, None, 10, (14, 10)),  # at the end alone
         (17.9, 1, 10, 5, 10, (1, 7)),
         (34.9, 1, 10, 5, 10, (2, 7)),
+        (203, 1, 100, 5, 50, (1, 50)),  # two need another evaluation
+        (190, 1, 100, 5, 50, (1, 50)),
         (10.5, 1, 10, 5, 10, (1, 0)),  # no time for a step
         (-3, 1, 10, 5, 10, (1, 0)),
         (100, 200, 0, 5, 10, (1, 0)),
@@ -115,13 +131,28 @@ def test_a_trial_measures_what_follows_the_first_step(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["array", "files"])
 def test_a_run_of_minutes_is_the_run_of_the_epochs_that_it_chose(
-    tmp_path, monkeypatch, capsys
+    kind, folder, tmp_path, monkeypatch, capsys
 ):
     """The steps that were measured leave no trace."""
+
+    def read_files(settings):
+        stream = data.read_splits(folder)["train"]
+        stream.damaged.tell = lambda *_: None  # or it warns
+        return read(settings)._replace(train=stream)
+
+    how = read, SETTINGS
+    if kind == "files":
+        how = (
+            read_files,
+            image_folder.FolderSettings(
+                **dataclasses.asdict(SETTINGS), image_size=32
+            ),
+        )
     monkeypatch.setattr(_minutes, "_LEAST", 0)
     monkeypatch.setattr(_minutes, "plan", lambda *_: (3, 2))
-    run = train(tmp_path / "run", minutes=5)
+    run = train(tmp_path / "run", *how, minutes=5)
     printed = capsys.readouterr().out
     assert "--steps_per_epoch=2" in printed and "3 of 2 steps" in printed
     recorded = json.loads((run / "settings.json").read_text())["settings"]
@@ -130,14 +161,15 @@ def test_a_run_of_minutes_is_the_run_of_the_epochs_that_it_chose(
     with monkeypatch.context() as patch:
         patch.setattr(_minutes, "fit_epochs", None)
         with pytest.raises(FileExistsError, match="by --epochs, without --mi"):
-            train(run, minutes=5, epochs=9)
-    other = train(tmp_path / "other", epochs=3, steps_per_epoch=2)
+            train(run, *how, minutes=5, epochs=9)
+    other = train(tmp_path / "other", *how, epochs=3, steps_per_epoch=2)
     (weights, metrics), (others, expected) = map(programs.numbers, (run, other))
     assert metrics == expected
     for (path, a), (_, b) in zip(weights, others, strict=True):
         np.testing.assert_array_equal(a, b, err_msg=path)
-    name = "history.csv"
-    assert (run / name).read_text() == (other / name).read_text()
+    names = ["history.csv", *["damaged.csv"] * (kind == "files")]
+    for name in names:
+        assert (run / name).read_text() == (other / name).read_text()
 
 
 @pytest.mark.slow
@@ -170,7 +202,7 @@ def test_a_resumed_run_keeps_the_epochs_that_it_chose(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("read", "expected"), [(read, [3, 2]), (read_unlabeled, [10, 1])]
+    ("read", "expected"), [(read, [2, 3]), (read_unlabeled, [10, 1])]
 )
 def test_the_time_is_shared_by_evaluations_and_steps(
     read, expected, tmp_path, monkeypatch

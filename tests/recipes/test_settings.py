@@ -115,6 +115,11 @@ def test_every_number_has_bounds(program):
             assert getattr(parse(defaults, f"--{name}={value}"), name) == value
 
 
+def test_the_doctor_must_be_given_time():
+    with pytest.raises(ValueError, match="--minutes must be .* positive"):
+        parse(doctor.DoctorSettings(), "--minutes=0")
+
+
 @pytest.mark.parametrize("name", ["image_size", "view_size"])
 def test_views_that_are_not_square_cannot_be_turned(name):
     words = rf"--turns needs views .*--{name}=8x16"

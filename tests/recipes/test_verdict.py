@@ -109,6 +109,10 @@ def test_a_run_of_minutes_is_continued_by_epochs():
     found = metrics(0.6, 0.7, 0.75, 0.8)
     for minutes, flags in ((None, ": --epochs=8"), (3, ": --minutes=0 --ep")):
         assert flags in _verdict.of_run(found, 2000, minutes)[-1]
+    found = metrics(0.6, 0.8, 0.7, 0.4)
+    for minutes, flag in ((None, "--epochs"), (3, "--minutes")):
+        trend = _verdict.of_run(found, 2000, minutes)[1]
+        assert f"Fewer {flag}, or a lower --learning_rate" in trend
 
 
 def test_an_alarm_says_what_to_change():

@@ -50,15 +50,16 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "runs_dir",
     None,
-    f"folder that keeps the runs of our side in {TIME_TO_KNN}, and resumes one "
-    "that was stopped; by default runs are deleted",
+    f"folder that keeps the runs of our side in {TIME_TO_KNN}, in seed_0 and "
+    "so on; by default runs are deleted",
 )
 flags.DEFINE_integer("repeats", 5, "turns of each side", lower_bound=1)
 flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "mixed_bfloat16", "mixed_float16"],
-    "of the arithmetic of our side; the peer's is float32",
+    "of the arithmetic of our side; the peer's is float32. Unless it is given, "
+    f"{TIME_TO_KNN} has the default of the programs that train",
 )
 flags.DEFINE_enum("peer", None, ["lightly"], "library to compare with")
 flags.DEFINE_string(
@@ -71,7 +72,11 @@ flags.DEFINE_integer(
     "one sees more images in the same time",
     lower_bound=1,
 )
-flags.DEFINE_string("data", "textures", "data set of the training images")
+flags.DEFINE_string(
+    "data",
+    "textures",
+    f"data set of the training images; {TIME_TO_KNN} has CIFAR-10",
+)
 flags.DEFINE_string("data_dir", None, "see the programs that train")
 flags.DEFINE_string("profile", None, "folder for a TensorBoard trace of a step")
 
@@ -181,8 +186,9 @@ def main(argv):
             FLAGS.peer_width,
             FLAGS.data_dir,
             FLAGS.runs_dir and _path("runs_dir"),
+            FLAGS.precision if FLAGS["precision"].present else "auto",
         )
-        if not FLAGS.only:
+        if not FLAGS.only and not FLAGS.profile:
             return
     # Several processes share a GPU, this one among them.
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"

@@ -17,12 +17,20 @@ FLAG_FILE = Path(__file__).parents[3] / "recipes" / "cifar10_hour.flags"
 OWN_WIDTH = 64  # of the ResNet-18 in lightly's benchmark
 
 
-def measure(minutes, seeds, peer_command, peer_width, data_dir, runs_dir=None):
+def measure(
+    minutes,
+    seeds,
+    peer_command,
+    peer_width,
+    data_dir,
+    runs_dir=None,
+    precision="auto",
+):
     """Lets both sides train in turn; prints a line of JSON for each training.
 
+    The peer begins: should it not be installed, no training of ours is lost.
     Our side is the program, with its start, its trial steps and its pictures.
-    Of the peer the training steps alone count. Each has the precision that it
-    has by default: ours is bfloat16 where the processor has units for it.
+    Of the peer the training steps alone count, in its default, float32.
 
     Args:
         minutes: that each may take.
@@ -32,10 +40,13 @@ def measure(minutes, seeds, peer_command, peer_width, data_dir, runs_dir=None):
         peer_width: of the first stage of the peer's ResNet-18.
         data_dir: where TFDS keeps its data.
         runs_dir: folder that keeps the runs of our side, in `seed_0` and so
-            on, and resumes one that was stopped; None to delete them.
+            on; None to delete them.
+        precision: of our side; "auto" is bfloat16 where the processor has
+            units for it.
 
     Raises:
         FileNotFoundError: if this is not a clone of the library.
+        FileExistsError: if a run of our side is there already.
     """
     if not FLAG_FILE.is_file():
         raise FileNotFoundError(
@@ -45,12 +56,16 @@ def measure(minutes, seeds, peer_command, peer_width, data_dir, runs_dir=None):
         )
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        runs = Path(runs_dir or folder / "runs")
-        sides = {
-            "moco_keras": lambda seed: _ours(
-                seed, minutes, data_dir, runs / f"seed_{seed}"
-            )
-        }
+        runs = {s: Path(runs_dir or folder) / f"seed_{s}" for s in seeds}
+        for seed, run in runs.items():
+            if run.exists():
+                raise FileExistsError(
+                    "--runs_dir must be a folder without runs of these seeds: "
+                    "one that is resumed would not show how long it took. "
+                    f"Received: {run}, which exists. Delete it, begin with "
+                    f"--seed={seed + 1}, or choose another folder."
+                )
+        sides = {}
         if peer_command:
             train, test = (
                 data.load("cifar10", split, data_dir=data_dir)
@@ -62,6 +77,9 @@ def measure(minutes, seeds, peer_command, peer_width, data_dir, runs_dir=None):
             sides["lightly"] = lambda seed: _theirs(
                 peer_command, peer_width, labels, folder, seed, minutes
             )
+        sides["moco_keras"] = lambda seed: _ours(
+            seed, minutes, precision, data_dir, runs[seed]
+        )
         found = {name: [] for name in sides}
         for seed in seeds:
             for name, side in sides.items():
@@ -77,12 +95,13 @@ def measure(minutes, seeds, peer_command, peer_width, data_dir, runs_dir=None):
     print(json.dumps({"benchmark": "time_to_knn", "median_knn": medians}))
 
 
-def _ours(seed, minutes, data_dir, run_dir):
+def _ours(seed, minutes, precision, data_dir, run_dir):
     command = [
         *(sys.executable, "-m", "moco_keras.recipes.cifar10"),
         f"--flagfile={FLAG_FILE}",
         f"--minutes={minutes}",
         f"--seed={seed}",
+        f"--precision={precision}",
         f"--run_dir={run_dir}",
     ]
     if data_dir:
