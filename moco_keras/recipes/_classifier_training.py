@@ -33,6 +33,7 @@ class Trainer:
         num_classes: as in `build_classifier`.
         steps: in each training run, or as many as 20 passes have.
         learning_rate: at first; it falls by half a cosine.
+        head_multiplier: what that is multiplied by for the linear layer.
         min_area: smallest part of an image that a crop shows.
     """
 
@@ -42,12 +43,13 @@ class Trainer:
         num_classes,
         *,
         steps,
-        learning_rate=0.03,
+        learning_rate,
+        head_multiplier,
         min_area=0.3,
     ):
         self.model = classifier.build_classifier(encoder, num_classes)
         self._least_steps, self._learning_rate = steps, learning_rate
-        self._min_area = min_area
+        self._head_multiplier, self._min_area = head_multiplier, min_area
         self._steps = None  # that it is compiled for
         self._trained = self.model.get_weights()
         size = self.model.input_shape[1:3]
@@ -70,6 +72,7 @@ class Trainer:
             "passes": _PASSES,
             "batch_size": _BATCH_SIZE,
             "learning_rate": self._learning_rate,
+            "head_multiplier": self._head_multiplier,
             "l2": _L2,
             "min_area": self._min_area,
         }
@@ -124,7 +127,12 @@ class Trainer:
             self._learning_rate, steps
         )
         self._of_views.compile(
-            optimizers.SGD(rate, momentum=0.9, l2=_L2),
+            optimizers.SGD(
+                rate,
+                momentum=0.9,
+                l2=_L2,
+                multipliers={classifier.HEAD: self._head_multiplier},
+            ),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             # One traced step for all, which XLA would compile for minutes.
             jit_compile=False,

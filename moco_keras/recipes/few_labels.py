@@ -46,6 +46,12 @@ from moco_keras.system import ownership
 from moco_keras.version import __version__
 
 _METHODS = ("scratch", "probe", "finetuned")
+# How the networks are trained, each as is best for it by training images that
+# were held out.
+_TRAINING = {
+    "scratch": {"learning_rate": 0.03, "head_multiplier": 1},
+    "finetuned": {"learning_rate": 0.01, "head_multiplier": 10},
+}
 _FLAG = "--labels_per_class"
 _USUAL = ", ".join(map(str, _label_draws.USUAL))
 
@@ -185,22 +191,27 @@ class _Classifiers:
             )
             for stream, name in ((train, "train"), (test, "test"))
         ]
-        self._trainer = _classifier_training.Trainer(
-            encoder, len(train.class_names), steps=settings.steps
-        )
+        self._trainers = {
+            method: _classifier_training.Trainer(
+                encoder, len(train.class_names), steps=settings.steps, **how
+            )
+            for method, how in _TRAINING.items()
+        }
         self.about = {  # all that decides on an accuracy
             "version": __version__,
             "encoder": weights_digest,
             "precision": precision,
             "images": _feature_files.digest(train, self._size),
             "test_images": _feature_files.digest(test, self._size),
-            "training": self._trainer.about,
+            "training": {k: v.about for k, v in self._trainers.items()},
             "seed": settings.seed,
         }
 
     def num_steps(self, method, rows):
         """Training steps of a method on the images of some rows."""
-        return 0 if method == "probe" else self._trainer.num_steps(len(rows))
+        if method == "probe":
+            return 0
+        return self._trainers[method].num_steps(len(rows))
 
     def __call__(self, method, rows, draw, on_step):
         labels = self._train.labels[rows]
@@ -209,7 +220,7 @@ class _Classifiers:
             return linear_probe.accuracy(
                 bank[rows], labels, test, self._test.labels
             )
-        trainer = self._trainer
+        trainer = self._trainers[method]
         seed = self._seed + draw
         scratch = method == "scratch"
         weights = trainer.untrained if scratch else trainer.trained

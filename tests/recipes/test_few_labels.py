@@ -1,5 +1,4 @@
 import contextlib
-import functools
 import io
 import json
 import shutil
@@ -23,6 +22,7 @@ from moco_keras.recipes.few_labels import FewLabelsSettings
 
 # Which share what is measured once.
 pytestmark = pytest.mark.xdist_group("few_labels")
+HOW = {"learning_rate": 0.03, "head_multiplier": 2}
 AMOUNTS = {"labels_per_class": "2,50%", "draws": 2, "steps": 3}
 
 
@@ -214,7 +214,7 @@ def test_a_training_run_depends_on_its_seed_alone(rng):
     x = keras.layers.Conv2D(6, 3, strides=2)(inputs)
     x = keras.layers.Dropout(0.5)(x)
     encoder = moco_keras.build_encoder(keras.Model(inputs, x), 8, 4)
-    trainer = _classifier_training.Trainer(encoder, 2, steps=3)
+    trainer = _classifier_training.Trainer(encoder, 2, steps=3, **HOW)
     images, labels = rng.integers(0, 256, (8, 8, 8, 3), "uint8"), [0, 1] * 4
     test = tf.data.Dataset.from_tensors((images, labels))
 
@@ -231,7 +231,7 @@ def test_a_training_run_depends_on_its_seed_alone(rng):
 
 def test_the_new_layer_is_that_of_training_from_scratch(small_export):
     encoder = keras.saving.load_model(small_export / "1" / "encoder.keras")
-    trainer = _classifier_training.Trainer(encoder, 2, steps=3)
+    trainer = _classifier_training.Trainer(encoder, 2, steps=3, **HOW)
     trained, untrained = trainer.trained(4), trainer.untrained(4)
     for a, b in zip(trained[-2:], untrained[-2:], strict=True):
         np.testing.assert_array_equal(a, b)
@@ -240,13 +240,30 @@ def test_the_new_layer_is_that_of_training_from_scratch(small_export):
     assert not np.array_equal(trained[0], untrained[0])
 
 
+def test_the_new_layer_may_learn_faster(small_export, rng):
+    encoder = keras.saving.load_model(small_export / "1" / "encoder.keras")
+    images, labels = rng.integers(0, 256, (8, 8, 8, 3), "uint8"), [0, 1] * 4
+    test = tf.data.Dataset.from_tensors((images, labels))
+    moved = []
+    for multiplier in (1, 10):
+        trainer = _classifier_training.Trainer(
+            encoder, 2, steps=1, learning_rate=0.01, head_multiplier=multiplier
+        )
+        trainer.num_steps = lambda num_images: 1
+        before = trainer.trained(0)
+        trainer.accuracy(before, images, labels, test, 0, lambda: None)
+        after = trainer.model.get_weights()
+        moved.append([a - b for a, b in zip(after, before, strict=True)])
+    (*slow, slow_kernel, _), (*fast, fast_kernel, _) = moved
+    for a, b in zip(fast, slow, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.abs(slow_kernel).max() > 1e-5
+    np.testing.assert_allclose(fast_kernel, 10 * slow_kernel, rtol=1e-3)
+
+
 @pytest.mark.slow
 def test_a_training_run_that_diverges_has_no_accuracy(settings, monkeypatch):
-    monkeypatch.setattr(
-        few_labels._classifier_training,
-        "Trainer",
-        functools.partial(_classifier_training.Trainer, learning_rate=1e30),
-    )
+    monkeypatch.setitem(few_labels._TRAINING["scratch"], "learning_rate", 1e30)
     with pytest.raises(FloatingPointError, match="The loss became"):
         measure(settings, draws=1)
 
