@@ -329,7 +329,7 @@ def test_a_given_batch_too_large_for_memory_is_refused(memory):
     ):
         _defaults.for_memory(settings, asked, model, 700, STRATEGY)
     memory(1e6)
-    with pytest.raises(ValueError, match="free. Lower --width or --view_size, or --im"):
+    with pytest.raises(ValueError, match="free. Lower --width or --view_s"):
         _defaults.for_memory(settings, asked, model, 700, STRATEGY)
 
 
