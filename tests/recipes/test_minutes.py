@@ -43,7 +43,7 @@ def read_unlabeled(settings):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images as files, of which a long one is damaged where no scan looks."""
+    """Image files. One is long and damaged, in a place that no scan reads."""
     place = tmp_path_factory.mktemp("images")
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), "uint8")
     for i, image in enumerate([*textures.draw(23, seed=0)[0], noise]):
@@ -167,8 +167,7 @@ def test_a_run_of_minutes_is_the_run_of_the_epochs_that_it_chose(
     assert metrics == expected
     for (path, a), (_, b) in zip(weights, others, strict=True):
         np.testing.assert_array_equal(a, b, err_msg=path)
-    names = ["history.csv", *["damaged.csv"] * (kind == "files")]
-    for name in names:
+    for name in ["history.csv", *["damaged.csv"] * (kind == "files")]:
         assert (run / name).read_text() == (other / name).read_text()
 
 
@@ -190,6 +189,8 @@ def test_a_resumed_run_keeps_the_epochs_that_it_chose(tmp_path, monkeypatch):
     monkeypatch.setattr(_minutes, "fit_epochs", None)
     with pytest.raises(ValueError, match=r"--minutes=6.0 \(it began with 5"):
         train(tmp_path / "run", minutes=6.0)
+    with pytest.raises(ValueError, match=r"--head=none \(it began with lin"):
+        train(tmp_path / "run", minutes=5.0, head="none", backbone="resnet6")
     run = train(tmp_path / "run", minutes=5.0)
     metrics = json.loads((run / "metrics.json").read_text())
     assert [row["epoch"] for row in metrics["history"]] == [1, 2, 3]
